@@ -1,0 +1,49 @@
+# make kitchen | make test are each enough on a fresh clone: both install first.
+PYTHON ?= python3
+VENV ?= .venv
+# Where PyTorch comes from if not from pip's defaults, e.g. the CPU-only wheel index on a machine without a GPU.
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+
+.PHONY: help install kitchen smoke test slow lint types check clean
+
+help:
+	@echo "make kitchen   install, then demonstrations -> skills -> a trained kitchen agent"
+	@echo "make smoke     the same pipeline in miniature (under 3 minutes)"
+	@echo "make test      install, then the tests;   make slow: the long ones"
+	@echo "make check     lint and type check"
+
+install: $(BIN)/.installed
+
+# torch first: a build already there, or the one TORCH_INDEX names, is then not replaced by a larger one.
+$(BIN)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rllib_spirl needs Python 3.11 or newer; '$(PYTHON)' is older. Use: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.6,<2.14'
+	$(BIN)/python -m pip install -q -e '.[dev,video]'
+	@touch $@
+
+kitchen: install
+	$(BIN)/rllib train file tuned_examples/kitchen.yaml
+
+smoke: install
+	$(BIN)/rllib train file tuned_examples/kitchen_smoke.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
