@@ -1,0 +1,5 @@
+"""The online half: the SPiRL algorithm, its RLModule and its learner."""
+
+from rllib_spirl.algorithm.spirl import SPiRL, SPiRLConfig
+
+__all__ = ["SPiRL", "SPiRLConfig"]

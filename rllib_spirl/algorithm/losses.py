@@ -1,0 +1,56 @@
+"""The mathematics of skill-prior soft actor-critic (Pertsch et al. 2020, §3.3) as functions of tensors.
+
+Shapes: B batch, Z latent, E critics. α is the temperature, δ the target divergence, in nats summed over z.
+"""
+
+from torch import Tensor
+
+
+def residual_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(μ_p + σ_p·mean, σ_p·e^log_std) ‖ N(μ_p, σ_p)), (B,), from the residuals (B, Z): the prior's scale cancels.
+
+        KL = Σ_z ½ (mean² + e^{2·log_std} − 1) − log_std
+    """
+    return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(-1)
+
+
+def q_target(
+    rewards: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    gamma: float,
+    entropy_penalty: Tensor | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Tensor:
+    """y = Σr + γ (1 − d) [min_E Q̄(s', z') − α KL'], equation (6) of the paper.
+
+    Args:
+        rewards, terminated: (B,).
+        next_q: Target critics' values (E, B) of z' ~ π(·|s').
+        gamma: Discount per skill.
+        entropy_penalty: α KL(π(·|s') ‖ p_a(·|s')), (B,); None leaves it out of the target.
+        bounds: The least and the greatest return there can be; targets outside are clipped.
+
+    Returns:
+        (B,).
+    """
+    value = next_q.min(0).values
+    if entropy_penalty is not None:
+        value = value - entropy_penalty
+    target = rewards + gamma * (1 - terminated) * value
+    return target if bounds is None else target.clamp(*bounds)
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """½ mean over B, summed over the E critics: (E, B) and (B,) to a scalar."""
+    return 0.5 * (q - target).square().mean(-1).sum()
+
+
+def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
+    """mean_B [α KL(π ‖ p_a) − min_E Q(s, z)], z reparameterised: (E, B), (B,), scalar to a scalar. Equation (7)."""
+    return (alpha * kl - q.min(0).values).mean()
+
+
+def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float) -> Tensor:
+    """α (δ − KL), KL without gradient: a step down makes α grow while KL > δ and shrink while KL < δ. Equation (8)."""
+    return log_alpha.exp() * (target_divergence - kl.detach().mean())

@@ -1,0 +1,76 @@
+"""Demonstrations as skill transitions: what the agent could have seen, labelled for the task at hand."""
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllib_spirl.algorithm.replay_buffer import SkillReplay
+from rllib_spirl.data.schema import Trajectories, load
+from rllib_spirl.data.windows import window_starts
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.model import SkillModel
+
+
+def offline_replay(path: str, model: SkillModel, env: gym.Env, seed: int = 0) -> SkillReplay:
+    """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
+
+    Rewards are those of the environment's ``relabel(states) -> (rewards, done_at)`` where it has one, so that
+    demonstrations of other tasks serve the task at hand; else the recorded ones.
+
+    Raises:
+        UserError: If the data set's dimensions are not the skill model's, or it lacks final states.
+    """
+    config = model.config
+    data = load(path, min_episode_length=config.horizon)
+    if (data.state_dim, data.action_dim) != (config.state_dim, config.action_dim):
+        raise UserError(
+            f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the skills were "
+            f"trained on {config.state_dim} and {config.action_dim}. Set offline_data to the skills' own data."
+        )
+    columns = skill_transitions(data, model, env, seed)
+    replay = SkillReplay(len(columns["rewards"]), config.state_dim, config.latent_dim, seed)
+    replay.add(columns)
+    return replay
+
+
+def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed: int = 0) -> dict[str, Tensor]:
+    """The columns of `offline_replay`: windows that begin after the task is done are left out."""
+    if data.next_states is None:
+        raise UserError(
+            f"{data.path} has no column next.observation.state, so the states in which its skills end are unknown. "
+            "Import it again, or set offline_fraction to 0."
+        )
+    horizon = model.config.horizon
+    relabel = getattr(env.unwrapped, "relabel", None)
+    rewards = data.rewards.copy()
+    # The first frame after which nothing of the episode counts any more.
+    end = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))
+    terminated = data.terminated.copy()
+    if relabel is not None:
+        for first, stop in zip(data.episode_starts[:-1], data.episode_starts[1:], strict=True):
+            states = np.concatenate([data.states[first:stop], data.next_states[stop - 1 : stop]])
+            rewards[first:stop], done_at = relabel(states)
+            terminated[first:stop] = False
+            if done_at is not None:
+                end[first:stop] = first + done_at + 1
+                terminated[first + done_at] = True
+
+    starts = window_starts(data.episode_starts, horizon)
+    starts = starts[starts < end[starts]]
+    last = np.minimum(starts + horizon, end[starts]) - 1
+    earned = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
+    generator = torch.Generator().manual_seed(seed)
+    z = []
+    with torch.no_grad():
+        for chunk in np.array_split(starts, max(1, len(starts) // 4096)):
+            frames = chunk[:, None] + np.arange(horizon)
+            q = model.posterior(torch.from_numpy(data.states[frames]), torch.from_numpy(data.actions[frames]))
+            z.append(q.mean + q.stddev * torch.randn(q.mean.shape, generator=generator))
+    return {
+        "states": torch.from_numpy(data.states[starts]),
+        "z": torch.cat(z),
+        "rewards": torch.from_numpy((earned[last + 1] - earned[starts]).astype(np.float32)),
+        "next_states": torch.from_numpy(data.next_states[last]),
+        "terminated": torch.from_numpy(terminated[last].astype(np.float32)),
+    }

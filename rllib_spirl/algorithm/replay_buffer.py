@@ -1,0 +1,108 @@
+"""Replay of skill transitions: one preallocated ring of tensors, sampled by one gather per column."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rllib_spirl.errors import UserError
+
+Batch = dict[str, Tensor]
+
+
+class SkillReplay:
+    """The last ``capacity`` skill transitions (s, z, Σr, s', terminated), float32.
+
+    ``terminated`` is 1 where the task ended: there is no value after it. A truncated skill is stored as not terminated,
+    so that it bootstraps. Memory is taken by the operating system as the ring fills.
+
+    Args:
+        capacity: Transitions kept.
+        state_dim, latent_dim: S and Z.
+        seed: Of the sampling; the generator's state is saved with the contents.
+    """
+
+    def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._next = 0
+        self._columns = {
+            "states": torch.empty(capacity, state_dim),
+            "z": torch.empty(capacity, latent_dim),
+            "rewards": torch.empty(capacity),
+            "next_states": torch.empty(capacity, state_dim),
+            "terminated": torch.empty(capacity),
+        }
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, transitions: Mapping[str, Tensor]) -> None:
+        """Append n transitions, given as columns with n rows each; the oldest make room."""
+        count = len(transitions["rewards"])
+        kept = min(count, self.capacity)
+        rows = (self._next + torch.arange(count - kept, count)) % self.capacity
+        for name, column in self._columns.items():
+            column[rows] = torch.as_tensor(transitions[name], dtype=torch.float32)[count - kept :]
+        self._next = (self._next + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
+    def sample(self, count: int) -> Batch:
+        """``count`` transitions drawn uniformly with replacement."""
+        rows = torch.randint(self.size, (count,), generator=self._generator)
+        return {name: column[rows] for name, column in self._columns.items()}
+
+    def save(self, path: Path) -> None:
+        """Write contents and random state as safetensors."""
+        tensors = {name: column[: self.size].contiguous() for name, column in self._columns.items()}
+        tensors["rng"] = self._generator.get_state()
+        save_file(tensors, path, {"next": str(self._next), "size": str(self.size), "capacity": str(self.capacity)})
+
+    def restore(self, path: Path) -> None:
+        """Read `save`'s file.
+
+        Raises:
+            UserError: If the file is corrupt, has other dimensions, or holds more than this ring's capacity.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"The replay buffer in {path} cannot be read ({error}). Use another checkpoint.") from None
+        size, start, capacity = int(facts["size"]), int(facts["next"]), int(facts["capacity"])
+        if size > self.capacity:
+            raise UserError(
+                f"The replay buffer in {path} holds {size} transitions, this one only {self.capacity}. "
+                f"Set replay_capacity to at least {size}."
+            )
+        for name, column in self._columns.items():
+            if tensors[name].shape[1:] != column.shape[1:]:
+                raise UserError(
+                    f"The replay buffer in {path} has {name} of shape {tuple(tensors[name].shape[1:])}, "
+                    f"this run's have {tuple(column.shape[1:])}. Use a checkpoint of the same environment and skills."
+                )
+        order = torch.arange(size) if capacity == self.capacity else (start + torch.arange(size)) % max(size, 1)
+        for name, column in self._columns.items():
+            column[:size] = tensors[name][order]
+        self.size = size
+        self._next = start if capacity == self.capacity else size % self.capacity
+        self._generator.set_state(tensors["rng"])
+
+
+def mixed_batch(replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float) -> Batch:
+    """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay."""
+    if offline is None or fraction == 0:
+        return replay.sample(count * batch_size)
+    from_offline = batch_size if len(replay) == 0 else round(fraction * batch_size)
+    if from_offline == batch_size:
+        return offline.sample(count * batch_size)
+    parts = (offline.sample(count * from_offline), replay.sample(count * (batch_size - from_offline)))
+    return {
+        name: torch.cat([part[name].unflatten(0, (count, -1)) for part in parts], dim=1).flatten(0, 1)
+        for name in parts[0]
+    }

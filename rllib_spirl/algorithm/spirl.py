@@ -1,0 +1,365 @@
+"""SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
+from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, make_env
+from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
+from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.evaluation.rollout import summarize
+from rllib_spirl.skills.checkpoint import load_card, load_skills
+
+REPLAY_FILE = "replay.safetensors"
+# Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve.
+ENV_STEPS = "env_steps"
+
+
+class SPiRLConfig(AlgorithmConfig):
+    """Configuration of `SPiRL`.
+
+    Example:
+        >>> config = (
+        ...     SPiRLConfig()
+        ...     .environment("rllib_spirl/Kitchen-v0", env_config={"ordered": True})
+        ...     .training(skill_checkpoint="skills/kitchen", target_divergence=5.0)
+        ... )
+        >>> algorithm = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or SPiRL)
+        self.skill_checkpoint: str | None = None
+        self.offline_data: str | None = None
+        self.target_divergence = 5.0
+        self.initial_alpha = 0.1
+        self.kl_in_target = False
+        self.target_bounds: tuple[float, float] | None = None
+        self.policy = "residual"
+        self.policy_hidden = 256
+        self.policy_layers = 3
+        self.critic_hidden = 256
+        self.critic_layers = 2
+        self.critic_members = 2
+        self.critic_layer_norm = True
+        self.policy_lr = 3e-4
+        self.critic_lr = 3e-4
+        self.alpha_lr = 3e-3
+        self.tau = 0.005
+        self.replay_capacity = 1_000_000
+        self.warmup_steps = 500
+        self.updates_per_step = 2.0
+        self.offline_fraction = 0.5
+        self.offline_updates = 1500
+        self.learner_threads = 1
+        self.evaluation_seed = 10_000
+
+        # RLlib's own settings, where this algorithm wants other values.
+        self.gamma = 0.97
+        self.train_batch_size_per_learner = 256
+        self.rollout_fragment_length = 8
+        self.num_env_runners = 0
+        self.min_sample_timesteps_per_iteration = 100
+        self.min_time_s_per_iteration = 0
+        self.normalize_actions = False
+        self.clip_actions = False
+        self.env_runner_cls = SkillEnvRunner
+        self.evaluation_duration = 20
+        self.evaluation_config = {"explore": False}
+        self.custom_evaluation_function = evaluate_skill_policy
+
+    def training(
+        self,
+        *,
+        skill_checkpoint: str | None = NotProvided,
+        offline_data: str | None = NotProvided,
+        target_divergence: float = NotProvided,
+        initial_alpha: float = NotProvided,
+        kl_in_target: bool = NotProvided,
+        target_bounds: tuple[float, float] | None = NotProvided,
+        policy: str = NotProvided,
+        policy_hidden: int = NotProvided,
+        policy_layers: int = NotProvided,
+        critic_hidden: int = NotProvided,
+        critic_layers: int = NotProvided,
+        critic_members: int = NotProvided,
+        critic_layer_norm: bool = NotProvided,
+        policy_lr: float = NotProvided,
+        critic_lr: float = NotProvided,
+        alpha_lr: float = NotProvided,
+        tau: float = NotProvided,
+        replay_capacity: int = NotProvided,
+        warmup_steps: int = NotProvided,
+        updates_per_step: float = NotProvided,
+        offline_fraction: float = NotProvided,
+        offline_updates: int = NotProvided,
+        learner_threads: int = NotProvided,
+        evaluation_seed: int = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Set the training-related configuration.
+
+        Args:
+            skill_checkpoint: Folder or URI of the pretrained skills. Required.
+            offline_data: Data set whose trajectories are replayed as skill transitions beside the agent's own.
+            target_divergence: δ, the KL(π ‖ prior) in nats (summed over z) that α is adjusted to reach.
+            initial_alpha: α at the start.
+            kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
+                time-outs the bootstrapped penalties add up to more than any return.
+            target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
+            policy: "residual" around the prior, or "copied" for a trainable copy of the prior's network as in the paper.
+            policy_hidden, policy_layers: Width and depth of the residual policy.
+            critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is 256, 5, 2, False.
+            policy_lr, critic_lr, alpha_lr: Adam learning rates.
+            tau: Polyak coefficient of the target critics.
+            replay_capacity: Skill transitions kept.
+            warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning.
+            updates_per_step: Gradient steps per skill transition.
+            offline_fraction: Share of every batch drawn from `offline_data`.
+            offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
+            learner_threads: Torch threads of a local learner.
+            evaluation_seed: Evaluation episodes use the seeds evaluation_seed, evaluation_seed + 1, …
+
+        Returns:
+            This updated config.
+        """
+        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__") and v is not NotProvided}
+        super().training(**kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.skill_checkpoint:
+            self._value_error("SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section.")
+        load_card(str(self.skill_checkpoint))
+        for name in ("target_divergence", "initial_alpha", "policy_lr", "critic_lr", "alpha_lr", "updates_per_step"):
+            if not getattr(self, name) > 0:
+                self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+        for name in ("replay_capacity", "critic_members", "critic_layers", "policy_layers", "train_batch_size_per_learner"):
+            if getattr(self, name) < 1:
+                self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.tau <= 1:
+            self._value_error(f"`tau` must be in (0, 1], got {self.tau}.")
+        if not 0 <= self.offline_fraction <= 1:
+            self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
+        if self.warmup_steps < 0 or self.offline_updates < 0:
+            self._value_error("`warmup_steps` and `offline_updates` must not be negative.")
+        if self.policy not in ("residual", "copied"):
+            self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
+        if self.num_learners > 1:
+            self._value_error(
+                f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
+                "process), with num_gpus_per_learner=1 for a GPU."
+            )
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=SkillPriorRLModule)
+
+    def get_default_learner_class(self) -> type[SPiRLLearner]:
+        return SPiRLLearner
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        names = (
+            "skill_checkpoint",
+            "policy",
+            "policy_hidden",
+            "policy_layers",
+            "critic_hidden",
+            "critic_layers",
+            "critic_members",
+            "critic_layer_norm",
+            "initial_alpha",
+        )
+        return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
+
+
+class SPiRL(Algorithm):
+    """Skill-prior RL. One training step samples skills and makes `updates_per_step` gradient steps for each.
+
+    With remote env runners sampling goes on while the learner learns: requests for the next fragment are out before the
+    updates on the last one begin. With a local env runner the two alternate, and a run is reproducible bit by bit.
+    """
+
+    config: SPiRLConfig
+
+    @classmethod
+    def get_default_config(cls) -> SPiRLConfig:
+        return SPiRLConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        torch.manual_seed(self.config.seed or 0)
+        if self.config.num_learners == 0:
+            torch.set_num_threads(self.config.learner_threads)
+        super().setup(config)
+        checkpoint = str(self.config.skill_checkpoint)
+        shape = load_card(checkpoint).model
+        seed = self.config.seed or 0
+        self.replay = SkillReplay(self.config.replay_capacity, shape.state_dim, shape.latent_dim, seed)
+        self.offline: SkillReplay | None = None
+        if self.config.offline_data and self.config.offline_fraction > 0:
+            model, _ = load_skills(checkpoint)
+            env = make_env(self.config.env, dict(self.config.env_config))
+            self.offline = offline_replay(self.config.offline_data, model, env, seed + 1)
+            env.close()
+        self._updates_owed = 0.0
+        self._warm = False
+
+    def training_step(self) -> None:
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            episodes = self._sample()
+        added = self._store(episodes)
+        if len(self.replay) < self.config.warmup_steps:
+            return
+        if not self._warm:
+            self._warm = True
+            if self.offline is not None:
+                self._learn(self.config.offline_updates, offline_fraction=1.0)
+        self._updates_owed += added * self.config.updates_per_step
+        updates = int(self._updates_owed)
+        self._updates_owed -= updates
+        self._learn(updates, self.config.offline_fraction)
+
+    def _sample(self) -> list[SingleAgentEpisode]:
+        """Skill episodes, or pieces of them, from the env runners; waits until there are some."""
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            episodes = self.env_runner.sample()
+            self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+            return episodes
+        results: list[tuple[list[SingleAgentEpisode], Any]] = []
+        while not results:
+            if group.num_in_flight_async_reqs("sample") < group.num_healthy_remote_env_runners():
+                group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
+            results = group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.02)
+            if not results and group.num_healthy_remote_env_runners() == 0:
+                self.restore_env_runners(group)
+        group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        return [episode for episodes, _ in results for episode in episodes]
+
+    def _store(self, episodes: list[SingleAgentEpisode]) -> int:
+        """Add episodes to the replay buffer and count their low-level steps; returns the number of transitions."""
+        added = 0
+        for episode in episodes:
+            count = len(episode)
+            observations = torch.as_tensor(episode.get_observations(), dtype=torch.float32)
+            terminated = torch.zeros(count)
+            terminated[-1] = float(episode.is_terminated)
+            self.replay.add(
+                {
+                    "states": observations[:-1],
+                    "z": torch.as_tensor(episode.get_actions()),
+                    "rewards": torch.as_tensor(episode.get_rewards()),
+                    "next_states": observations[1:],
+                    "terminated": terminated,
+                }
+            )
+            infos = episode.get_infos(slice(-count, None))
+            self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
+            added += count
+            if episode.is_done and "subtasks" in infos[-1]:
+                subtasks = infos[-1]["subtasks"]
+                self.metrics.log_value("completed_subtasks", sum(subtasks.values()), window=20)
+                self.metrics.log_dict({k: float(v) for k, v in subtasks.items()}, key="subtask_rate", window=20)
+        return added
+
+    def _learn(self, updates: int, offline_fraction: float) -> None:
+        if updates == 0:
+            return
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            size = self.config.train_batch_size_per_learner
+            columns = mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
+            batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=updates * size)
+            results = self.learner_group.update(batch=batch)
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.metrics.log_value("updates", updates, reduce="lifetime_sum")
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(*args, **kwargs)
+        state["spirl"] = {
+            "updates_owed": self._updates_owed,
+            "warm": self._warm,
+            "torch_rng": torch.get_rng_state().numpy(),
+        }
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "spirl" in state:
+            self._updates_owed = state["spirl"]["updates_owed"]
+            self._warm = state["spirl"]["warm"]
+            torch.set_rng_state(torch.from_numpy(state["spirl"]["torch_rng"].copy()))
+
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """RLlib's checkpoint, and the replay buffers beside it: a restored run continues with the same next update."""
+        saved = super().save_to_path(path, **kwargs)
+        self.replay.save(Path(saved) / REPLAY_FILE)
+        return saved
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        replay = Path(path) / REPLAY_FILE
+        if replay.exists():
+            self.replay.restore(replay)
+
+
+def _sample_and_metrics(env_runner: SkillEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:
+    return env_runner.sample(), env_runner.get_metrics()
+
+
+def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:
+    """RLlib's `custom_evaluation_function`: `evaluation_duration` deterministic episodes on fixed seeds.
+
+    The seeds are dealt out to the evaluation env runners, so the result does not depend on their number.
+    """
+    config = algorithm.config
+    seeds = [config.evaluation_seed + i for i in range(int(config.evaluation_duration))]
+    if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
+        runner = algorithm.env_runner if env_runners is None else env_runners.local_env_runner
+        episodes = runner.run_episodes(seeds)
+    else:
+        ids = env_runners.healthy_env_runner_ids()
+        shares = [seeds[i :: len(ids)] for i in range(len(ids))]
+        calls = [_RunEpisodes(share) for share in shares if share]
+        results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
+        episodes = sorted((e for share in results for e in share), key=lambda e: e.seed)
+    summary = summarize(episodes)
+    steps = int(sum(e.low_level_steps for e in episodes))
+    algorithm.metrics.log_dict(summary, key=EVALUATION_RESULTS, window=1)
+    return summary, steps, steps
+
+
+class _RunEpisodes:
+    """A picklable call of `SkillEnvRunner.run_episodes`."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.seeds = seeds
+
+    def __call__(self, env_runner: SkillEnvRunner) -> list[Any]:
+        return env_runner.run_episodes(self.seeds)
+
+
+__all__ = ["SPiRL", "SPiRLConfig"]

@@ -1,0 +1,100 @@
+"""The learner: K gradient steps on one batch of K·B skill transitions."""
+
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from torch import Tensor
+from torch.nn import Parameter
+
+from rllib_spirl.algorithm.losses import critic_loss, policy_loss, q_target, temperature_loss
+from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+
+
+class SPiRLLearner(TorchLearner):
+    """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        module: SkillPriorRLModule = self._module[module_id]
+        groups: dict[str, tuple[list[Parameter], float]] = {
+            "critic": (list(module.critic.parameters()), config.critic_lr),
+            "policy": (list(module.policy.parameters()), config.policy_lr),
+            "alpha": ([module.log_alpha], config.alpha_lr),
+        }
+        for name, (parameters, lr) in groups.items():
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=torch.optim.Adam(parameters, lr=lr, fused=True),
+                params=parameters,
+                lr_or_lr_schedule=lr,
+            )
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        """All gradient steps of one training step; metrics are those of the last."""
+        losses: dict[str, Tensor] = {}
+        for module_id, columns in batch.items():
+            config = self.config.get_config_for_module(module_id)
+            size = config.train_batch_size_per_learner
+            module: SkillPriorRLModule = self._module[module_id]
+            optimizers = [self.get_optimizer(module_id, name) for name in ("critic", "policy", "alpha")]
+            with torch.no_grad():
+                online, target = list(module.critic.parameters()), list(module.target_critic.parameters())
+            count = len(columns["rewards"]) // size
+            for index in range(count):
+                minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
+                last = index == count - 1
+                loss = self._loss(module_id, module, config, minibatch, log=last)
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                with torch.no_grad():
+                    torch._foreach_lerp_(target, online, config.tau)
+            losses[module_id] = loss.detach()
+        return {}, losses, {}
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: AlgorithmConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """The sum of critic, policy and temperature losses on one minibatch; their gradients do not overlap."""
+        return self._loss(module_id, self._module[module_id], config, batch, log=True)
+
+    def _loss(
+        self, module_id: str, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor], *, log: bool
+    ) -> Tensor:
+        states, next_states = batch["states"], batch["next_states"]
+        alpha = module.log_alpha.detach().exp()
+        with torch.no_grad():
+            next_policy, next_kl = module.skills(next_states)
+            next_q = module.target_critic(module.prior.normalize(next_states), next_policy.sample())
+            target = q_target(
+                batch["rewards"],
+                batch["terminated"],
+                next_q,
+                config.gamma,
+                alpha * next_kl if config.kl_in_target else None,
+                config.target_bounds,
+            )
+        inputs = module.prior.normalize(states)
+        q = module.critic(inputs, batch["z"])
+        critic = critic_loss(q, target)
+
+        policy, kl = module.skills(states)
+        policy_q = module.critic(inputs, policy.rsample(), frozen=True)
+        actor = policy_loss(policy_q, kl, alpha)
+        temperature = temperature_loss(module.log_alpha, kl, config.target_divergence)
+        if log:
+            values = {
+                "critic_loss": critic,
+                "policy_loss": actor,
+                "alpha": alpha,
+                "kl": kl.mean(),
+                "q": q.mean(),
+                "policy_q": policy_q.mean(),
+                "q_target": target.mean(),
+            }
+            self.metrics.log_dict({k: v.item() for k, v in values.items()}, key=module_id, window=1)
+        return critic + actor + temperature

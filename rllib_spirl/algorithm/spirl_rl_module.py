@@ -1,0 +1,139 @@
+"""The policy over skills, its frozen prior, and the critics, as an RLlib RLModule."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from rllib_spirl.algorithm.losses import residual_kl
+from rllib_spirl.nets import mlp
+from rllib_spirl.skills.checkpoint import load_skills
+
+# How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
+MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
+
+
+class ResidualPolicy(nn.Module):
+    """π(z|s) = N(μ_p + σ_p·m(s), σ_p·e^{l(s)}) around the prior N(μ_p, σ_p), with m = l = 0 at the start.
+
+    The KL to the prior is then exactly 0 before the first update, and does not depend on how narrow the prior is: a copy of
+    the prior's network makes the KL and Q explode where the prior is almost deterministic.
+    """
+
+    def __init__(self, prior: nn.Module, state_dim: int, latent_dim: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.net = mlp(state_dim, 2 * latent_dim, hidden=hidden, layers=layers)
+        head = self.net[-1]
+        assert isinstance(head, nn.Linear)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+
+    def forward(self, prior: Normal, states: Tensor) -> tuple[Normal, Tensor]:
+        mean, log_std = self.net(states).chunk(2, -1)
+        mean = MEAN_BOUND * torch.tanh(mean / MEAN_BOUND)
+        log_std = LOG_STD_BOUND * torch.tanh(log_std / LOG_STD_BOUND)
+        z = Normal(prior.mean + prior.stddev * mean, prior.stddev * log_std.exp(), validate_args=False)
+        return z, residual_kl(mean, log_std)
+
+
+class CopiedPolicy(nn.Module):
+    """π(z|s) as a trainable copy of the prior's network, the paper's parameterisation."""
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(prior).requires_grad_(True)
+
+    def forward(self, prior: Normal, raw_states: Tensor) -> tuple[Normal, Tensor]:
+        z = self.net(raw_states)
+        return z, kl_divergence(z, prior).sum(-1)
+
+
+class CriticEnsemble(nn.Module):
+    """E critics Q(s, z) evaluated as one batched matrix product per layer."""
+
+    def __init__(self, inputs: int, *, hidden: int, layers: int, members: int, layer_norm: bool) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * layers, 1]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            bound = 1 / math.sqrt(fan_in)  # torch's default for a Linear layer
+            self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(members, 1, hidden)) for _ in range(layers if layer_norm else 0))
+        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers if layer_norm else 0))
+        self.members = members
+
+    def forward(self, states: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
+        """Normalised states (B, S) and latents (B, Z) to values (E, B). ``frozen`` takes no gradient for the weights."""
+        x = torch.cat([states, z], -1).expand(self.members, -1, -1)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            x = torch.baddbmm(bias, x, weight)
+            if index < last:
+                if len(self.scales):
+                    scale, shift = self.scales[index], self.shifts[index]
+                    if frozen:
+                        scale, shift = scale.detach(), shift.detach()
+                    x = F.layer_norm(x, x.shape[-1:]) * scale + shift
+                x = F.silu(x)
+        return x.squeeze(-1)
+
+
+class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
+    """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
+
+    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, policy_hidden, policy_layers, critic_hidden,
+    critic_layers, critic_members, critic_layer_norm, initial_alpha.
+    """
+
+    def setup(self) -> None:
+        c: dict[str, Any] = self.model_config
+        skills, card = load_skills(c["skill_checkpoint"])
+        state_dim, latent_dim = card.model.state_dim, card.model.latent_dim
+        self.prior = skills.prior
+        self.policy: ResidualPolicy | CopiedPolicy
+        if c["policy"] == "residual":
+            self.policy = ResidualPolicy(self.prior, state_dim, latent_dim, c["policy_hidden"], c["policy_layers"])
+        else:
+            self.policy = CopiedPolicy(self.prior)
+        if not self.inference_only:
+            self.critic = CriticEnsemble(
+                state_dim + latent_dim,
+                hidden=c["critic_hidden"],
+                layers=c["critic_layers"],
+                members=c["critic_members"],
+                layer_norm=c["critic_layer_norm"],
+            )
+            self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+            # A parameter, so that it is saved with the module.
+            self.log_alpha = nn.Parameter(torch.tensor(math.log(c["initial_alpha"])))
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["critic", "target_critic", "log_alpha"]
+
+    def skills(self, states: Tensor) -> tuple[Normal, Tensor]:
+        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the prior, (B,) in nats."""
+        with torch.no_grad():
+            prior = self.prior(states)
+        inputs = self.prior.normalize(states) if isinstance(self.policy, ResidualPolicy) else states
+        return self.policy(prior, inputs)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTIONS: self.skills(batch[Columns.OBS].float())[0].mean}
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTIONS: self.skills(batch[Columns.OBS].float())[0].sample()}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        z, kl = self.skills(batch["states"])
+        return {"z": z, "kl": kl}

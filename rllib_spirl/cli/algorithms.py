@@ -1,0 +1,222 @@
+"""What an experiment asks of RLlib, checked before anything starts: algorithm, environment, config keys and types.
+
+``AlgorithmConfig.update_from_dict`` takes any key, so a typo would silently train something else.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from rllib_spirl.cli.experiment import Experiment
+from rllib_spirl.cli.yaml_text import did_you_mean
+from rllib_spirl.errors import UserError
+
+# Keys of RLlib's old API stack that old files still have, and what to use now.
+OLD_KEYS = {
+    "model": "use 'model_config'",
+    "num_workers": "use 'num_env_runners'",
+    "num_rollout_workers": "use 'num_env_runners'",
+    "num_envs_per_worker": "use 'num_envs_per_env_runner'",
+    "sgd_minibatch_size": "use 'minibatch_size'",
+    "num_sgd_iter": "use 'num_epochs'",
+    "evaluation_num_workers": "use 'evaluation_num_env_runners'",
+    "exploration_config": "exploration is part of the algorithm's RLModule now",
+    "multiagent": "use 'policies' and 'policy_mapping_fn' from Python",
+}
+STACK_SWITCHES = ("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2", "_enable_new_api_stack")
+# `model_config` has no setter; this is the attribute that `.rl_module(model_config=...)` fills.
+MODEL_CONFIG = "_model_config"
+
+
+def names() -> list[str]:
+    """The names that ``run:`` may have."""
+    from ray.rllib.algorithms.registry import ALGORITHMS
+
+    return sorted({*ALGORITHMS, "SPiRL"})
+
+
+def algorithm_class(experiment: Experiment) -> Any:
+    """The ``Algorithm`` subclass behind ``run:``.
+
+    Raises:
+        UserError: no such algorithm.
+    """
+    from ray.tune.registry import get_trainable_cls
+
+    if experiment.run not in names():
+        raise UserError(
+            f"{experiment.where}: unknown algorithm run: '{experiment.run}'{did_you_mean(experiment.run, names())}"
+        )
+    try:
+        return get_trainable_cls(experiment.run)
+    except ImportError as error:
+        raise UserError(f"{experiment.where}: run: {experiment.run} cannot be imported: {error}") from None
+
+
+def first_variant(value: Any) -> Any:
+    """A copy with every search space replaced by one point of it (the first of a grid, a sample of the others)."""
+    from ray.tune.search.sample import Domain
+
+    if isinstance(value, Domain):
+        return value.sample()
+    if isinstance(value, Mapping):
+        if set(value) == {"grid_search"}:
+            return first_variant(value["grid_search"][0])
+        return {key: first_variant(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [first_variant(v) for v in value]
+    return copy.copy(value)
+
+
+def param_space(experiment: Experiment) -> dict[str, Any]:
+    """The Tuner's ``param_space``: the experiment's config, checked key by key, search spaces kept.
+
+    Raises:
+        UserError: unknown algorithm, environment or key, or a value of the wrong type.
+    """
+    default = algorithm_class(experiment).get_default_config()
+    where = f"{experiment.where}: config"
+    space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
+    for key in ("evaluation_config",):
+        if isinstance(space.get(key), dict):
+            space[key] = _check_keys(space[key], _defaults(default), f"{where}.{key}")
+    if MODEL_CONFIG in space:
+        _check_model_config(space[MODEL_CONFIG], default, f"{where}.model_config")
+    if experiment.env is not None:
+        space["env"] = experiment.env
+    _check_env(experiment, space)
+    return space
+
+
+def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> Any:
+    """Build the ``AlgorithmConfig`` of the first point of the search space and let RLlib validate it.
+
+    Args:
+        experiment: for messages.
+        space: from ``param_space``.
+        without_skills: the skill checkpoint does not exist yet; complaints about it are expected.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        UserError: what RLlib says about the config, in one line.
+    """
+    config = algorithm_class(experiment).get_default_config()
+    try:
+        config.update_from_dict(first_variant(space))
+        config.validate()
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, ImportError, NotImplementedError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if without_skills and "skill_checkpoint" in text:
+            return config
+        raise UserError(f"{experiment.where}: config: {text}") from None
+    return config
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """Every key that a file may set, with its default."""
+    from ray._common.deprecation import DEPRECATED_VALUE
+
+    known = {k: v for k, v in config.to_dict().items() if not (isinstance(v, int) and v == DEPRECATED_VALUE)}
+    for alias in ("lambda_", "input_", "framework_str", "callbacks_class"):
+        if hasattr(config, alias):
+            known[alias] = getattr(config, alias)
+    known["train_batch_size_per_learner"] = config._train_batch_size_per_learner
+    known["model_config"] = {}
+    return known
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
+    space: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in OLD_KEYS:
+            raise UserError(f"{where}: '{key}' belongs to RLlib's old API stack; {OLD_KEYS[key]}")
+        if key in STACK_SWITCHES and value is not True:
+            raise UserError(f"{where}: '{key}: {value}' asks for RLlib's old API stack; remove it")
+        if key not in known:
+            public = tuple(k for k in known if not k.startswith("_"))
+            raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, public)}")
+        value = _fit_type(value, known[key], f"{where}.{key}")
+        space[MODEL_CONFIG if key == "model_config" else key] = value
+    return space
+
+
+def _fit_type(value: Any, default: Any, where: str) -> Any:
+    """The value as the default's type where no meaning is lost; a clear error where it cannot be meant."""
+    from ray.tune.search.sample import Domain
+
+    if value is None or isinstance(value, Domain):
+        return value
+    if isinstance(value, dict) and set(value) == {"grid_search"}:
+        return {"grid_search": [_fit_type(v, default, where) for v in value["grid_search"]]}
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{where} must be true or false, not '{value}'")
+    elif isinstance(default, int | float):
+        if isinstance(value, str) and value != "auto":
+            try:
+                value = float(value.replace("_", ""))
+            except ValueError:
+                raise UserError(f"{where} must be a number (default {default}), not '{value}'") from None
+        if isinstance(value, bool | dict):
+            raise UserError(f"{where} must be a number (default {default}), not '{value}'")
+        if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+            value = int(value)
+    elif isinstance(default, dict):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a mapping, not '{value}'")
+        value = {k: _fit_type(v, default[k], f"{where}.{k}") if k in default else v for k, v in value.items()}
+    return value
+
+
+def _check_model_config(given: Mapping[str, Any], default: Any, where: str) -> None:
+    """Only for RLlib's own networks: other algorithms may read whatever keys their modules know."""
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+    if not type(default).__module__.startswith("ray.rllib.algorithms."):
+        return
+    known = [f.name for f in dataclasses.fields(DefaultModelConfig)] + list(default.model_config)
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, known)}")
+
+
+def _check_env(experiment: Experiment, space: Mapping[str, Any]) -> None:
+    env = space.get("env")
+    if env is None:
+        if space.get("input", space.get("input_")) is None:
+            raise UserError(f"{experiment.where}: 'env' is missing (the id of an environment)")
+        return
+    candidates = env["grid_search"] if isinstance(env, dict) else [env]
+    for candidate in candidates:
+        known = _environments()
+        if candidate in known or _importable(candidate):
+            continue
+        short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
+        hint = did_you_mean(candidate, known)
+        if str(candidate) in short:
+            hint = f"; did you mean '{short[candidate]}'?"
+        raise UserError(f"{experiment.where}: unknown environment env: '{candidate}'{hint}")
+
+
+def _environments() -> list[str]:
+    import gymnasium
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    waiting = {key for category, key in _global_registry._to_flush if category == ENV_CREATOR}
+    flushed = {key for category, key in _global_registry._registered if category == ENV_CREATOR}
+    return sorted({*gymnasium.registry, *waiting, *flushed})
+
+
+def _importable(env: Any) -> bool:
+    """Whether the name is ``module:EnvId-v0`` (gymnasium imports it) or ``package.module.Class`` (RLlib does)."""
+    if not isinstance(env, str):
+        return False
+    module = env.partition(":")[0] if ":" in env else env.rpartition(".")[0]
+    try:
+        return bool(module) and importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,101 @@
+"""Names of the Parquet columns and their conversion to NumPy, with errors that name the file and the row."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rllib_spirl.errors import UserError
+
+STATE = "observation.state"
+ACTION = "action"
+NEXT_STATE = "next.observation.state"  # ours: LeRobot has no place for the state after the last action
+REWARD = "next.reward"
+TERMINATED = "next.terminated"
+TRUNCATED = "next.truncated"
+EPISODE = "episode_index"
+FRAME = "frame_index"
+INDEX = "index"
+TIMESTAMP = "timestamp"
+TASK = "task_index"
+
+REQUIRED = (STATE, ACTION, EPISODE, FRAME)
+OPTIONAL = (NEXT_STATE, REWARD, TERMINATED, TRUNCATED, TASK)
+
+CORRUPT = "is not a readable Parquet file (truncated or corrupt); copy or build it again"
+
+
+def data_files(path: Path) -> list[Path]:
+    """The frame files of a data set, in order. Raises UserError when there are none."""
+    files = sorted((path / "data").glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise UserError(
+            f"{path}: no data/chunk-*/file-*.parquet here; give the directory of a LeRobot v3 data set, or "
+            "make one with 'spirl data build' or 'spirl data import-...'"
+        )
+    return files
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """Raises UserError when the file is truncated, corrupt or no Parquet at all."""
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} {CORRUPT}") from error
+
+
+def read_columns(file: Path, names: list[str]) -> pa.Table:
+    """The columns ``names`` of a file. Raises UserError when one is missing or the file is damaged."""
+    parquet = open_parquet(file)
+    present = set(parquet.schema_arrow.names)
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise UserError(
+            f"{file}: column '{missing[0]}' is missing (there are: {', '.join(sorted(present))}); "
+            "add it, or import the data with 'spirl data import-lerobot --state-key ... --action-key ...'"
+        )
+    try:
+        return parquet.read(columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} {CORRUPT}") from error
+
+
+def matrix(table: pa.Table, name: str, file: Path) -> np.ndarray:
+    """A column of lists (or of scalars, for width 1) as an array (N, width) of the stored number type.
+
+    Raises UserError when the rows differ in width, are empty, or hold no numbers.
+    """
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return scalars(table, name, file)[:, None]
+    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise UserError(f"{file}: column '{name}' holds {kind.value_type}, not numbers; choose another column")
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise UserError(f"{file}, row {row}: '{name}' is empty; fill it in or drop the episode")
+    widths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    if len(widths) and (widths != widths[0]).any():
+        row = int(np.flatnonzero(widths != widths[0])[0])
+        raise UserError(
+            f"{file}, row {row}: '{name}' has {widths[row]} values, the rows before have {widths[0]}; "
+            "every row needs the same width"
+        )
+    width = int(widths[0]) if len(widths) else 0
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
+
+
+def scalars(table: pa.Table, name: str, file: Path) -> np.ndarray:
+    """A column of numbers or booleans as an array (N,). Raises UserError on empty rows and on other types."""
+    column = table.column(name)
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise UserError(f"{file}, row {row}: '{name}' is empty; fill it in or drop the episode")
+    kind = column.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise UserError(f"{file}: column '{name}' holds {kind}, not numbers; choose another column")
+    return column.to_numpy()

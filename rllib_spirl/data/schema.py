@@ -1,0 +1,276 @@
+"""The data contract: LeRobot v3 frame rows of states and actions, read and checked in one place.
+
+``data/chunk-*/file-*.parquet`` hold one row per step, ``meta/`` says what they mean. Column names are in
+``columns.py``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rllib_spirl.data import columns as c
+from rllib_spirl.data.episode import ACTION_TOLERANCE, Episode
+from rllib_spirl.data.writer import TrajectoryWriter, content_hash
+from rllib_spirl.errors import UserError
+
+__all__ = ["Episode", "Trajectories", "TrajectoryWriter", "fingerprint", "load"]
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """A data set in memory: the frames of all episodes, one after the other. N frames, E episodes."""
+
+    path: Path
+    states: np.ndarray  # (N, S) float32
+    actions: np.ndarray  # (N, A) float32
+    rewards: np.ndarray  # (N,) float32; zeros when the files have none
+    next_states: np.ndarray | None  # (N, S) float32; None when the files have none
+    terminated: np.ndarray  # (N,) bool
+    episode_starts: np.ndarray  # (E+1,) int64: episode e is the frames [starts[e], starts[e+1])
+    task_index: np.ndarray  # (N,) int64, into tasks
+    tasks: list[str]
+    info: dict[str, Any]  # meta/info.json
+
+    @property
+    def state_dim(self) -> int:
+        return self.states.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        return self.actions.shape[1]
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_starts) - 1
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.states)
+
+    def episode(self, index: int) -> Episode:
+        """Episode ``index``. Raises UserError when the files do not hold the state after the last action."""
+        if self.next_states is None:
+            raise UserError(
+                f"{self.path}: no column '{c.NEXT_STATE}', so the last state of an episode is unknown; "
+                "import the data with 'spirl data import-lerobot'"
+            )
+        start, stop = self.episode_starts[index], self.episode_starts[index + 1]
+        terminated = bool(self.terminated[stop - 1])
+        return Episode(
+            states=np.concatenate([self.states[start:stop], self.next_states[stop - 1 : stop]]),
+            actions=self.actions[start:stop],
+            rewards=self.rewards[start:stop],
+            terminated=terminated,
+            truncated=not terminated,
+            task=self.tasks[self.task_index[start]],
+        )
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """``meta/info.json``. Raises UserError when it is missing, no JSON, or of another format version."""
+    file = path / "meta" / "info.json"
+    try:
+        info = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        problem = "no meta/info.json here" if path.is_dir() else "no such directory"
+        raise UserError(
+            f"{path}: {problem}; give the directory of a data set, or make one with 'spirl data build'"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); copy or build the data set again") from error
+    version = str(info.get("codebase_version", "unknown")) if isinstance(info, dict) else "unknown"
+    if not version.startswith("v3"):
+        raise UserError(
+            f"{file}: codebase_version is {version}, v3.0 is needed; convert the data set with LeRobot's own tool"
+        )
+    return info
+
+
+def read_tasks(path: Path, indices: Iterable[int]) -> list[str]:
+    """The task of each task index, from ``meta/tasks.parquet`` where there is one, else ``task <i>``."""
+    count = max(indices, default=-1) + 1
+    tasks = [f"task {i}" for i in range(count)]
+    file = path / "meta" / "tasks.parquet"
+    if file.exists():
+        c.open_parquet(file)
+        frame = pq.read_table(file).to_pydict()
+        # pandas stores a nameless index under __index_level_0__: older LeRobot writers did that.
+        names = frame.get("task") or frame.get("__index_level_0__") or []
+        known = dict(zip(frame.get("task_index", []), names, strict=False))
+        missing = [i for i in set(indices) if i not in known]
+        if missing:
+            raise UserError(f"{file}: no task with task_index {missing[0]}, which data rows refer to; add it")
+        tasks = [known.get(i, f"task {i}") for i in range(max(count, len(known)))]
+    return tasks
+
+
+def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float32) -> Trajectories:
+    """Read a whole data set into memory and check all of it.
+
+    Args:
+        path: directory with ``meta/`` and ``data/``.
+        min_episode_length: in steps; at least one episode must have it. Shorter ones are kept.
+        dtype: of states, actions and rewards: float32, or float64 to replay what was recorded exactly.
+
+    Raises:
+        UserError: one line with file, row and remedy, for a missing column, rows of different width, NaN or
+            infinity, an action outside of [-1, 1], a damaged file, a directory without data, frames that are
+            not consecutive, an episode in two files, or no episode of the minimum length.
+    """
+    path = Path(path)
+    info = read_info(path)
+    files = c.data_files(path)
+    rows = [c.open_parquet(file).metadata.num_rows for file in files]
+    total = sum(rows)
+    if total == 0:
+        raise UserError(f"{path}: the data files have no rows; build or import the data set again")
+    expected = info.get("total_frames", total)
+    if expected != total:
+        raise UserError(
+            f"{path}: meta/info.json tells of {expected} frames, the data files hold {total}; a file is "
+            "missing or from another data set: copy or build it again"
+        )
+    declared = info.get("features", {})
+    present = set(c.open_parquet(files[0]).schema_arrow.names)
+    optional = [name for name in c.OPTIONAL if name in present or name in declared]
+
+    values: dict[str, np.ndarray] = {}
+    offset = 0
+    for file, count in zip(files, rows, strict=True):
+        table = c.read_columns(file, [*c.REQUIRED, *optional])
+        part: dict[str, np.ndarray] = {}
+        for name in table.column_names:
+            vector = name in (c.STATE, c.ACTION, c.NEXT_STATE)
+            part[name] = c.matrix(table, name, file) if vector else c.scalars(table, name, file)
+        del table
+        _check_part(part, file)
+        for name, array in part.items():
+            if name not in values:
+                kind = dtype if name in (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD) else array.dtype
+                values[name] = np.empty((total, *array.shape[1:]), kind)
+            elif values[name].shape[1:] != array.shape[1:]:
+                raise UserError(
+                    f"{file}: '{name}' is {array.shape[1]} wide, in {files[0]} it is {values[name].shape[1]} "
+                    "wide; every file needs the same width"
+                )
+            values[name][offset : offset + count] = array
+        offset += count
+
+    starts = _episode_starts(values, files, rows)
+    longest = int(np.diff(starts).max())
+    if longest < min_episode_length:
+        raise UserError(
+            f"{path}: every episode is shorter than {min_episode_length} steps (the longest has {longest}); "
+            "choose a smaller horizon or longer episodes"
+        )
+    task_index = values.get(c.TASK, np.zeros(total, np.int64)).astype(np.int64)
+    return Trajectories(
+        path=path,
+        states=values[c.STATE],
+        actions=values[c.ACTION],
+        rewards=values.get(c.REWARD, np.zeros(total, dtype)),
+        next_states=values.get(c.NEXT_STATE),
+        terminated=values.get(c.TERMINATED, np.zeros(total, bool)).astype(bool),
+        episode_starts=starts,
+        task_index=task_index,
+        tasks=read_tasks(path, [int(i) for i in np.unique(task_index)]),
+        info=info,
+    )
+
+
+def _check_part(part: dict[str, np.ndarray], file: Path) -> None:
+    """Check the values of one file; ``part`` maps column to array."""
+
+    def where(row: int) -> str:
+        return f"{file}, row {row} (episode {part[c.EPISODE][row]}, frame {part[c.FRAME][row]})"
+
+    for name, array in part.items():
+        finite = np.isfinite(array)
+        if not finite.all():
+            place = tuple(np.argwhere(~finite)[0])
+            label = name if len(place) == 1 else f"{name}[{place[1]}]"
+            raise UserError(f"{where(int(place[0]))}: {label} is {array[place]}; repair or drop this episode")
+    if c.NEXT_STATE in part and part[c.NEXT_STATE].shape[1] != part[c.STATE].shape[1]:
+        raise UserError(
+            f"{file}: '{c.NEXT_STATE}' is {part[c.NEXT_STATE].shape[1]} wide, '{c.STATE}' "
+            f"{part[c.STATE].shape[1]}; both are states of the same environment: export the data again"
+        )
+    outside = np.abs(part[c.ACTION]) > 1 + ACTION_TOLERANCE
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise UserError(
+            f"{where(int(row))}: action[{column}] = {part[c.ACTION][row, column]:g} is outside of [-1, 1]; "
+            "scale the actions, e.g. with 'spirl data import-lerobot --scale-actions'"
+        )
+
+
+def _episode_starts(values: dict[str, np.ndarray], files: list[Path], rows: list[int]) -> np.ndarray:
+    """(E+1,) int64; checks that episodes are in order and in one file, and their frames consecutive."""
+    episode, frame = values[c.EPISODE].astype(np.int64), values[c.FRAME].astype(np.int64)
+    total = len(episode)
+    file_starts = np.cumsum([0, *rows])
+
+    def where(row: int) -> str:
+        number = int(np.searchsorted(file_starts, row, side="right")) - 1
+        return f"{files[number]}, row {row - file_starts[number]}"
+
+    change = np.flatnonzero(np.diff(episode)) + 1
+    backwards = change[episode[change] < episode[change - 1]]
+    if len(backwards):
+        row = int(backwards[0])
+        raise UserError(
+            f"{where(row)}: episode_index {episode[row]} comes after {episode[row - 1]}; the rows of an "
+            "episode must be together and episodes in ascending order: sort the rows by index"
+        )
+    starts = np.concatenate([[0], change, [total]]).astype(np.int64)
+    expected = np.arange(total) - np.repeat(starts[:-1], np.diff(starts))
+    inner = file_starts[1:-1]
+    straddling = inner[(inner > 0) & (inner < total)]
+    straddling = straddling[episode[straddling] == episode[straddling - 1]]
+    if len(straddling):
+        row = int(straddling[0])
+        raise UserError(
+            f"{where(row)}: episode {episode[row]} began in the file before; an episode must lie in one "
+            "file: import the data with 'spirl data import-lerobot'"
+        )
+    wrong = np.flatnonzero(frame != expected)
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(
+            f"{where(row)}: frame_index is {frame[row]}, expected {expected[row]} (episode {episode[row]} "
+            "counts from 0 "
+            "without gaps); a row is missing or out of order: sort by index or drop the episode"
+        )
+    return starts
+
+
+def fingerprint(path: str | Path) -> str:
+    """sha256 (16 hex digits) over what the data set says: columns, values and tasks.
+
+    The same on every machine, and for any cut into files. The writer keeps it in ``meta/info.json``; for a
+    data set from elsewhere it is computed from the files. Raises UserError like ``load``.
+    """
+    path = Path(path)
+    info = read_info(path)
+    cached = info.get("rllib_spirl", {}).get("fingerprint")
+    if cached:
+        return str(cached)
+    digests: dict[str, Any] = {}
+    indices: set[int] = set()
+    for file in c.data_files(path):
+        present = c.open_parquet(file).schema_arrow.names
+        table = c.read_columns(file, [*c.REQUIRED, *(name for name in c.OPTIONAL if name in present)])
+        for name in table.column_names:
+            vector = name in (c.STATE, c.ACTION, c.NEXT_STATE)
+            array = c.matrix(table, name, file) if vector else c.scalars(table, name, file)[:, None]
+            digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode()))
+            digests[name].update(np.ascontiguousarray(array).data)
+            if name == c.TASK:
+                indices.update(int(i) for i in np.unique(array))
+    return content_hash(digests, read_tasks(path, indices))

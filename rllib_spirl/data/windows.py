@@ -1,0 +1,54 @@
+"""Which H-step windows a data set has, and which episodes are kept for validation."""
+
+import numpy as np
+
+from rllib_spirl.errors import UserError
+
+
+def window_starts(episode_starts: np.ndarray, horizon: int) -> np.ndarray:
+    """All frames i such that the frames i .. i+H-1 lie in one episode, ascending.
+
+    Args:
+        episode_starts: (E+1,) as in ``Trajectories.episode_starts``.
+        horizon: H, in steps.
+
+    Returns:
+        (W,) int64.
+
+    Raises:
+        UserError: when H < 1, or every episode is shorter than H.
+    """
+    if horizon < 1:
+        raise UserError(f"horizon = {horizon}: a skill has at least one step; give a horizon of 1 or more")
+    lengths = np.diff(episode_starts)
+    counts = np.maximum(lengths - horizon + 1, 0)
+    total = int(counts.sum())
+    if total == 0:
+        longest = int(lengths.max()) if len(lengths) else 0
+        raise UserError(
+            f"horizon = {horizon}: every episode is shorter than that (the longest has {longest} steps); "
+            "choose a smaller horizon or longer episodes"
+        )
+    # Window w of an episode starts w frames after the episode does: a running count, restarted at each
+    # episode.
+    restart = np.cumsum(counts) - counts
+    return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(episode_starts[:-1], np.int64) - restart, counts)
+
+
+def split_episodes(num_episodes: int, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split by episode, so that no validation window overlaps a training window.
+
+    Returns:
+        (train, validation), ascending episode indices. Both have at least one episode where there are two or
+        more and the fraction is above 0; a single episode goes to training.
+
+    Raises:
+        UserError: when the fraction is outside of [0, 1).
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation_fraction = {validation_fraction}: give a fraction in [0, 1)")
+    count = round(num_episodes * validation_fraction)
+    if validation_fraction > 0:
+        count = min(max(count, 1), num_episodes - 1)
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    return np.sort(order[count:]), np.sort(order[:count])

@@ -1,0 +1,303 @@
+"""Write a LeRobot v3 data set of states and actions, whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rllib_spirl.data import columns as c
+from rllib_spirl.data.episode import Episode
+from rllib_spirl.errors import UserError
+
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+CHUNKS_SIZE = 1000  # files per chunk directory
+FILE_SIZE_MB = 100  # LeRobot's default, which keeps a file within what one reader task holds in memory
+ROW_GROUP = 65_536
+
+# Of the content, not of its position: ``index`` and ``timestamp`` follow from the others.
+_HASHED = (*c.REQUIRED, *c.OPTIONAL)
+
+
+def content_hash(digests: dict[str, Any], tasks: list[str]) -> str:
+    """The data set's fingerprint from the digest of each column."""
+    parts = {name: digest.hexdigest() for name, digest in digests.items()}
+    return hashlib.sha256(json.dumps([parts, tasks], sort_keys=True).encode()).hexdigest()[:16]
+
+
+class TrajectoryWriter:
+    """Context manager that takes episodes and leaves a data set at ``path`` when the block ends without an
+    error.
+
+    Until then everything is in a hidden directory beside ``path``; after an error that is removed and what
+    was at ``path`` is untouched. Floats keep the type of the first episode's states (float32 or float64).
+
+    Args:
+        path: the directory to make.
+        fps: steps per second.
+        robot_type: LeRobot's name for the robot.
+        state_names, action_names: a name for each dimension.
+        source: where the data comes from, as JSON values; kept in ``meta/info.json``.
+        overwrite: replace a data set that is there.
+
+    Raises:
+        UserError: when ``path`` exists and ``overwrite`` is false, when it cannot be written, on invalid
+            episodes, and when no episode was added.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float,
+        robot_type: str = "unknown",
+        state_names: list[str] | None = None,
+        action_names: list[str] | None = None,
+        source: dict[str, Any] | None = None,
+        overwrite: bool = False,
+        file_size_mb: float = FILE_SIZE_MB,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise UserError(f"{self.path} exists; remove it, choose another output, or pass --overwrite")
+        if self.path.exists() and not (self.path / "meta" / "info.json").exists():
+            raise UserError(
+                f"{self.path} exists and is not a data set, so it is not overwritten; choose another output"
+            )
+        if fps <= 0:
+            raise UserError(f"fps = {fps}: give the recording's steps per second, a number above 0")
+        self._fps = int(fps) if float(fps).is_integer() else float(fps)
+        self._robot_type = robot_type
+        self._names = {c.STATE: state_names, c.NEXT_STATE: state_names, c.ACTION: action_names}
+        self._source = source
+        self._file_bytes = file_size_mb * 2**20
+        self._temporary = self.path.parent / f".{self.path.name}.partial-{os.getpid()}"
+        self._float: Any = None
+        self._tasks: dict[str, int] = {}
+        self._rows: list[dict[str, Any]] = []  # one row of meta/episodes each
+        self._stats: list[dict[str, dict[str, np.ndarray]]] = []
+        self._buffer: list[dict[str, np.ndarray]] = []
+        self._buffered = 0
+        self._files = 0
+        self._frames = 0
+        self._digests: dict[str, Any] = {}
+        self._features: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> "TrajectoryWriter":
+        try:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write there ({error.strerror}); choose another output") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as problem:
+            raise UserError(f"{self.path}: cannot write there ({problem.strerror}); choose another output") from problem
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode. One that neither terminated nor was truncated counts as truncated: the
+        recording stops.
+
+        Raises:
+            UserError: on invalid values (see ``Episode.validate``) or widths other than the first episode's.
+        """
+        number = len(self._rows)
+        episode.validate(f"episode {number}")
+        if self._float is None:
+            self._float = np.dtype(np.float64 if episode.states.dtype == np.float64 else np.float32)
+            self._features = self._describe(episode)
+        for name, values in ((c.STATE, episode.states), (c.ACTION, episode.actions)):
+            width = self._features[name]["shape"][0]
+            if values.shape[1] != width:
+                raise UserError(
+                    f"episode {number}: {name} is {values.shape[1]} wide, in episode 0 it is {width}; use one width"
+                )
+        frames = self._to_frames(episode, number)
+        for name in _HASHED:
+            array = frames[name].reshape(len(episode), -1)
+            self._digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode()))
+            self._digests[name].update(array.data)
+        size = sum(array.nbytes for array in frames.values())
+        if self._buffer and self._buffered + size > self._file_bytes:
+            self._flush()
+        self._buffer.append(frames)
+        self._buffered += size
+        self._stats.append({name: _stats(array) for name, array in frames.items()})
+        self._rows.append(
+            {
+                "episode_index": number,
+                "tasks": [episode.task],
+                "length": len(episode),
+                "data/chunk_index": self._files // CHUNKS_SIZE,
+                "data/file_index": self._files % CHUNKS_SIZE,
+                "dataset_from_index": self._frames,
+                "dataset_to_index": self._frames + len(episode),
+                "meta/episodes/chunk_index": 0,
+                "meta/episodes/file_index": 0,
+            }
+        )
+        self._frames += len(episode)
+
+    def _describe(self, episode: Episode) -> dict[str, dict[str, Any]]:
+        """LeRobot's ``features``: type, shape and names of every column."""
+        kind = str(self._float)
+        state, action = [episode.states.shape[1]], [episode.actions.shape[1]]
+        features = {
+            c.STATE: (kind, state),
+            c.ACTION: (kind, action),
+            c.NEXT_STATE: (kind, state),
+            c.REWARD: (kind, [1]),
+            c.TERMINATED: ("bool", [1]),
+            c.TRUNCATED: ("bool", [1]),
+            c.TIMESTAMP: ("float32", [1]),
+            c.FRAME: ("int64", [1]),
+            c.EPISODE: ("int64", [1]),
+            c.INDEX: ("int64", [1]),
+            c.TASK: ("int64", [1]),
+        }
+        for name, names in self._names.items():
+            width = features[name][1][0]
+            if names is not None and len(names) != width:
+                raise UserError(f"{self.path}: {len(names)} names for the {width} dimensions of {name}; give one each")
+        return {
+            name: {"dtype": dtype, "shape": shape, "names": self._names.get(name)}
+            for name, (dtype, shape) in features.items()
+        }
+
+    def _to_frames(self, episode: Episode, number: int) -> dict[str, np.ndarray]:
+        steps = len(episode)
+        states = np.ascontiguousarray(episode.states, self._float)
+        last = np.arange(steps) == steps - 1
+        frame = np.arange(steps, dtype=np.int64)
+        return {
+            c.STATE: states[:-1],
+            c.ACTION: np.ascontiguousarray(episode.actions, self._float),
+            c.NEXT_STATE: states[1:],
+            c.REWARD: np.ascontiguousarray(episode.rewards, self._float),
+            c.TERMINATED: last & episode.terminated,
+            c.TRUNCATED: last & (episode.truncated or not episode.terminated),
+            c.TIMESTAMP: (frame / self._fps).astype(np.float32),
+            c.FRAME: frame,
+            c.EPISODE: np.full(steps, number, np.int64),
+            c.INDEX: self._frames + frame,
+            c.TASK: np.full(steps, self._tasks.setdefault(episode.task, len(self._tasks)), np.int64),
+        }
+
+    def _flush(self) -> None:
+        """Write the buffered episodes as one file."""
+        arrays = {}
+        for name, feature in self._features.items():
+            flat = np.concatenate([frames[name] for frames in self._buffer])
+            width = feature["shape"][0]
+            # LeRobot keeps what is one wide as a plain column.
+            arrays[name] = pa.array(flat.reshape(-1))
+            if width > 1:
+                arrays[name] = pa.FixedSizeListArray.from_arrays(arrays[name], width)
+        file = self._temporary / DATA_PATH.format(
+            chunk_index=self._files // CHUNKS_SIZE, file_index=self._files % CHUNKS_SIZE
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.table(arrays),
+            file,
+            row_group_size=ROW_GROUP,
+            compression="snappy",
+            use_dictionary=[c.EPISODE, c.TASK],
+        )
+        self._files += 1
+        self._buffer, self._buffered = [], 0
+
+    def _finish(self) -> None:
+        if not self._rows:
+            raise UserError(f"{self.path}: no episodes to write; check the source")
+        self._flush()
+        meta = self._temporary / "meta"
+        (meta / "episodes" / "chunk-000").mkdir(parents=True)
+        tasks = list(self._tasks)
+        pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task")).to_parquet(
+            meta / "tasks.parquet"
+        )
+        episodes = {key: [row[key] for row in self._rows] for key in self._rows[0]}
+        for name in self._features:
+            for key in ("min", "max", "mean", "std", "count"):
+                episodes[f"stats/{name}/{key}"] = [stats[name][key].tolist() for stats in self._stats]
+        pq.write_table(pa.table(episodes), self._temporary / EPISODES_PATH, compression="snappy")
+        _write_json(meta / "stats.json", {name: self._total_stats(name) for name in self._features})
+        ours: dict[str, Any] = {"fingerprint": content_hash(self._digests, tasks)}
+        if self._source is not None:
+            ours["source"] = self._source
+        _write_json(
+            meta / "info.json",
+            {
+                "codebase_version": "v3.0",
+                "robot_type": self._robot_type,
+                "total_episodes": len(self._rows),
+                "total_frames": self._frames,
+                "total_tasks": len(tasks),
+                "chunks_size": CHUNKS_SIZE,
+                "data_files_size_in_mb": FILE_SIZE_MB,
+                "video_files_size_in_mb": 500,
+                "fps": self._fps,
+                "splits": {"train": f"0:{len(self._rows)}"},
+                "data_path": DATA_PATH,
+                "video_path": None,
+                "features": self._features,
+                "rllib_spirl": ours,
+            },
+        )
+        replaced = self._temporary.with_name(self._temporary.name + "-replaced")
+        if self.path.exists():
+            self.path.rename(replaced)
+        try:
+            self._temporary.rename(self.path)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(self.path)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _total_stats(self, name: str) -> dict[str, list[float]]:
+        """Statistics of a column over all episodes, pooled from those of each."""
+        part = {key: np.stack([stats[name][key] for stats in self._stats]) for key in self._stats[0][name]}
+        weights = part["count"] / part["count"].sum()
+        mean = (weights * part["mean"]).sum(axis=0)
+        variance = (weights * (part["std"] ** 2 + (part["mean"] - mean) ** 2)).sum(axis=0)
+        return {
+            "min": part["min"].min(axis=0).tolist(),
+            "max": part["max"].max(axis=0).tolist(),
+            "mean": mean.tolist(),
+            "std": np.sqrt(variance).tolist(),
+            "count": part["count"].sum(axis=0).tolist(),
+        }
+
+
+def _stats(array: np.ndarray) -> dict[str, np.ndarray]:
+    """min, max, mean, std, each (width,), and count (1,), of one episode's column."""
+    values = array.reshape(len(array), -1).astype(np.float64)
+    return {
+        "min": values.min(axis=0),
+        "max": values.max(axis=0),
+        "mean": values.mean(axis=0),
+        "std": values.std(axis=0),
+        "count": np.array([len(values)]),
+    }
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")

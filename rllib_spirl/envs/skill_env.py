@@ -1,0 +1,73 @@
+"""Temporal abstraction: an environment whose action is a skill."""
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, flatdim
+from numpy.typing import NDArray
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.decoder import SkillDecoder
+
+
+class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
+    """One step runs one skill: the frozen decoder acts for up to H low-level steps.
+
+    Action: the latent z, (Z,). Reward: the sum over the skill's low-level steps. Observation: the wrapped
+    environment's, after the last of them; so the observation a policy chose z in is the one before its first action.
+    A skill ends early when the episode does; terminated and truncated are the last low-level step's.
+    ``info["low_level_steps"]`` counts the steps taken, and the rest of ``info`` is the last step's.
+
+    Args:
+        env: Flat Box observations (S,) and Box actions (A,).
+        skill_checkpoint: Folder or URI of a skill checkpoint.
+
+    Raises:
+        UserError: If the checkpoint's dimensions are not the environment's.
+    """
+
+    def __init__(self, env: gym.Env, skill_checkpoint: str) -> None:
+        super().__init__(env)
+        model, card = load_skills(skill_checkpoint)
+        check_dimensions(env, skill_checkpoint, card.model.state_dim, card.model.action_dim)
+        self.horizon = card.model.horizon
+        bound = np.full(card.model.latent_dim, np.inf, np.float32)
+        self.action_space = Box(-bound, bound)
+        assert isinstance(env.action_space, Box)
+        self._low, self._high = env.action_space.low, env.action_space.high
+        self._decoder = SkillDecoder(model)
+        self._observation: NDArray[np.floating] = np.zeros(card.model.state_dim, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        self._decoder.start(action)
+        total, steps = 0.0, 0
+        terminated = truncated = False
+        info: dict[str, Any] = {}
+        while steps < self.horizon and not (terminated or truncated):
+            low_level = np.clip(self._decoder.act(self._observation), self._low, self._high)
+            self._observation, reward, terminated, truncated, info = self.env.step(low_level)
+            total += float(reward)
+            steps += 1
+        return self._observation, total, terminated, truncated, {**info, "low_level_steps": steps}
+
+
+def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: int) -> None:
+    """Raise a UserError unless the environment's flat observations and actions have the skill model's dimensions."""
+    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+    for what, space, wanted in (
+        ("observations", env.observation_space, state_dim),
+        ("actions", env.action_space, action_dim),
+    ):
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
+        if flatdim(space) != wanted:
+            raise UserError(
+                f"{name} has {flatdim(space)}-dimensional {what}, but the skills in {checkpoint} were trained on {wanted}. "
+                "Use skills pretrained on this environment's data."
+            )

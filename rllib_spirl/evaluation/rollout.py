@@ -1,0 +1,47 @@
+"""Seeded evaluation episodes and what is counted in them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel
+
+
+class EpisodeResult(BaseModel):
+    """What one evaluation episode came to."""
+
+    seed: int
+    episode_return: float
+    low_level_steps: int
+    subtasks: dict[str, bool] = {}
+    """Which of the target's subtasks were completed, where the environment reports them."""
+
+
+def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> EpisodeResult:
+    """Run ``policy`` (observation to action) from ``env.reset(seed=seed)`` to the end of the episode."""
+    observation, info = env.reset(seed=seed)
+    total, steps, done = 0.0, 0, False
+    while not done:
+        observation, reward, terminated, truncated, info = env.step(policy(observation))
+        total += float(reward)
+        steps += info.get("low_level_steps", 1)
+        done = terminated or truncated
+    return EpisodeResult(
+        seed=seed, episode_return=total, low_level_steps=steps, subtasks=info.get("subtasks", {})
+    )
+
+
+def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Means over episodes: return, length and, where subtasks are known, how many and which were completed."""
+    summary: dict[str, Any] = {
+        "episodes": len(episodes),
+        "episode_return": float(np.mean([e.episode_return for e in episodes])),
+        "low_level_steps": float(np.mean([e.low_level_steps for e in episodes])),
+    }
+    if episodes[0].subtasks:
+        done = np.array([list(e.subtasks.values()) for e in episodes], float)
+        summary["completed_subtasks"] = float(done.sum(1).mean())
+        summary["all_completed"] = float(done.all(1).mean())
+        summary["subtask_rate"] = dict(zip(episodes[0].subtasks, done.mean(0).tolist(), strict=True))
+    return summary

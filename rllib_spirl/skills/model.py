@@ -1,0 +1,127 @@
+"""Skills: a variational model of H-step action sequences with a state-conditioned skill prior (Pertsch et al. 2020, §3.2).
+
+Shapes: B batch, H horizon (low-level steps), S state, A action, Z latent. States are in the environment's own units
+everywhere outside this file; the model normalises them itself.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from rllib_spirl.nets import mlp
+
+# Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+class SkillModelConfig(BaseModel):
+    """What fixes a skill model's shape. It travels in the checkpoint's card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state_dim: int = Field(gt=0)
+    action_dim: int = Field(gt=0)
+    horizon: int = Field(default=10, gt=0)
+    latent_dim: int = Field(default=10, gt=0)
+    decoder: Literal["closed_loop", "open_loop"] = "closed_loop"
+    hidden: int = Field(default=128, gt=0)
+    layers: int = Field(default=3, gt=0)
+    prior_layers: int = Field(default=4, gt=0)
+
+
+def gaussian(parameters: Tensor) -> Normal:
+    """A diagonal Gaussian from a network's output, (..., 2·Z): means and bounded log standard deviations."""
+    mean, log_std = parameters.chunk(2, dim=-1)
+    return Normal(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp(), validate_args=False)
+
+
+class SkillPrior(nn.Module):
+    """p_a(z|s): the Gaussian over skills that the demonstrations make likely in a state. Normalises states itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SkillModelConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(config.state_dim))
+        self.register_buffer("std", torch.ones(config.state_dim))
+        self.net = mlp(config.state_dim, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
+
+    def normalize(self, states: Tensor) -> Tensor:
+        """States (..., S) in environment units to zero mean and unit variance over the data set."""
+        return (states - self.mean) / self.std
+
+    def forward(self, states: Tensor) -> Normal:
+        """The states (B, S) in which skills start to a Gaussian over (B, Z)."""
+        return gaussian(self.net(self.normalize(states)))
+
+
+class SkillModel(nn.Module):
+    """Encoder q(z|a, s), decoder p(a|z) or p(a|s, z), and skill prior p_a(z|s).
+
+    The horizon is fixed, so the encoder and the open-loop decoder see the whole window at once instead of step by step:
+    the same function class as the paper's LSTMs on windows of H steps, at a fraction of their cost on a CPU.
+    """
+
+    def __init__(self, config: SkillModelConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.closed_loop = c.decoder == "closed_loop"
+        encoder_inputs = c.horizon * (c.action_dim + (c.state_dim if self.closed_loop else 0))
+        self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
+        if self.closed_loop:
+            self.decoder = mlp(c.state_dim + c.latent_dim, c.action_dim, hidden=c.hidden, layers=c.layers)
+        else:
+            self.decoder = mlp(c.latent_dim, c.horizon * c.action_dim, hidden=c.hidden, layers=c.layers)
+        self.prior = SkillPrior(config)
+
+    def posterior(self, states: Tensor, actions: Tensor) -> Normal:
+        """q(z | window): states (B, H, S) and actions (B, H, A) to a Gaussian over (B, Z)."""
+        window = torch.cat([self.prior.normalize(states), actions], -1) if self.closed_loop else actions
+        return gaussian(self.encoder(window.flatten(1)))
+
+    def decode(self, z: Tensor, states: Tensor) -> Tensor:
+        """Mean actions (B, H, A) of skills z (B, Z); the open-loop decoder ignores the states (B, H, S)."""
+        if not self.closed_loop:
+            return self.decoder(z).unflatten(-1, (self.config.horizon, self.config.action_dim))
+        repeated = z.unsqueeze(1).expand(-1, states.shape[1], -1)
+        return self.decoder(torch.cat([self.prior.normalize(states), repeated], -1))
+
+
+def skill_loss(
+    model: SkillModel,
+    states: Tensor,
+    actions: Tensor,
+    *,
+    beta: float,
+    perturbed_states: Tensor | None = None,
+    corrected_actions: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The negative of equation (3) of the paper, in means over elements, for a batch of windows.
+
+        loss = ‖a − p(a|z, s)‖² / (H·A)  +  β · KL(q(z|a) ‖ N(0, I)) / Z  +  KL(sg(q(z|a)) ‖ p_a(z|s_0)) / Z
+
+    Args:
+        states, actions: (B, H, S) and (B, H, A), as recorded. The encoder sees only these: perturbed ones would leak
+            the correction into z.
+        beta: Weight of the posterior's regularisation, for means over latent dimensions.
+        perturbed_states, corrected_actions: What the decoder sees and has to answer instead, see
+            `rllib_spirl.skills.correction`. The prior sees the perturbed first state.
+
+    Returns:
+        The scalar loss and its parts, detached.
+    """
+    seen = states if perturbed_states is None else perturbed_states
+    wanted = actions if corrected_actions is None else corrected_actions
+    q = model.posterior(states, actions)
+    reconstruction = (model.decode(q.rsample(), seen) - wanted).square().mean()
+    unit = Normal(torch.zeros_like(q.mean), torch.ones_like(q.stddev), validate_args=False)
+    regularisation = kl_divergence(q, unit).mean()
+    q_fixed = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)
+    prior = kl_divergence(q_fixed, model.prior(seen[:, 0])).mean()
+    loss = reconstruction + beta * regularisation + prior
+    parts = {"loss": loss, "reconstruction": reconstruction, "posterior_kl": regularisation, "prior_kl": prior}
+    return loss, {name: part.detach() for name, part in parts.items()}

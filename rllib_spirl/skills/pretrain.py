@@ -1,0 +1,213 @@
+"""Skill pretraining as a Ray Train job: one worker, or several with distributed data parallelism, on CPUs or GPUs."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from rllib_spirl import paths
+from rllib_spirl.data.schema import fingerprint, load
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
+
+STATE = "trainer.safetensors"
+
+
+def skills_key(data: str | Path, config: PretrainConfig) -> str:
+    """What tells two trained skill models apart: the data's content and every setting that changes the result."""
+    settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "report_every"})
+    text = json.dumps([fingerprint(data), settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def pretrain(
+    data: str | Path, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
+) -> Path:
+    """Train skills on a data set and return their checkpoint's folder.
+
+    A run that was interrupted, or whose worker died, goes on from its last checkpoint when it is called again with the
+    same data, settings and output. TensorBoard events lie in the output's ``tensorboard`` folder.
+
+    Args:
+        data: Data set directory.
+        config: Hyper-parameters.
+        output: Folder of the checkpoint. Default: under `paths.home`, named after data and settings.
+
+    Raises:
+        UserError: If the data set is invalid, too short for the horizon, or the output holds other skills.
+    """
+    data = Path(data).resolve()
+    key = skills_key(data, config)
+    folder = Path(output).resolve() if output else paths.home() / "skills" / key
+    if (folder / CARD).exists():
+        if load_card(folder).training.get("key") == key:
+            return folder
+        raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
+    trajectories = load(data, min_episode_length=config.horizon)  # every error in the data comes up here, not in a worker
+    use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
+
+    with _progress(config, folder, show_progress) as progress:
+        settings = {
+            "data": str(data),
+            "config": config.model_dump(),
+            "tensorboard": str(folder / "tensorboard"),
+            "progress": progress,
+        }
+        resources = {"CPU": config.threads_per_worker if not use_gpu else 1}
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(
+                num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker=_affordable(resources, use_gpu)
+            ),
+            run_config=RunConfig(
+                name=f"run-{key}",
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=2),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
+    assert result.checkpoint is not None and result.metrics is not None
+    trained = SkillTrainer(trajectories, config)
+    with result.checkpoint.as_directory() as directory:
+        trained.restore(Path(directory, STATE), config.updates)
+    metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
+    card = SkillCard(
+        model=trained.model.config,
+        data=fingerprint(data),
+        training={"key": key, "data": str(data), **config.model_dump()},
+        metrics=metrics,
+    )
+    save_skills(folder, trained.model, card)
+    shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
+    return folder
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: its share of the windows, reports every ``report_every`` updates."""
+    config = PretrainConfig.model_validate(settings["config"])
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config.threads_per_worker)
+    trainer = SkillTrainer(
+        load(settings["data"], min_episode_length=config.horizon),
+        config,
+        rank=rank,
+        world_size=world_size,
+        device=get_device(),
+        wrap=prepare_model if world_size > 1 else None,
+    )
+    resumed = ray.train.get_checkpoint()
+    if resumed is not None:
+        with resumed.as_directory() as directory:
+            progress = json.loads(Path(directory, "progress.json").read_text())
+            trainer.restore(Path(directory, STATE), progress["updates"])
+
+    writer = SummaryWriter(settings["tensorboard"]) if rank == 0 else None
+    progress_bar = settings["progress"]
+    while trainer.updates < config.updates:
+        stop = min(trainer.updates + config.report_every, config.updates)
+        sums: dict[str, torch.Tensor] = {}
+        first = trainer.updates
+        while trainer.updates < stop:
+            for name, value in trainer.step().items():
+                sums[name] = sums[name] + value if name in sums else value
+            if rank == 0 and progress_bar is not None and trainer.updates % 100 == 0:
+                progress_bar.set.remote(trainer.updates)
+        metrics = {name: value.item() / (stop - first) for name, value in sums.items()} | trainer.validate()
+        if writer is not None:
+            for name, value in metrics.items():
+                writer.add_scalar(f"skills/{name}", value, trainer.updates)
+            writer.flush()
+        with tempfile.TemporaryDirectory() as directory:
+            checkpoint = None
+            if rank == 0:
+                trainer.save(Path(directory, STATE))
+                Path(directory, "progress.json").write_text(json.dumps({"updates": trainer.updates}))
+                checkpoint = Checkpoint.from_directory(directory)
+            ray.train.report(metrics, checkpoint=checkpoint)
+    if writer is not None:
+        writer.close()
+
+
+@ray.remote(num_cpus=0)
+class _Counter:
+    """Where the workers leave their progress for the driver's bar, wherever in the cluster they run."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def set(self, value: int) -> None:
+        self.value = value
+
+    def get(self) -> int:
+        return self.value
+
+
+@contextmanager
+def _progress(config: PretrainConfig, folder: Path, show: bool) -> Iterator[Any]:
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if not show:
+        yield None
+        return
+    counter = _Counter.remote()  # type: ignore[attr-defined]
+    columns = (TextColumn("skills"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    done = threading.Event()
+    with Progress(*columns) as bar:
+        task = bar.add_task("skills", total=config.updates)
+
+        def poll() -> None:
+            while not done.wait(0.5):
+                bar.update(task, completed=ray.get(counter.get.remote()))
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield counter
+            bar.update(task, completed=config.updates)
+        finally:
+            done.set()
+            thread.join()
+            ray.kill(counter)
+
+
+def ray_gpus() -> float:
+    """GPUs of the cluster this process is connected to, or of this machine."""
+    return ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.device_count()
+
+
+def _affordable(resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
+    """Never ask for more CPUs per worker than the largest node has: the job would wait for ever."""
+    most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
+    affordable = {"CPU": min(resources["CPU"], most)}
+    return affordable | ({"GPU": 1} if use_gpu else {})
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,200 @@
+"""The training loop of one skill pretraining worker: windows from memory, one optimizer, no Ray."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rllib_spirl.data.schema import Trajectories
+from rllib_spirl.data.windows import split_episodes, window_starts
+from rllib_spirl.skills.correction import fit_correction
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
+
+
+class PretrainConfig(BaseModel):
+    """Hyper-parameters of skill pretraining. ``paper: true`` presets are spelled out in the tuned examples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    decoder: Literal["closed_loop", "open_loop"] = "closed_loop"
+    horizon: int = Field(default=10, gt=0)
+    latent_dim: int = Field(default=10, gt=0)
+    hidden: int = Field(default=128, gt=0)
+    layers: int = Field(default=3, gt=0)
+    prior_layers: int = Field(default=4, gt=0)
+
+    updates: int = Field(default=12_000, gt=0, description="Gradient steps in all.")
+    batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
+    lr: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
+    weight_decay: float = Field(default=1e-3, ge=0)
+    beta: float = Field(default=5e-4, ge=0, description="Weight of KL(q‖N(0, I)), both in means over elements.")
+    state_noise: float = Field(default=0.05, ge=0, description="Corrective noise, in standard deviations; 0 is off.")
+    correction_gain: float = Field(default=1.0, ge=0, description="Share of a displacement undone within one step.")
+    std_floor: float = Field(default=0.05, gt=0, description="Least standard deviation used to normalise a state.")
+    validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
+    report_every: int = Field(default=1000, gt=0, description="Updates between validations and checkpoints.")
+    seed: int = 0
+
+    num_workers: int = Field(default=1, gt=0, description="Ray Train workers; one GPU each where there are GPUs.")
+    use_gpu: bool | None = Field(default=None, description="None: where the cluster has a GPU for every worker.")
+    threads_per_worker: int = Field(default=2, gt=0)
+
+    def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
+        shape = self.model_dump(include={"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers"})
+        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, **shape)
+
+
+class Windows:
+    """All windows of H steps of some episodes, gathered on the training device: a batch is two index operations."""
+
+    def __init__(self, data: Trajectories, episodes: NDArray[np.int64], horizon: int, device: torch.device) -> None:
+        starts = window_starts(data.episode_starts, horizon)
+        owner = np.searchsorted(data.episode_starts, starts, side="right") - 1
+        self.starts = torch.from_numpy(starts[np.isin(owner, episodes)]).to(device)
+        self.states = torch.from_numpy(data.states).to(device)
+        self.actions = torch.from_numpy(data.actions).to(device)
+        self._offsets = torch.arange(horizon, device=device)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def gather(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows by number (B,) to their states (B, H, S) and actions (B, H, A)."""
+        frames = self.starts[windows].unsqueeze(1) + self._offsets
+        return self.states[frames], self.actions[frames]
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches for ever, each window once per pass, in a new order each time."""
+        size = min(batch_size, len(self))
+        while True:
+            order = torch.randperm(len(self), generator=generator).to(self.starts.device)
+            for first in range(0, len(self) - size + 1, size):
+                yield self.gather(order[first : first + size])
+
+
+class SkillTrainer:
+    """Model, optimizer, schedule and random numbers of a pretraining run; ``step()`` is one gradient step.
+
+    Args:
+        data: The data set in memory.
+        config: Hyper-parameters.
+        rank, world_size: Which share of the training windows is this worker's.
+        wrap: Wraps the model for distributed training (Ray Train's ``prepare_model``).
+    """
+
+    def __init__(
+        self,
+        data: Trajectories,
+        config: PretrainConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        device = device or torch.device("cpu")
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.updates = 0
+        train, validation = split_episodes(data.num_episodes, config.validation_fraction, config.seed)
+        self.train_windows = Windows(data, train[rank::world_size], config.horizon, device)
+        self.validation_windows = Windows(data, validation, config.horizon, device)
+
+        mean = data.states.mean(0)
+        std = np.maximum(data.states.std(0), config.std_floor)
+        self.model = SkillModel(config.model(data.state_dim, data.action_dim)).to(device)
+        self.model.prior.mean.copy_(torch.from_numpy(mean))
+        self.model.prior.std.copy_(torch.from_numpy(std))
+        correction = fit_correction(data.states, data.actions, data.episode_starts, std)
+        self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
+        self._noise_scale = config.state_noise * self.model.prior.std
+        self._loss_module = SkillLoss(self.model)
+        self._trained = wrap(self._loss_module) if wrap else self._loss_module
+
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=config.updates)
+        self._order = torch.Generator().manual_seed(config.seed + 1000 * rank)
+        self._noise = torch.Generator(device).manual_seed(config.seed + 1000 * rank + 1)
+        self._batches = self.train_windows.shuffled(max(1, config.batch_size // world_size), self._order)
+
+    def step(self) -> dict[str, Tensor]:
+        """One gradient step; returns the detached loss terms."""
+        states, actions = next(self._batches)
+        loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self._schedule.step()
+        self.updates += 1
+        return parts
+
+    def _perturb(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if self.config.state_noise == 0:
+            return None, None
+        noise = torch.randn(states.shape, generator=self._noise, device=states.device) * self._noise_scale
+        return states + noise, (actions + noise @ self._correction).clamp(-1, 1)
+
+    @torch.no_grad()
+    def validate(self, limit: int = 4096) -> dict[str, float]:
+        """Loss terms on at most ``limit`` evenly spaced held-out windows, without corrective noise."""
+        count = len(self.validation_windows)
+        if count == 0:
+            return {}
+        chosen = torch.linspace(0, count - 1, min(limit, count)).long().to(self.train_windows.starts.device)
+        self.model.eval()
+        _, parts = skill_loss(self.model, *self.validation_windows.gather(chosen), beta=self.config.beta)
+        self.model.train()
+        return {f"validation_{name}": value.item() for name, value in parts.items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything a resumed run needs, as plain tensors."""
+        tensors = {f"model.{name}": tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors["rng.order"] = self._order.get_state()
+        tensors["rng.noise"] = self._noise.get_state()
+        tensors["rng.torch"] = torch.get_rng_state()
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, path, {"updates": str(self.updates)})
+
+    def restore(self, path: Path, updates: int) -> None:
+        """Continue from `save`'s file, written after ``updates`` gradient steps. The pass over the data starts anew."""
+        tensors = load_file(path)
+        groups: dict[str, Any] = {"model": {}, "optimizer": {}, "rng": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        self.model.load_state_dict(groups["model"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["optimizer"].items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        self.updates = self._schedule.last_epoch = updates
+        for group, lr in zip(self.optimizer.param_groups, self._schedule.get_lr(), strict=True):
+            group["lr"] = lr
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self._order.set_state(groups["rng"]["order"])
+        self._noise.set_state(groups["rng"]["noise"])
+        torch.set_rng_state(groups["rng"]["torch"])
+
+
+class SkillLoss(nn.Module):
+    """`skill_loss` as a module, because distributed data parallelism hooks into a module's forward pass."""
+
+    def __init__(self, model: SkillModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, states: Tensor, actions: Tensor, beta: float, perturbed: Tensor | None, corrected: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return skill_loss(
+            self.model, states, actions, beta=beta, perturbed_states=perturbed, corrected_actions=corrected
+        )
