@@ -36,7 +36,7 @@ class SkillReplay:
             "next_states": torch.empty(capacity, state_dim),
             "terminated": torch.empty(capacity),
         }
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return self.size
@@ -53,13 +53,13 @@ class SkillReplay:
 
     def sample(self, count: int) -> Batch:
         """``count`` transitions drawn uniformly with replacement."""
-        rows = torch.randint(self.size, (count,), generator=self._generator)
+        rows = torch.randint(self.size, (count,), generator=self.generator)
         return {name: column[rows] for name, column in self._columns.items()}
 
     def save(self, path: Path) -> None:
         """Write contents and random state as safetensors."""
         tensors = {name: column[: self.size].contiguous() for name, column in self._columns.items()}
-        tensors["rng"] = self._generator.get_state()
+        tensors["rng"] = self.generator.get_state()
         save_file(tensors, path, {"next": str(self._next), "size": str(self.size), "capacity": str(self.capacity)})
 
     def restore(self, path: Path) -> None:
@@ -91,7 +91,7 @@ class SkillReplay:
             column[:size] = tensors[name][order]
         self.size = size
         self._next = start if capacity == self.capacity else size % self.capacity
-        self._generator.set_state(tensors["rng"])
+        self.generator.set_state(tensors["rng"])
 
 
 def mixed_batch(replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float) -> Batch:

@@ -4,32 +4,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import gymnasium as gym
 import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
-from rllib_spirl.envs.skill_env import SkillEnv
+from rllib_spirl.envs.skill_env import SKILL_ENV, SkillEnv, make_skill_env
 from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
-
-SKILL_ENV = "rllib_spirl/SkillEnv"
-
-
-def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
-    """The low-level environment: a name registered with Ray Tune or Gymnasium, or a class taking a config dict."""
-    if not isinstance(env, str):
-        return env(env_config)
-    if _global_registry.contains(ENV_CREATOR, env):
-        return _global_registry.get(ENV_CREATOR, env)(env_config)
-    return gym.make(env, **env_config)
-
-
-def make_skill_env(env_config: dict[str, Any]) -> SkillEnv:
-    """`SkillEnv` from {"env", "env_config", "skill_checkpoint"}."""
-    return SkillEnv(make_env(env_config["env"], dict(env_config["env_config"])), env_config["skill_checkpoint"])
-
-
-register_env(SKILL_ENV, make_skill_env)
 
 
 class SkillEnvRunner(SingleAgentEnvRunner):

@@ -19,12 +19,14 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
-from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, make_env
+from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.evaluation.rollout import summarize
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 
@@ -55,7 +57,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.target_bounds: tuple[float, float] | None = None
         self.policy = "residual"
         self.policy_hidden = 256
-        self.policy_layers = 3
+        self.policy_layers = 2
         self.critic_hidden = 256
         self.critic_layers = 2
         self.critic_members = 2
@@ -224,6 +226,15 @@ class SPiRL(Algorithm):
             env.close()
         self._updates_owed = 0.0
         self._warm = False
+        self._evaluated = False
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        # RLlib repeats an evaluation in the results of later iterations, as NaN; a curve needs each one once.
+        if not self._evaluated:
+            result.pop(EVALUATION_RESULTS, None)
+        self._evaluated = False
+        return result
 
     def training_step(self) -> None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -247,7 +258,7 @@ class SPiRL(Algorithm):
             episodes = self.env_runner.sample()
             self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
             return episodes
-        results: list[tuple[list[SingleAgentEpisode], Any]] = []
+        results: list[tuple[int, tuple[list[SingleAgentEpisode], Any]]] = []  # (env runner, what it returned)
         while not results:
             if group.num_in_flight_async_reqs("sample") < group.num_healthy_remote_env_runners():
                 group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
@@ -255,8 +266,8 @@ class SPiRL(Algorithm):
             if not results and group.num_healthy_remote_env_runners() == 0:
                 self.restore_env_runners(group)
         group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
-        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        return [episode for episodes, _ in results for episode in episodes]
+        self.metrics.aggregate([metrics for _, (_, metrics) in results], key=ENV_RUNNER_RESULTS)
+        return [episode for _, (episodes, _) in results for episode in episodes]
 
     def _store(self, episodes: list[SingleAgentEpisode]) -> int:
         """Add episodes to the replay buffer and count their low-level steps; returns the number of transitions."""
@@ -303,15 +314,18 @@ class SPiRL(Algorithm):
             "updates_owed": self._updates_owed,
             "warm": self._warm,
             "torch_rng": torch.get_rng_state().numpy(),
+            "offline_rng": None if self.offline is None else self.offline.generator.get_state().numpy(),
         }
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if "spirl" in state:
-            self._updates_owed = state["spirl"]["updates_owed"]
-            self._warm = state["spirl"]["warm"]
-            torch.set_rng_state(torch.from_numpy(state["spirl"]["torch_rng"].copy()))
+            own = state["spirl"]
+            self._updates_owed, self._warm = own["updates_owed"], own["warm"]
+            torch.set_rng_state(torch.from_numpy(own["torch_rng"].copy()))
+            if self.offline is not None and own["offline_rng"] is not None:
+                self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint, and the replay buffers beside it: a restored run continues with the same next update."""
@@ -348,7 +362,10 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
         episodes = sorted((e for share in results for e in share), key=lambda e: e.seed)
     summary = summarize(episodes)
     steps = int(sum(e.low_level_steps for e in episodes))
-    algorithm.metrics.log_dict(summary, key=EVALUATION_RESULTS, window=1)
+    log = MetricsLogger(root=False)
+    log.log_dict(summary, window=1)
+    algorithm.metrics.aggregate([log.reduce()], key=EVALUATION_RESULTS)
+    algorithm._evaluated = True
     return summary, steps, steps
 
 

@@ -79,9 +79,10 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     default = algorithm_class(experiment).get_default_config()
     where = f"{experiment.where}: config"
     space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
-    for key in ("evaluation_config",):
-        if isinstance(space.get(key), dict):
-            space[key] = _check_keys(space[key], _defaults(default), f"{where}.{key}")
+    if isinstance(space.get("evaluation_config"), dict):
+        space["evaluation_config"] = _check_keys(
+            space["evaluation_config"], _defaults(default), f"{where}.evaluation_config"
+        )
     if MODEL_CONFIG in space:
         _check_model_config(space[MODEL_CONFIG], default, f"{where}.model_config")
     if experiment.env is not None:
@@ -124,7 +125,7 @@ def _defaults(config: Any) -> dict[str, Any]:
     for alias in ("lambda_", "input_", "framework_str", "callbacks_class"):
         if hasattr(config, alias):
             known[alias] = getattr(config, alias)
-    known["train_batch_size_per_learner"] = config._train_batch_size_per_learner
+    known["train_batch_size_per_learner"] = config._train_batch_size_per_learner or config.train_batch_size
     known["model_config"] = {}
     return known
 

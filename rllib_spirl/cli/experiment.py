@@ -59,6 +59,8 @@ class Experiment:
     metric: str | None = None
     mode: str | None = None
     log_to_file: bool = False
+    given: dict[str, Any] = field(default_factory=dict)
+    """What the file says after overrides, as plain YAML values: enough to run the experiment again."""
 
     @property
     def where(self) -> str:
@@ -197,6 +199,7 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
         if "storage_path" in spec:
             raise UserError(f"{where}: 'local_dir' is the old name of 'storage_path'; give only one of them")
         spec["storage_path"] = spec.pop("local_dir")
+    given = copy.deepcopy(spec)
     _check_stop(where, spec.get("stop", {}))
     if "skills" in spec and _has_space(spec["skills"]):
         raise UserError(f"{where}: search spaces work in 'config', not in 'skills': all trials share one skill model")
@@ -208,7 +211,7 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
     spec["scheduler_config"] = spaces(spec.get("scheduler_config", {}), f"{where}: scheduler_config")
     spec["storage_path"] = storage(spec.get("storage_path", "~/ray_results"))
     spec["checkpoint_config"] = checkpoint_config(spec.get("checkpoint_config", {}), f"{where}: checkpoint_config")
-    return Experiment(name=name, source=path, **spec)
+    return Experiment(name=name, source=path, given=given, **spec)
 
 
 def _check_stop(where: str, stop: Mapping) -> None:

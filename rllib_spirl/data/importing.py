@@ -1,14 +1,13 @@
-"""What all importers share: an opened source, columns chosen from it, actions scaled, the data set
-written.
-"""
+"""What all importers share: an opened source, choice of columns, scaling of actions, writing."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from rllib_spirl.data.episode import Episode
@@ -25,17 +24,28 @@ class Source:
     fps: float
     facts: dict[str, Any]  # where it is from, as JSON values; kept in meta/info.json
     robot_type: str = "unknown"
-    names: dict[str, list[str] | None] = field(default_factory=dict)  # state_names, action_names
+    state_names: list[str] | None = None
+    action_names: list[str] | None = None
 
 
 def write(source: Source, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> Path:
-    """Write an opened source as a data set at ``output``, whole or not at all. Raises UserError on invalid
-    data.
-    """
-    options = {"fps": source.fps, "robot_type": source.robot_type, "source": source.facts, **source.names}
-    with TrajectoryWriter(output, overwrite=overwrite, **options) as writer:
+    """Write an opened source as a data set at ``output``, whole or not at all; UserError on bad data."""
+    with TrajectoryWriter(
+        output,
+        fps=source.fps,
+        robot_type=source.robot_type,
+        state_names=source.state_names,
+        action_names=source.action_names,
+        source=source.facts,
+        overwrite=overwrite,
+    ) as writer:
         for episode in track(
-            source.episodes, "importing", total=source.count, disable=not show_progress, transient=True
+            source.episodes,
+            "importing episodes",
+            total=source.count,
+            console=Console(stderr=True),
+            disable=not show_progress,
+            transient=True,
         ):
             writer.add(episode)
     return Path(output)

@@ -1,5 +1,6 @@
 """Import a local LeRobot v3 data set: choose its state and action columns."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,11 @@ def read(
     task_index = values.get(c.TASK, np.zeros(len(states))).astype(np.int64)
     tasks = read_tasks(path, [int(i) for i in np.unique(task_index)])
 
+    state_names = [name for key in state_keys for name in _names(info, key)]
+    action_names = _names(info, action_key)
+
     def episodes() -> Iterator[Episode]:
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in itertools.pairwise(starts):
             last = stop if whole else stop - 1
             if last == start:
                 continue  # one frame without a next state is no transition
@@ -113,27 +117,14 @@ def read(
         fps=float(info.get("fps", 10)),
         facts=facts,
         robot_type=str(info.get("robot_type") or "unknown"),
-        names=_names(info, state_keys, action_key, columns, actions.shape[1]),
+        state_names=[state_names[i] for i in columns] if len(state_names) > columns.max() else None,
+        action_names=action_names if len(action_names) == actions.shape[1] else None,
     )
 
 
-def _names(
-    info: dict[str, Any], state_keys: Sequence[str], action_key: str, columns: np.ndarray, action_dim: int
-) -> dict[str, list[str] | None]:
-    """Names of the dimensions, where the data set gives one for each. LeRobot also writes them as {"motors":
-    [...]}.
-    """
-
-    def of(key: str) -> list[str]:
-        names = info.get("features", {}).get(key, {}).get("names")
-        if isinstance(names, dict):
-            names = next(iter(names.values()), None)
-        return [str(name) for name in names] if isinstance(names, list) else []
-
-    states = [name for key in state_keys for name in of(key)]
-    complete = len(states) > max(columns, default=0)
-    actions = of(action_key)
-    return {
-        "state_names": [states[i] for i in columns] if complete else None,
-        "action_names": actions if len(actions) == action_dim else None,
-    }
+def _names(info: dict[str, Any], key: str) -> list[str]:
+    """Names of a feature's dimensions, empty where there are none. LeRobot also writes {"motors": [...]}."""
+    names = info.get("features", {}).get(key, {}).get("names")
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    return [str(name) for name in names] if isinstance(names, list) else []

@@ -54,24 +54,27 @@ def read(
     tasks = (spec.kwargs if spec else {}).get("tasks_to_complete")
     label = task or ("; ".join(tasks) if tasks else data.spec.dataset_id)
 
+    def convert(recorded: Any) -> Episode:
+        name = f"{dataset}, episode {recorded.id}"
+        observations = floats(_state(recorded.observations, observation_key, name))
+        columns = choose_columns(state_columns, observations.shape[1], f"'{observation_key}'")
+        actions = floats(recorded.actions)
+        episode = Episode(
+            states=observations[:, columns],
+            actions=scale_actions(actions, low, high) if scaled else actions,
+            rewards=floats(recorded.rewards),
+            terminated=bool(recorded.terminations[-1]),
+            truncated=bool(recorded.truncations[-1]),
+            task=label,
+        )
+        episode.validate(name)
+        return episode
+
     def episodes() -> Iterator[Episode]:
-        for recorded in data.iterate_episodes():
-            name = f"{dataset}, episode {recorded.id}"
-            observations = _state(recorded.observations, observation_key, name)
-            states = floats(observations)[
-                :, choose_columns(state_columns, observations.shape[1], f"'{observation_key}'")
-            ]
-            actions = floats(recorded.actions)
-            episode = Episode(
-                states=states,
-                actions=scale_actions(actions, low, high) if scaled else actions,
-                rewards=floats(recorded.rewards),
-                terminated=bool(recorded.terminations[-1]),
-                truncated=bool(recorded.truncations[-1]),
-                task=label,
-            )
-            episode.validate(name)
-            yield episode
+        try:
+            yield from map(convert, data.iterate_episodes())
+        except (OSError, KeyError) as error:
+            raise UserError(f"{dataset}: an episode is damaged ({error}); download the data set again") from error
 
     return Source(
         episodes=episodes(),

@@ -6,10 +6,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, flatdim
 from numpy.typing import NDArray
+from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
+
+SKILL_ENV = "rllib_spirl/SkillEnv"
 
 
 class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
@@ -71,3 +74,20 @@ def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: 
                 f"{name} has {flatdim(space)}-dimensional {what}, but the skills in {checkpoint} were trained on {wanted}. "
                 "Use skills pretrained on this environment's data."
             )
+
+
+def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
+    """The low-level environment: a name registered with Ray Tune or Gymnasium, or a class taking a config dict."""
+    if not isinstance(env, str):
+        return env(env_config)
+    if _global_registry.contains(ENV_CREATOR, env):
+        return _global_registry.get(ENV_CREATOR, env)(env_config)
+    return gym.make(env, **env_config)
+
+
+def make_skill_env(config: dict[str, Any]) -> SkillEnv:
+    """`SkillEnv` from {"env", "env_config", "skill_checkpoint"}, the form in which Ray Tune's registry makes it."""
+    return SkillEnv(make_env(config["env"], dict(config["env_config"])), config["skill_checkpoint"])
+
+
+register_env(SKILL_ENV, make_skill_env)

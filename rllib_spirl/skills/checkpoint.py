@@ -100,9 +100,10 @@ def load_skills(directory: str | Path) -> tuple[SkillModel, SkillCard]:
         weights = load(_read(str(directory), WEIGHTS))
     except SafetensorError as error:
         raise UserError(f"{location} is corrupt ({error}). Restore it from a copy or pretrain again.") from None
-    model = SkillModel(card.model)
+    with torch.device("meta"):  # no initial weights, so that loading leaves the random numbers alone
+        model = SkillModel(card.model)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{location} does not fit its card: {detail} Pretrain the skills again.") from None

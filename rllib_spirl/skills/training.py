@@ -176,10 +176,10 @@ class SkillTrainer:
         for name, tensor in groups["optimizer"].items():
             index, _, key = name.partition(".")
             moments.setdefault(int(index), {})[key] = tensor
-        self.updates = self._schedule.last_epoch = updates
-        for group, lr in zip(self.optimizer.param_groups, self._schedule.get_lr(), strict=True):
-            group["lr"] = lr
+        self.updates = updates
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self._schedule.load_state_dict({"last_epoch": updates - 1, "_step_count": updates + 1})
+        self._schedule.step()
         self._order.set_state(groups["rng"]["order"])
         self._noise.set_state(groups["rng"]["noise"])
         torch.set_rng_state(groups["rng"]["torch"])

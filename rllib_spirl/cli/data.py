@@ -1,0 +1,194 @@
+"""``spirl data``: build a data set from a recipe, import one, look at one."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from rllib_spirl.cli.errors import run
+from rllib_spirl.data import d4rl_hdf5, importing, lerobot, minari
+from rllib_spirl.data import recipe as recipes
+from rllib_spirl.data.schema import fingerprint, load
+from rllib_spirl.data.windows import window_starts
+from rllib_spirl.errors import UserError
+
+app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")]
+Columns = Annotated[str | None, typer.Option(help="State dimensions to keep, e.g. 0:9,18:39.")]
+Task = Annotated[str | None, typer.Option(help="What the episodes do.")]
+Fps = Annotated[float, typer.Option(help="Steps per second.")]
+Rescale = Annotated[bool, typer.Option("--scale-actions", help="Map the range of each action dimension to [-1, 1].")]
+
+
+@app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, e.g. offline_data/kitchen_mixed.yaml.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to make.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, in place of the recipe's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one on each core.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Build the data set of a recipe, or say where it was built before."""
+    print(recipes.build(recipe, output=output, overrides=_overrides(set_ or []), workers=workers, overwrite=overwrite))
+
+
+@app.command("import-minari")
+def import_minari(
+    dataset: Annotated[str, typer.Argument(help="An id such as D4RL/kitchen/complete-v2, or a directory.")],
+    output: Output,
+    root: Annotated[Path | None, typer.Option(help="Minari's directory; else MINARI_DATASETS_PATH.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch it when it is not there.")] = False,
+    observation_key: Annotated[
+        str, typer.Option(help="Which entry of Dict observations is the state.")
+    ] = "observation",
+    state_columns: Columns = None,
+    task: Task = None,
+    fps: Fps = 10.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import a Minari data set."""
+    source = minari.read(
+        dataset,
+        root=root,
+        download=download,
+        observation_key=observation_key,
+        state_columns=state_columns,
+        task=task,
+        fps=fps,
+    )
+    print(importing.write(source, output, overwrite=overwrite))
+
+
+@app.command("import-d4rl")
+def import_d4rl(
+    file: Annotated[Path, typer.Argument(help="A D4RL HDF5 file.")],
+    output: Output,
+    state_columns: Columns = None,
+    task: Task = None,
+    fps: Fps = 10.0,
+    scale_actions: Rescale = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import a D4RL HDF5 file. Where it lacks next_observations, the last action of each episode is left out."""
+    source = d4rl_hdf5.read(file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions)
+    print(importing.write(source, output, overwrite=overwrite))
+
+
+@app.command("import-lerobot")
+def import_lerobot(
+    path: Annotated[Path, typer.Argument(help="Directory of a LeRobot v3 data set.")],
+    output: Output,
+    state_key: Annotated[list[str] | None, typer.Option(help="State column; several are joined.")] = None,
+    action_key: Annotated[str, typer.Option(help="Action column.")] = "action",
+    state_columns: Columns = None,
+    scale_actions: Rescale = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import a local LeRobot v3 data set. Videos are left out."""
+    source = lerobot.read(
+        path,
+        state_keys=state_key or ["observation.state"],
+        action_key=action_key,
+        state_columns=state_columns,
+        rescale_actions=scale_actions,
+    )
+    print(importing.write(source, output, overwrite=overwrite))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Directory of a data set.")],
+    horizon: Annotated[int, typer.Option("--horizon", "-H", min=1, help="Steps of a skill, to count windows.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a data set and say what is in it."""
+    facts = describe(path, horizon)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(title=str(path), show_header=False, title_justify="left")
+    lengths, actions, states = facts["episode_length"], facts["action_range"], facts["state_range"]
+    table.add_row("episodes", f"{facts['episodes']:,}")
+    table.add_row("steps", f"{facts['steps']:,}")
+    table.add_row("steps an episode", f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
+    table.add_row(f"windows of {horizon}", f"{facts['windows']:,}")
+    table.add_row("state", f"{facts['state_dim']} wide, {min(states['min']):.4g} to {max(states['max']):.4g}")
+    table.add_row("action", f"{facts['action_dim']} wide, {min(actions['min']):.4g} to {max(actions['max']):.4g}")
+    table.add_row("reward an episode", f"{facts['mean_return']:.4g} on average")
+    table.add_row("terminated", f"{facts['terminated_episodes']:,} of {facts['episodes']:,} episodes")
+    table.add_row("stored as", f"{facts['dtype']}, {facts['fps']:g} steps/s, robot {facts['robot_type']}")
+    table.add_row("fingerprint", facts["fingerprint"])
+    console = Console()
+    console.print(table)
+    for title, counts in (("subtask", facts["subtasks"]), ("task", facts["tasks"])):
+        shown = Table(title_justify="left")
+        shown.add_column(title)
+        shown.add_column("episodes", justify="right")
+        for name, count in list(counts.items())[:20]:
+            shown.add_row(name, str(count))
+        if len(counts) > 20:
+            shown.add_row(f"… {len(counts) - 20} more", "")
+        console.print(shown)
+
+
+def describe(path: Path, horizon: int) -> dict[str, Any]:
+    """What ``inspect`` tells, as JSON values. Raises UserError like ``load`` and ``window_starts``."""
+    data = load(path)
+    starts = data.episode_starts
+    lengths = np.diff(starts)
+    tasks = Counter(data.tasks[i] for i in data.task_index[starts[:-1]])
+    subtasks: Counter[str] = Counter()
+    for task, count in tasks.items():
+        for name in task.split(";"):
+            subtasks[name.strip()] += count
+    return {
+        "path": str(path),
+        "episodes": data.num_episodes,
+        "steps": data.num_frames,
+        "episode_length": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "max": int(lengths.max()),
+        },
+        "horizon": horizon,
+        "windows": len(window_starts(starts, horizon)),
+        "state_dim": data.state_dim,
+        "action_dim": data.action_dim,
+        "state_range": {"min": data.states.min(axis=0).tolist(), "max": data.states.max(axis=0).tolist()},
+        "action_range": {"min": data.actions.min(axis=0).tolist(), "max": data.actions.max(axis=0).tolist()},
+        "mean_return": float(data.rewards.sum(dtype=np.float64) / data.num_episodes),
+        "terminated_episodes": int(data.terminated[starts[1:] - 1].sum()),
+        "tasks": dict(tasks.most_common()),
+        "subtasks": dict(subtasks.most_common()),
+        "dtype": data.info.get("features", {}).get("observation.state", {}).get("dtype", "unknown"),
+        "fps": data.info.get("fps", 0),
+        "robot_type": data.info.get("robot_type") or "unknown",
+        "source": data.info.get("rllib_spirl", {}).get("source"),
+        "fingerprint": fingerprint(path),
+    }
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    """``key=value`` texts as a dict, with values read as YAML."""
+    values = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set {pair}: write --set key=value")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {pair}: the value is not YAML; quote it") from error
+    return values
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,208 @@
+"""What a person sees of a training run: a line per training iteration and trial, and a table at the end."""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ray.tune import Callback, Stopper
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rllib_spirl.cli.yaml_text import did_you_mean
+from rllib_spirl.errors import UserError
+
+# The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
+ALIASES = {
+    "env_steps": "num_env_steps_sampled_lifetime",
+    "timesteps_total": "num_env_steps_sampled_lifetime",
+    "episode_reward_mean": "env_runners/episode_return_mean",
+    "episode_return_mean": "env_runners/episode_return_mean",
+}
+EVALUATION = ("evaluation/completed_subtasks", "evaluation/env_runners/episode_return_mean")
+LINE_EVERY_S = 1.0
+
+
+def lookup(result: Mapping[str, Any], metric: str) -> float | None:
+    """A number of a (nested) result by its path, e.g. ``env_runners/episode_return_mean``; None if absent or nan."""
+    value: Any = result.get(metric)
+    if value is None:
+        value = result
+        for part in metric.split("/"):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None and metric in ALIASES:
+        return lookup(result, ALIASES[metric])
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(number) else number
+
+
+class StopAt(Stopper):
+    """Ends a trial when one of its metrics reaches its value.
+
+    Unlike Tune's own mapping it bears metrics that are missing from some results (an evaluation, the return before the
+    first episode ends), and it takes ``env_steps`` for every algorithm.
+
+    Tune pickles the stopper into its state and brings the old one back when a run is resumed, so a pickled ``StopAt``
+    is only a name: unpickled where a newer one of that name exists (a resumed run), it is that one.
+    """
+
+    _newest: ClassVar[dict[str, "StopAt"]] = {}
+
+    def __init__(self, criteria: Mapping[str, float], where: str, name: str) -> None:
+        self.criteria = dict(criteria)
+        self.where = where
+        self._name = name
+        self._checked = False
+        self._newest[name] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_stop, (self.criteria, self.where, self._name)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the trial has reached one of its values.
+
+        Raises:
+            UserError: on the first result, if a top-level metric is not in it: a typo would train for ever.
+        """
+        if not self._checked:
+            self._checked = True
+            for metric in self.criteria:
+                if "/" not in metric and lookup(result, metric) is None and metric not in ALIASES:
+                    known = ("env_steps", *(k for k, v in result.items() if isinstance(v, int | float)))
+                    raise UserError(f"{self.where}: stop: no metric is called '{metric}'{did_you_mean(metric, known)}")
+        values = ((lookup(result, metric), at) for metric, at in self.criteria.items())
+        return any(value is not None and value >= at for value, at in values)
+
+    def stop_all(self) -> bool:
+        """Never: each trial ends by itself."""
+        return False
+
+
+def _unpickle_stop(criteria: dict[str, float], where: str, name: str) -> StopAt:
+    return StopAt._newest.get(name) or StopAt(criteria, where, name)
+
+
+class Progress(Callback):
+    """Prints one line per result and, at the end, the table; also puts env steps on TensorBoard's x-axis."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: dict[str, tuple[float, float]] = {}  # trial id -> (env steps, seconds) at its last result
+        self._printed: dict[str, float] = {}
+        self.trials: list[Any] = []
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        """One line; results that come faster than one a second share it, unless they carry an evaluation."""
+        steps = lookup(result, "env_steps")
+        if steps is not None and not result.get("timesteps_total"):
+            result["timesteps_total"] = int(steps)  # the x-axis of Tune's TensorBoard files
+        seconds = float(result.get("time_total_s") or 0.0)
+        before = self._last.get(trial.trial_id)
+        self._last[trial.trial_id] = (steps or 0.0, seconds)
+        evaluated = any(lookup(result, metric) is not None for metric in EVALUATION)
+        now = time.monotonic()
+        if not (evaluated or result.get("done")) and now - self._printed.get(trial.trial_id, -9.0) < LINE_EVERY_S:
+            return
+        self._printed[trial.trial_id] = now
+        line = f"[bold]{escape(self.label(trial, trials))}[/]  iter {result.get('training_iteration', 0)}"
+        if steps is not None:
+            line += f"  env_steps {steps:,.0f}"
+        line += f"  return {_number(lookup(result, 'episode_return_mean'))}"
+        for metric in EVALUATION:
+            if (value := lookup(result, metric)) is not None:
+                line += f"  [green]{'subtasks' if 'subtasks' in metric else 'evaluation'} {_number(value)}[/]"
+                break
+        line += f"  {_clock(seconds)}"
+        if before and steps is not None and seconds > before[1]:
+            line += f"  {(steps - before[0]) / (seconds - before[1]):,.0f} steps/s"
+        console().print(line, soft_wrap=True, highlight=False)
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        """Keep the trials for the summary."""
+        self.trials = list(trials)
+
+    def label(self, trial: Any, trials: Sequence[Any]) -> str:
+        """The experiment's name, with what distinguishes the trial where there are several."""
+        if len(trials) <= 1 and not trial.evaluated_params:
+            return self._name
+        return f"{self._name}/{trial.trial_id[-5:]} {_parameters(trial)}".rstrip()
+
+
+def console() -> Console:
+    """Where progress goes: stdout, as wide as the terminal (callbacks are pickled, so they cannot hold one)."""
+    return Console()
+
+
+def summary(progress: Progress, where: str) -> int:
+    """Print the table of finished trials, their checkpoints and errors.
+
+    Returns:
+        The number of trials that failed.
+    """
+    out, trials = console(), progress.trials
+    table = Table(title=where, title_justify="left", title_style="bold")
+    for column in ("trial", "status", "iter", "env steps", "return", "evaluation", "time"):
+        table.add_column(column, justify="left" if column in ("trial", "status") else "right")
+    for trial in trials:
+        result = trial.last_result or {}
+        evaluation = next((v for m in EVALUATION if (v := lookup(result, m)) is not None), None)
+        table.add_row(
+            escape(progress.label(trial, trials)),
+            # Tune marks interrupted trials TERMINATED as well.
+            "[red]failed[/]" if trial.status == "ERROR" else "done" if result.get("done") else "interrupted",
+            str(result.get("training_iteration", 0)),
+            _number(lookup(result, "env_steps"), "{:,.0f}"),
+            _number(lookup(result, "episode_return_mean")),
+            _number(evaluation),
+            _clock(float(result.get("time_total_s") or 0.0)),
+        )
+    out.print(table)
+    failed = 0
+    for trial in trials:
+        label = progress.label(trial, trials) + ": " if len(trials) > 1 else ""
+        if trial.checkpoint:
+            _line(out, f"{label}checkpoint  {trial.checkpoint.path}")
+        _line(out, f"{label}TensorBoard  tensorboard --logdir {trial.path}")
+        if trial.status == "ERROR":
+            failed += 1
+            _line(out, f"{label}failed: {_error_line(trial.error_file)}", style="red")
+            if trial.error_file:
+                _line(out, f"{label}full traceback  {trial.error_file}")
+    return failed
+
+
+def _line(out: Console, text: str, style: str | None = None) -> None:
+    out.print(escape(text), soft_wrap=True, highlight=False, style=style)
+
+
+def _error_line(path: str | None) -> str:
+    """The exception that ended a trial: the last line of its traceback that looks like one."""
+    try:
+        lines = [line.strip() for line in Path(path or "").read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "see the trial's directory"
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
+    return (raised or lines or ["unknown error"])[-1]
+
+
+def _parameters(trial: Any) -> str:
+    return ",".join(
+        f"{key.rpartition('/')[2]}={value:.4g}" if isinstance(value, float) else f"{key.rpartition('/')[2]}={value}"
+        for key, value in (trial.evaluated_params or {}).items()
+    )
+
+
+def _number(value: float | None, form: str = "{:.3g}") -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,190 @@
+"""The ``rllib`` command: ``rllib train file X.yaml`` and ``rllib evaluate CHECKPOINT``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rllib_spirl.cli import errors
+from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load
+from rllib_spirl.cli.yaml_text import parse
+from rllib_spirl.errors import UserError
+
+app = typer.Typer(
+    help="Train and evaluate RLlib algorithms, SPiRL among them, from YAML files.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+INTERRUPTED = 130
+
+
+@app.callback()
+def _rllib() -> None:
+    """Train and evaluate RLlib algorithms, SPiRL among them, from YAML files."""
+
+
+@train_app.callback()
+def _train() -> None:
+    """Train."""
+
+
+@train_app.command("file")
+def train_file(
+    file: Annotated[Path, typer.Argument(help="YAML file with one or more experiments.")],
+    env: Annotated[str | None, typer.Option(help="Environment id, instead of the file's.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="metric=number, e.g. env_steps=200000; replaces the file's 'stop:'. Repeatable."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="path.to.key=value, e.g. config.lr=1e-4 (value: YAML). Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,
+    verbose: Annotated[int, typer.Option("-v", count=True, help="-v: Ray's warnings and tables, -vv: more.")] = 0,
+    scheduler: Annotated[str | None, typer.Option(help="Tune scheduler: fifo, asha, hyperband, pbt, ...")] = None,
+    scheduler_config: Annotated[str | None, typer.Option(help="The scheduler's arguments, as JSON or YAML.")] = None,
+    checkpoint_freq: Annotated[int | None, typer.Option(min=0, help="Iterations between checkpoints; 0: none.")] = None,
+    checkpoint_at_end: Annotated[
+        bool | None, typer.Option("--checkpoint-at-end/--no-checkpoint-at-end", help="Checkpoint when a trial ends.")
+    ] = None,
+    keep_checkpoints_num: Annotated[int | None, typer.Option(min=1, help="Checkpoints to keep.")] = None,
+    checkpoint_score_attr: Annotated[
+        str | None, typer.Option(help="Metric by which checkpoints are kept; 'min-' before it: lowest.")
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Cluster to connect to; 'auto' finds one here.")] = None,
+    ray_num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the local Ray.")] = None,
+    ray_num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the local Ray.")] = None,
+) -> None:
+    """Train the experiments of a YAML file, one after the other."""
+    from rllib_spirl.cli import session
+
+    session.quiet(verbose)
+    experiments = load(file, overrides=set_ or (), stops=stop or ())
+    checkpoints = _checkpoint_flags(checkpoint_freq, checkpoint_at_end, keep_checkpoints_num, checkpoint_score_attr)
+    changes: dict[str, Any] = {}
+    if env is not None:
+        changes["env"] = env
+    if scheduler is not None:
+        changes["scheduler"] = scheduler
+    if scheduler_config is not None:
+        changes["scheduler_config"] = _mapping(scheduler_config, "--scheduler-config")
+    experiments = [
+        replace(
+            experiment,
+            **changes,
+            given={**experiment.given, **changes},
+            checkpoint_config=checkpoint_config({**experiment.checkpoint_config, **checkpoints}, "command line"),
+        )
+        for experiment in experiments
+    ]
+    fresh = _check(experiments, resume)
+
+    from rllib_spirl.cli import training
+
+    try:
+        local = session.start(ray_address, ray_num_cpus, ray_num_gpus, verbose)
+        failed, interrupted = 0, False
+        for experiment in experiments:
+            going_on = resume and experiment.name not in fresh
+            failures, interrupted = training.train(experiment, resume=going_on, local=local, verbosity=verbose)
+            failed += failures
+            if interrupted:
+                typer.echo(f"interrupted; go on with: rllib train file {file} --resume (and the same options)")
+                break
+    finally:
+        session.stop()
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint directory or URI. Restoring runs code: trust it first.")
+    ],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to run.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the evaluation environments.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run deterministic episodes with the policy of a checkpoint."""
+    from rllib_spirl.cli import session
+
+    session.quiet(0)
+    from rllib_spirl.cli import evaluating
+
+    try:
+        result = evaluating.evaluate(checkpoint, episodes=episodes, seed=seed)
+    finally:
+        session.stop()
+    if as_json:
+        typer.echo(json.dumps(result, default=float))
+        return
+    for name, value in result.items():
+        if not isinstance(value, list | dict):
+            typer.echo(f"{name:<28} {value:.4g}" if isinstance(value, float) else f"{name:<28} {value}")
+        elif isinstance(value, dict):
+            typer.echo(f"{name:<28} " + ", ".join(f"{k} {v:.3g}" for k, v in value.items()))
+
+
+def _check(experiments: list[Experiment], resume: bool) -> set[str]:
+    """Check every experiment before the first one starts.
+
+    Returns:
+        With ``--resume``, the experiments that have nothing to resume and start afresh.
+    """
+    import rllib_spirl  # noqa: F401 - registers the algorithm and the environments
+    from rllib_spirl.cli import algorithms, training
+
+    for experiment in experiments:
+        space = algorithms.param_space(experiment)
+        algorithms.validate(experiment, space, without_skills=experiment.skills is not None)
+        training.scheduler(experiment)
+    if not resume:
+        for experiment in experiments:
+            training.check_storage(experiment)
+        return set()
+    fresh = {experiment.name for experiment in experiments if not training.resumable(experiment)}
+    if len(fresh) == len(experiments):
+        raise UserError(
+            f"--resume: nothing to resume in {', '.join(training.directory(e) for e in experiments)}; "
+            "leave --resume away to start"
+        )
+    return fresh
+
+
+def _checkpoint_flags(freq: int | None, at_end: bool | None, keep: int | None, score: str | None) -> dict[str, Any]:
+    """Only what the command line names; the file's ``checkpoint_config`` keeps the rest."""
+    flags: dict[str, Any] = {}
+    if freq is not None:
+        flags["checkpoint_frequency"] = freq
+    if at_end is not None:
+        flags["checkpoint_at_end"] = at_end
+    if keep is not None:
+        flags["num_to_keep"] = keep
+    if score is not None:
+        flags["checkpoint_score_order"] = "min" if score.startswith("min-") else "max"
+        flags["checkpoint_score_attribute"] = score.removeprefix("min-")
+    return flags
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    from rllib_spirl.cli.experiment import spaces
+
+    value = parse(text, option)
+    if not isinstance(value, dict):
+        raise UserError(f"{option}: expected a mapping such as '{{\"grace_period\": 5}}', not '{text}'")
+    return spaces(value, option)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    errors.run(app)

@@ -1,0 +1,80 @@
+"""Connect to a Ray cluster or start a local one, quietly."""
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+from rllib_spirl.errors import UserError
+
+
+class _Echo(logging.Filter):
+    """Drops Tune's own words on failed and interrupted trials: the summary says the same in one line with the path."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(("Trials did not complete", "Trial task failed", "Stop signal received"))
+
+
+def quiet(verbosity: int) -> None:
+    """Without -v: no deprecation chatter of Ray and gymnasium on the driver; errors stay. Call before importing Ray."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; asks to be set
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is handled in `training`, with a checkpoint
+    if verbosity > 0:
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # Tune's new reporter prints boxes at verbosity 0, its old one nothing
+    for category in (DeprecationWarning, FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category)
+    for name in ("ray", "ray.tune", "ray.rllib", "gymnasium"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
+        logging.getLogger(name).addFilter(_Echo())
+
+
+def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbosity: int) -> bool:
+    """Connect where an address (or ``RAY_ADDRESS``, which ``ray job submit`` sets) is given, else start Ray here.
+
+    Returns:
+        True if Ray was started on this machine for this command.
+
+    Raises:
+        UserError: no cluster at the address, or options that contradict each other.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return False
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    level = logging.WARNING if verbosity else logging.ERROR
+    arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
+    if address in (None, "local"):
+        ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **arguments)
+        quiet(verbosity)  # ray.init resets its loggers
+        return True
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--ray-address {address}: Ray Client is not supported; use 'ray job submit -- rllib train file ...', "
+            "or run on a machine of the cluster with --ray-address auto"
+        )
+    if num_cpus is not None or num_gpus is not None:
+        raise UserError(
+            "--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster at --ray-address has its own"
+        )
+    try:
+        ray.init(address=address, **arguments)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--ray-address {address}: no Ray cluster can be reached there: {reason}") from None
+    quiet(verbosity)
+    return False
+
+
+def stop() -> None:
+    """Leave the cluster, or end the local one; does nothing when Ray was never started."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()

@@ -1,0 +1,61 @@
+"""The ``spirl`` command: data, skills, reports and videos. Training itself is ``rllib train file``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rllib_spirl.cli.data import app as data_app
+from rllib_spirl.cli.errors import run
+from rllib_spirl.cli.report import report
+from rllib_spirl.cli.video import video
+from rllib_spirl.cli.yaml_text import parse
+
+app = typer.Typer(
+    no_args_is_help=True, help="Skills from recorded trajectories: data sets, pretraining, reports, videos."
+)
+app.add_typer(data_app, name="data")
+app.command()(report)
+app.command()(video)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Argument(help="A data set directory, or a recipe (.yaml) to build it from.")],
+    output: Annotated[str | None, typer.Option(help="Folder for the skill checkpoint.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A PretrainConfig field; repeatable.")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Environment to try the prior in, e.g. rllib_spirl/Kitchen-v0.")
+    ] = None,
+    env_config: Annotated[str, typer.Option(help="Its arguments, as YAML, e.g. '{ordered: false}'.")] = "{}",
+    rollouts: Annotated[int, typer.Option(help="Episodes with skills from the prior, if --env is given.")] = 10,
+) -> None:
+    """Train skills and a skill prior with Ray Train; goes on where an interrupted run stopped."""
+    from rllib_spirl.skills.checkpoint import load_card
+    from rllib_spirl.skills.prepare import prepare_skills
+
+    pretrain_settings = {}
+    for setting in settings or []:
+        key, _, value = setting.partition("=")
+        pretrain_settings[key] = parse(value, f"--set {key}")
+    section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}
+    prepared = prepare_skills(section, base=Path.cwd(), env=env, env_config=parse(env_config, "--env-config"))
+    table = Table(title=prepared.checkpoint, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in load_card(prepared.checkpoint).metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point of the ``spirl`` command."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Run one checked experiment on Tune: its skills, its Tuner, interruption, resumption and the record that allows it."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow import fs
+from ray import tune
+from ray.train._internal.storage import get_fs_and_path
+from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
+
+from rllib_spirl.cli import algorithms
+from rllib_spirl.cli.experiment import Experiment
+from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
+from rllib_spirl.cli.progress import Progress, StopAt, console, summary
+from rllib_spirl.cli.yaml_text import did_you_mean, parse
+from rllib_spirl.errors import UserError
+
+RECORD = "experiment.yaml"
+# What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
+_FIXED = ("run", "env", "config", "skills", "num_samples")
+_NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
+
+
+def directory(experiment: Experiment) -> str:
+    """Where the experiment's results are: a path or URI."""
+    return f"{experiment.storage_path.rstrip('/')}/{experiment.name}"
+
+
+def check_storage(experiment: Experiment) -> None:
+    """Make the result directory, so that hours of work do not end at a folder nobody can write to.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    path = directory(experiment)
+    try:
+        filesystem, inner = get_fs_and_path(path)
+        filesystem.create_dir(inner)
+        probe = f"{inner}/.{RECORD}.probe"
+        with filesystem.open_output_stream(probe) as stream:
+            stream.write(b"")
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{experiment.where}: storage_path: {path} cannot be written to: {error}") from None
+
+
+def resumable(experiment: Experiment) -> bool:
+    """Whether Tune has left a state in the experiment's directory that a run can go on from."""
+    filesystem, inner = get_fs_and_path(directory(experiment))
+    selector = fs.FileSelector(inner, allow_not_found=True)
+    return any(
+        info.base_name.startswith("experiment_state-") and info.base_name.endswith(".json")
+        for info in filesystem.get_file_info(selector)
+    )
+
+
+def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) -> tuple[int, bool]:
+    """Run an experiment to its end, or until Ctrl-C.
+
+    Args:
+        experiment: from ``experiment.load``.
+        resume: go on with the run in the experiment's directory.
+        local: Ray runs on this machine only, so what does not fit now never will.
+        verbosity: 0 prints our lines only, 1 and 2 Tune's too.
+
+    Returns:
+        The number of failed trials, and whether the user interrupted the run.
+
+    Raises:
+        UserError: a mistake in the experiment that only shows now.
+    """
+    finished_too = resume and _check_record(experiment)
+    if experiment.skills is not None:
+        experiment = _with_skills(experiment)
+    space = algorithms.param_space(experiment)
+    config = algorithms.validate(experiment, space)
+    if local:
+        _check_resources(experiment, config)
+    if not experiment.stop and experiment.time_budget_s is None:
+        console().print(f"{experiment.name}: no 'stop:' is given; it trains until Ctrl-C", highlight=False)
+
+    progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
+    tuner = tune.Tuner(
+        _trainable(experiment),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            num_samples=experiment.num_samples,
+            max_concurrent_trials=experiment.max_concurrent_trials,
+            time_budget_s=experiment.time_budget_s,
+            scheduler=scheduler(experiment),
+            # A scheduler made with its own metric refuses a second one.
+            metric=None if "metric" in experiment.scheduler_config else experiment.metric,
+            mode=None if "mode" in experiment.scheduler_config else experiment.mode,
+        ),
+        run_config=tune.RunConfig(
+            name=experiment.name,
+            storage_path=experiment.storage_path,
+            # A Stopper, not a mapping: Tune freezes a mapping into its trials, and a resumed run could not go further.
+            stop=StopAt(experiment.stop, experiment.where, experiment.name),
+            checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
+            failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
+            callbacks=[progress, interrupt],
+            log_to_file=experiment.log_to_file,
+            verbose=verbosity,
+        ),
+        # `Tuner.restore` would bring back the first run's stop, checkpoint settings and callbacks instead of these.
+        _tuner_kwargs={"resume_config": _resume_config(finished_too)} if resume else None,
+    )
+    _write_record(experiment)
+    with interrupt:
+        tuner.fit()
+    failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
+    return failed, interrupt.interrupted
+
+
+def scheduler(experiment: Experiment) -> TrialScheduler | None:
+    """Tune's trial scheduler of that name; None for the default, first in first out.
+
+    Raises:
+        UserError: unknown scheduler or argument.
+    """
+    if experiment.scheduler is None:
+        if experiment.scheduler_config:
+            raise UserError(f"{experiment.where}: 'scheduler_config' is given without 'scheduler'")
+        return None
+    name = _NEAREST_SCHEDULER.get(experiment.scheduler.lower(), experiment.scheduler.lower())
+    known = (*_NEAREST_SCHEDULER, *SCHEDULER_IMPORT)
+    if name not in SCHEDULER_IMPORT:
+        raise UserError(f"{experiment.where}: unknown scheduler '{experiment.scheduler}'{did_you_mean(name, known)}")
+    try:
+        found: Any = SCHEDULER_IMPORT[name]
+        kind = found() if inspect.isfunction(found) else found
+        arguments = tuple(k for k in inspect.signature(kind.__init__).parameters if k != "self")
+        for key in experiment.scheduler_config:
+            if key not in arguments:
+                hint = did_you_mean(key, arguments)
+                raise UserError(f"{experiment.where}: scheduler_config: unknown key '{key}'{hint}")
+        return kind(**experiment.scheduler_config)
+    except (ValueError, TypeError, AssertionError, ImportError, tune.TuneError) as error:
+        raise UserError(f"{experiment.where}: scheduler {name}: {' '.join(str(error).split())}") from None
+
+
+def _with_skills(experiment: Experiment) -> Experiment:
+    """Make or find the skill checkpoint the experiment asks for, and name it in the config."""
+    known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
+    if "skill_checkpoint" not in known:
+        raise UserError(f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}")
+    from rllib_spirl.skills.prepare import prepare_skills
+
+    prepared = prepare_skills(dict(experiment.skills or {}), base=experiment.base, show_progress=True)
+    config = {**experiment.config, "skill_checkpoint": prepared.checkpoint}
+    if prepared.data is not None and "offline_data" in known:
+        config.setdefault("offline_data", prepared.data)
+    return replace(experiment, config=config)
+
+
+def _trainable(experiment: Experiment) -> Any:
+    if experiment.resources_per_trial is None:
+        return experiment.run
+    return tune.with_resources(algorithms.algorithm_class(experiment), experiment.resources_per_trial)
+
+
+def _check_resources(experiment: Experiment, config: Any) -> None:
+    """Tune would wait for ever for a trial that this machine can never hold."""
+    import ray
+
+    if experiment.resources_per_trial is not None:
+        need: Mapping[str, float] = {k.upper(): v for k, v in experiment.resources_per_trial.items()}
+    else:
+        need = algorithms.algorithm_class(experiment).default_resource_request(config).required_resources
+    have = ray.cluster_resources()
+    for kind in ("CPU", "GPU"):
+        if need.get(kind, 0) > have.get(kind, 0):
+            remedy = (
+                f"lower config.num_env_runners (now {config.num_env_runners}), or give --ray-num-cpus "
+                f"{math.ceil(need[kind])} to let them share cores"
+                if kind == "CPU"
+                else "set config.num_gpus_per_learner: 0"
+            )
+            lack = f"a trial needs {need[kind]:g} {kind}s and this Ray has {have.get(kind, 0):g}"
+            raise UserError(f"{experiment.where}: {lack}; {remedy}")
+
+
+def _resume_config(finished_too: bool) -> tune.ResumeConfig:
+    again: Any = tune.ResumeConfig.ResumeType.RESUME  # Ray annotates these fields as str
+    skip: Any = tune.ResumeConfig.ResumeType.SKIP
+    return tune.ResumeConfig(finished=again if finished_too else skip, unfinished=again, errored=again)
+
+
+def _write_record(experiment: Experiment) -> None:
+    """Keep the experiment beside its results, under its final name only when complete."""
+    filesystem, inner = get_fs_and_path(directory(experiment))
+    text = yaml.safe_dump({experiment.name: experiment.given}, sort_keys=False)
+    with filesystem.open_output_stream(f"{inner}/.{RECORD}.tmp") as stream:
+        stream.write(text.encode())
+    filesystem.move(f"{inner}/.{RECORD}.tmp", f"{inner}/{RECORD}")
+
+
+def _check_record(experiment: Experiment) -> bool:
+    """Compare the experiment with the run to resume.
+
+    Returns:
+        True if `stop` has changed, so that trials which had reached the old one go on too.
+
+    Raises:
+        UserError: a setting differs that a resumed run cannot change.
+    """
+    path = f"{directory(experiment)}/{RECORD}"
+    filesystem, inner = get_fs_and_path(path)
+    if filesystem.get_file_info(inner).type == fs.FileType.NotFound:
+        return False
+    with filesystem.open_input_stream(inner) as stream:
+        document = parse(stream.read().decode(errors="replace"), path)
+    before = document.get(experiment.name) if isinstance(document, dict) else None
+    if not isinstance(before, dict):
+        return False
+    for key in _FIXED:
+        if difference := _difference(before.get(key), experiment.given.get(key), key):
+            raise UserError(
+                f"{experiment.where}: --resume: {difference} in {Path(path).parent.name}; "
+                "put it back, or train under another experiment name"
+            )
+    return before.get("stop") != experiment.given.get("stop") and experiment.scheduler in (None, "fifo")
+
+
+def _difference(before: Any, now: Any, path: str) -> str | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            if found := _difference(before.get(key), now.get(key), f"{path}.{key}"):
+                return found
+        return None
+    return None if before == now else f"'{path}' is {now} but was {before}"

@@ -1,0 +1,229 @@
+"""Record scripted demonstrations in parallel processes; the result depends on the recipe only."""
+
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rllib_spirl.data.episode import Episode
+from rllib_spirl.data.recipe_models import ScriptedRecipe, nearest
+from rllib_spirl.data.writer import TrajectoryWriter
+from rllib_spirl.errors import UserError
+
+DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One demonstration to record. ``seeds`` has one for each try."""
+
+    module: str
+    order: tuple[str, ...]
+    seeds: tuple[int, ...]
+    noise: float
+    recipe: ScriptedRecipe
+    file: Path
+
+
+def demonstrator(recipe: ScriptedRecipe) -> Any:
+    """The module with ``demonstrate(order, seed, noise)``. Raises UserError for subtasks it does not know."""
+    module = importlib.import_module(DEMONSTRATORS[recipe.environment])
+    known = getattr(module, "SUBTASKS", recipe.subtasks)
+    for name in recipe.subtasks:
+        if name not in known:
+            raise UserError(f"subtask '{name}' is unknown in the {recipe.environment}{nearest(name, known)}")
+    return module
+
+
+def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
+    """All demonstrations of a recipe. Each order comes once before any comes again."""
+    orders = recipe.orders()
+    rng = np.random.default_rng(recipe.seed)
+    drawn: list[int] = []
+    while len(drawn) < recipe.demonstrations:
+        drawn.extend(rng.permutation(len(orders)).tolist())
+    return [
+        Job(
+            module=DEMONSTRATORS[recipe.environment],
+            order=orders[drawn[i]],
+            # Drawn from the place in the plan, so that neither the worker nor other demonstrations matter.
+            seeds=tuple(np.random.SeedSequence([recipe.seed, i]).generate_state(recipe.max_attempts).tolist()),
+            noise=recipe.noise,
+            recipe=recipe,
+            file=parts / f"{i:06d}",
+        )
+        for i in range(recipe.demonstrations)
+    ]
+
+
+def record(job: Job) -> bool:
+    """Record one demonstration into ``<file>.npz``, or note in ``<file>.failed`` that every try failed.
+
+    A try counts when all subtasks were completed and the order in which they were is not a held-out one.
+    """
+    module = importlib.import_module(job.module)
+    for seed in job.seeds:
+        demonstration = module.demonstrate(list(job.order), seed=seed, noise=job.noise)
+        completed = list(demonstration.completed)
+        if set(job.order) <= set(completed) and not job.recipe.excluded(completed):
+            _save(job.file.with_suffix(".npz"), demonstration.episode)
+            return True
+    job.file.with_suffix(".failed").touch()
+    return False
+
+
+def build(
+    recipe: ScriptedRecipe,
+    output: Path,
+    parts: Path,
+    facts: dict[str, Any],
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> Path:
+    """Record what ``parts`` does not hold yet, then write the data set at ``output`` and remove ``parts``.
+
+    An interrupted build goes on where it stopped: ``parts`` stays. Same recipe, same Parquet bytes, for any number of
+    workers. A demonstration that fails is tried again with its next seed, with the same order, and in the end left out.
+
+    Args:
+        workers: processes; None for one on each core this process may use.
+
+    Raises:
+        UserError: when every demonstration failed, or ``output`` or ``parts`` cannot be written.
+    """
+    demonstrator(recipe)
+    jobs = plan(recipe, parts)
+    options: dict[str, Any] = {"fps": recipe.fps, "robot_type": recipe.robot_type, "overwrite": overwrite}
+    TrajectoryWriter(output, **options)  # refuses an unusable output before the long work, not after it
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot write there ({error.strerror}); choose another output") from error
+    todo = [job for job in jobs if not (_done(job) or job.file.with_suffix(".failed").exists())]
+    count = workers or len(os.sched_getaffinity(0))
+    with _progress(show_progress) as progress:
+        bar = progress.add_task("recording demonstrations", total=len(jobs), completed=len(jobs) - len(todo))
+        # Closed at once after Ctrl-C, so that what has not begun is cancelled.
+        with contextlib.closing(_record_all(todo, min(count, len(todo)))) as results:
+            for _ in results:
+                progress.advance(bar)
+    recorded = [job for job in jobs if _done(job)]
+    if not recorded:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise UserError(f"all {len(jobs)} demonstrations failed; lower the noise (it is {recipe.noise:g})")
+    facts = {**facts, "demonstrations_failed": len(jobs) - len(recorded)}
+    with TrajectoryWriter(output, source=facts, **options) as writer:
+        for job in recorded:
+            writer.add(_load(job.file.with_suffix(".npz")))
+    shutil.rmtree(parts, ignore_errors=True)
+    return output
+
+
+def _record_all(jobs: list[Job], workers: int) -> Generator[bool, None, None]:
+    if workers <= 1:
+        yield from map(record, jobs)
+        return
+    # A fork server, since forking a process with Ray's or torch's threads may hang; it imports the package once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([jobs[0].module])
+    with _one_thread():
+        with _interrupt_ignored():
+            forkserver.ensure_running()
+        yield from _collect(jobs, ProcessPoolExecutor(workers, context, _ignore_interrupt))
+
+
+def _collect(jobs: list[Job], pool: ProcessPoolExecutor) -> Generator[bool, None, None]:
+    with pool:
+        futures = [pool.submit(record, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a recording process was killed (out of memory?); start again with fewer --workers, what is recorded "
+                "is kept"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes started inside use one thread for linear algebra: there is one of them on each core."""
+    previous = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = previous
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches the whole process group; only the parent acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """A process started inside ignores Ctrl-C from its first moment on. (Handlers can be set in the main thread only.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _progress(show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not show,
+    )
+
+
+def _save(file: Path, episode: Episode) -> None:
+    facts = {"terminated": episode.terminated, "truncated": episode.truncated, "task": episode.task}
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez(
+            stream, states=episode.states, actions=episode.actions, rewards=episode.rewards, facts=json.dumps(facts)
+        )
+    temporary.replace(file)
+
+
+def _load(file: Path) -> Episode:
+    with np.load(file, allow_pickle=False) as arrays:
+        facts = json.loads(str(arrays["facts"]))
+        return Episode(states=arrays["states"], actions=arrays["actions"], rewards=arrays["rewards"], **facts)
+
+
+def _done(job: Job) -> bool:
+    return job.file.with_suffix(".npz").exists()

@@ -1,0 +1,152 @@
+"""Controls the kitchen's arm: inverse kinematics, and actions that make the joints go where they should in one step.
+
+Lengths in metres, angles in radians, world frame of the scene. The tool point lies between the finger tips.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_spirl.envs.kitchen import SUBSTEPS, KitchenEnv
+from rllib_spirl.envs.rendering import mujoco
+
+OPEN, CLOSED = 1.0, -1.0
+Motion = Iterator[tuple[NDArray[np.float64], float]]  # wanted arm joints (7,) after the step, fingers OPEN or CLOSED
+
+_STEP = 0.08  # seconds
+_TOOL_OFFSET = 0.035  # tool point, along the hand's axis from the model's end_effector site
+_REST = np.array([-0.9, -1.25, 1.6, -2.2, 0.1, 1.3, 1.2])
+_FASTEST = np.array([0.070, 0.058, 0.063, 0.070, 0.088, 0.088, 0.088])  # rad a step that the servos reach
+_DAMPING, _ROTATION_WEIGHT = 1e-4, 0.3
+_MARGIN = 0.02  # kept from joint limits
+
+
+def hand(yaw: float, pitch: float) -> NDArray[np.float64]:
+    """Orientation (3, 3) of a hand that points forward (+y), turned left by yaw and then down by pitch.
+
+    Columns: the hand's up, the direction in which the fingers open (horizontal), and where it points.
+    """
+    opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
+    return np.stack((np.cross(opening, pointing), opening, pointing), axis=1)
+
+
+class Arm:
+    """The arm of one KitchenEnv. ``pace`` scales free motions; 1 is as fast as the servos allow."""
+
+    def __init__(self, env: KitchenEnv, pace: float) -> None:
+        model = env.model
+        self.data, self._env, self._model = env.data, env, model
+        self._fastest = _FASTEST * pace
+        self._low = np.maximum(model.jnt_range[:7, 0], [-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9]) + _MARGIN
+        self._high = np.minimum(model.jnt_range[:7, 1], [2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9]) - _MARGIN
+        self._gain, self._damping = model.actuator_gainprm[:7, 0], model.dof_damping[:7]
+        self._inertia_index = (model.M_rowadr + model.M_rownnz - 1)[:7]  # diagonal of the mass matrix
+        self._site = model.site("end_effector").id
+        self._body = model.site_bodyid[self._site]
+        self._scratch = mujoco.MjData(model)
+        self._jacobian = np.zeros((2, 3, model.nv))
+        self._ctrl_step = 2.0 * model.opt.timestep * SUBSTEPS
+
+    @property
+    def joints(self) -> NDArray[np.float64]:
+        return self.data.qpos[:7].copy()
+
+    @property
+    def tool(self) -> NDArray[np.float64]:
+        """Where the tool point is, (3,)."""
+        return self._forward(self.data.qpos[:7])[0]
+
+    def action(self, wanted: NDArray[np.float64], fingers: float) -> NDArray[np.float64]:
+        """The action (9,) after which the joints are at ``wanted`` (7,): the servos' response inverted, joint by joint.
+
+        Each servo with its joint's inertia and damping is a linear system of second order with two real decay rates;
+        gravity shifts its target, and the target starts from the observed position, noise included.
+        """
+        q, velocity = self.data.qpos[:7], self.data.qvel[:7]
+        inertia = self.data.M[self._inertia_index]
+        root = np.sqrt(np.maximum(self._damping**2 - 4 * inertia * self._gain, 1e-6))
+        slow, quick = (-self._damping + root) / (2 * inertia), (-self._damping - root) / (2 * inertia)
+        e_slow, e_quick = np.exp(slow * _STEP), np.exp(quick * _STEP)
+        stay = (slow * e_quick - quick * e_slow) / (slow - quick)
+        drift = (e_slow - e_quick) / (slow - quick)
+        target = (wanted - stay * q - drift * velocity) / (1 - stay) + self.data.qfrc_bias[:7] / self._gain
+        return np.append((target - self._env.observed_joints[:7]) / self._ctrl_step, (fingers, fingers))
+
+    def move(
+        self, position: NDArray[np.float64], orientation: NDArray[np.float64], fingers: float, tolerance: float = 1.0
+    ) -> Motion:
+        """Go to a way-point straight in joint space. Ends ``tolerance`` steps of motion before it."""
+        goal = self.solve(position, orientation)
+        for _ in range(80):
+            rest = goal - self.joints
+            steps = np.max(np.abs(rest) / self._fastest)
+            if steps < tolerance:
+                return
+            yield self.joints + rest / max(steps, 1.0), fingers
+
+    def follow(
+        self,
+        path: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]] | None],
+        fingers: float,
+        speed: float,
+        limit: float = 0.06,
+        steps: int = 60,
+    ) -> Motion:
+        """Chase the pose that ``path`` gives each step with the tool, at ``speed`` m/s, until it gives None."""
+        for _ in range(steps):
+            pose = path()
+            if pose is None:
+                return
+            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.0 * _STEP, pull=0.05)
+            yield self.joints + dq / max(1.0, np.abs(dq).max() / limit), fingers
+
+    def solve(self, position: NDArray[np.float64], orientation: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Joints (7,) for a tool pose, from where the arm is now; the nearest pose found if it is out of reach."""
+        q = self.joints
+        for i in range(60):
+            dq = self._differential(q, position, orientation, reach=0.15, turn=0.6, pull=0.1 if i < 25 else 0.0)
+            q = q + dq
+            if i > 25 and np.abs(dq).max() < 1e-3:
+                break
+        return q
+
+    def _forward(self, q: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self._scratch.qpos[:7] = q
+        mujoco.mj_kinematics(self._model, self._scratch)
+        turn = self._scratch.site_xmat[self._site].reshape(3, 3)
+        return self._scratch.site_xpos[self._site] + _TOOL_OFFSET * turn[:, 2], turn
+
+    def _differential(
+        self,
+        q: NDArray[np.float64],
+        position: NDArray[np.float64],
+        orientation: NDArray[np.float64],
+        reach: float,
+        turn: float,
+        pull: float,
+    ) -> NDArray[np.float64]:
+        """Damped least squares step (7,) towards a pose, with what freedom is left going to the rest posture."""
+        point, now = self._forward(q)
+        mujoco.mj_comPos(self._model, self._scratch)
+        mujoco.mj_jac(self._model, self._scratch, self._jacobian[0], self._jacobian[1], point, self._body)
+        shift = position - point
+        shift *= min(1.0, reach / (np.linalg.norm(shift) + 1e-9))
+        rotation = 0.5 * np.cross(now.T, orientation.T).sum(0)
+        rotation *= min(1.0, turn / (np.linalg.norm(rotation) + 1e-9))
+        error = np.concatenate((shift, _ROTATION_WEIGHT * rotation))
+        jacobian = np.concatenate((self._jacobian[0, :, :7], _ROTATION_WEIGHT * self._jacobian[1, :, :7]))
+        free = np.ones(7, bool)
+        fixed = np.zeros(7)  # what the joints that stopped at a limit still move
+        for _ in range(3):
+            j = jacobian * free
+            inverse = j.T @ np.linalg.inv(j @ j.T + _DAMPING * np.eye(6))
+            away = pull * (_REST - q) * free
+            dq = fixed + inverse @ (error - jacobian @ fixed) + away - inverse @ (j @ away)
+            outside = free & ((q + dq < self._low) | (q + dq > self._high))
+            if not outside.any():
+                break
+            fixed[outside] = np.clip(q + dq, self._low, self._high)[outside] - q[outside]
+            free &= ~outside
+        return np.clip(q + dq, self._low, self._high) - q

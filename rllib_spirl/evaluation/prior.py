@@ -1,0 +1,65 @@
+"""What skills alone achieve: episodes in which z comes from the prior, before any reinforcement learning."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from rich.progress import Progress
+
+from rllib_spirl.envs.skill_env import make_skill_env
+from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
+from rllib_spirl.skills.checkpoint import load_skills
+
+
+def prior_episode(skill_checkpoint: str, env: str, env_config: dict[str, Any], seed: int, sample: bool) -> EpisodeResult:
+    """One episode on ``seed`` with z sampled from the prior, or its mean."""
+    torch.set_num_threads(1)
+    prior = load_skills(skill_checkpoint)[0].prior
+    generator = torch.Generator().manual_seed(seed)
+
+    def policy(observation: Any) -> Any:
+        with torch.inference_mode():
+            z = prior(torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0))
+            noise = torch.randn(z.mean.shape, generator=generator) if sample else 0
+            return (z.mean + z.stddev * noise)[0].numpy()
+
+    skill_env = make_skill_env({"env": env, "env_config": env_config, "skill_checkpoint": skill_checkpoint})
+    try:
+        return run_episode(skill_env, policy, seed)
+    finally:
+        skill_env.close()
+
+
+def report_prior(
+    card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000, show_progress: bool = True
+) -> dict[str, float]:
+    """Run ``episodes`` with sampled skills and as many with the prior's mean, in parallel; add the scores to the card."""
+    run = ray.remote(num_cpus=1)(prior_episode)
+    jobs = {
+        run.remote(str(card.parent), env, env_config, seed + i, sample): sample
+        for sample in (False, True)
+        for i in range(episodes)
+    }
+    results: dict[bool, list[EpisodeResult]] = {False: [], True: []}
+    with Progress(disable=not show_progress) as bar:
+        task = bar.add_task("prior rollouts", total=len(jobs))
+        waiting = list(jobs)
+        while waiting:
+            (ready,), waiting = ray.wait(waiting)
+            results[jobs[ready]].append(ray.get(ready))
+            bar.advance(task)
+    scores: dict[str, float] = {}
+    for sample, name in ((False, "prior_mean"), (True, "prior_sampled")):
+        summary = summarize(results[sample])
+        scores[name] = summary.get("completed_subtasks", summary["episode_return"])
+    content = json.loads(card.read_text())
+    content["metrics"].update(scores)
+    staged = card.with_suffix(".tmp")
+    staged.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(staged, card)
+    if show_progress:
+        print(f"skills from the prior alone: {scores['prior_mean']:.2f} (its mean), {scores['prior_sampled']:.2f} (sampled)")
+    return scores

@@ -1,0 +1,286 @@
+"""Read the learning curves of finished or still running Ray Tune runs. Only JSON and YAML are read, never a pickle."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rllib_spirl.errors import UserError
+
+RESULTS = "result.json"
+# Tune's copy of the experiment's YAML, see rllib_spirl.cli.training.
+RECORD = "experiment.yaml"
+KITCHEN = "rllib_spirl/Kitchen-v0"
+Array = NDArray[np.float64]
+# What tells runs of one method apart: trials that differ in these alone share a curve.
+_RUN_KEYS = ("seed", "skill_checkpoint")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One trial. Arrays of E evaluations and of T training iterations; nan where a value was not reported."""
+
+    method: str
+    """The experiment, with what distinguishes its trials apart from seed and skill model: ``kitchen tau=0.01``."""
+    trial: Path
+    seed: int | None
+    env: str
+    task: str
+    """Target subtasks, ``microwave, kettle``; empty where the environment has none."""
+    rule: str
+    """"in this order" or "in any order" where the environment distinguishes them, else empty."""
+    data: str
+    skill_checkpoint: str
+    target_divergence: float
+    env_steps: Array
+    """(E,) low-level steps at each evaluation, warm-up included."""
+    seconds: Array
+    """(E,) wall-clock seconds of the trial at each evaluation."""
+    episodes: Array
+    completed_subtasks: Array
+    all_completed: Array
+    episode_return: Array
+    subtask_rate: dict[str, Array]
+    train_steps: Array
+    """(T,) low-level steps at each training iteration."""
+    train_completed_subtasks: Array
+    kl: Array
+    alpha: Array
+    q: Array
+    critic_loss: Array
+    notes: tuple[str, ...] = field(default=())
+    """What of the files was unreadable and left out."""
+
+
+def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
+    """The curves of every trial below the given directories, in their order.
+
+    Args:
+        runs: Trial directories, experiment directories, or directories of experiments. ``NAME=DIR`` gives the method's
+            name, so that experiments can be pooled or renamed.
+
+    Raises:
+        UserError: If a directory is missing or holds no Ray Tune trial, or if nothing has been reported in any.
+    """
+    curves: dict[Path, Curve] = {}
+    for run in runs:
+        name, path = _named(str(run))
+        trials = find_trials(path)
+        by_experiment: dict[Path, list[Path]] = {}
+        for trial in trials:
+            by_experiment.setdefault(trial.parent, []).append(trial)
+        for experiment, members in by_experiment.items():
+            data = _recorded_data(experiment)
+            parameters = {trial: _parameters(trial) for trial in members}
+            varied = _varied(list(parameters.values()))
+            for trial in members:
+                label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
+                curve = _read(trial, label, parameters[trial], data)
+                if curve is not None:
+                    curves.setdefault(trial.resolve(), curve)
+    if not curves:
+        raise UserError(f"{', '.join(map(str, runs))}: no trial has reported a result yet; try again later.")
+    return list(curves.values())
+
+
+def find_trials(path: Path) -> list[Path]:
+    """Trial directories at ``path`` or up to two levels below it, sorted.
+
+    Raises:
+        UserError: If there is no such directory, or none of them holds a result.json.
+    """
+    if not path.exists():
+        remote = "; copy the run to this machine first" if "://" in str(path) or ":/" in str(path) else ""
+        raise UserError(f"{path} does not exist{remote}.")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; name the directory of an experiment or a trial.")
+    for pattern in (RESULTS, f"*/{RESULTS}", f"*/*/{RESULTS}"):
+        if found := sorted(file.parent for file in path.glob(pattern)):
+            return found
+    raise UserError(f"{path} holds no Ray Tune run (no {RESULTS} in it or its subdirectories).")
+
+
+def _named(run: str) -> tuple[str | None, Path]:
+    name, separator, path = run.partition("=")
+    if separator and name and "/" not in name and not Path(run).exists():
+        return name, Path(path).expanduser()
+    return None, Path(run).expanduser()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is unreadable: {error}. Restore it, or leave this run out.") from None
+
+
+def _parameters(trial: Path) -> dict[str, Any]:
+    parameters = _json(trial / "params.json")
+    return parameters if isinstance(parameters, dict) else {}
+
+
+def _recorded_data(experiment: Path) -> str | None:
+    """The name of the recipe or data set in the experiment's ``skills:`` section, where it has one."""
+    try:
+        document = yaml.safe_load((experiment / RECORD).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    spec = next(iter(document.values()), None) if isinstance(document, dict) else None
+    skills = spec.get("skills") if isinstance(spec, dict) else None
+    data = skills.get("data") if isinstance(skills, dict) else None
+    return Path(data).name.removesuffix(".yaml").removesuffix(".yml") if isinstance(data, str) else None
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _varied(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys, other than the seed's, whose values differ between trials."""
+    flat = [_flat(p) for p in parameters]
+    keys = {key: None for p in flat for key in p if key not in _RUN_KEYS}
+    return [key for key in keys if len({json.dumps(p.get(key), sort_keys=True) for p in flat}) > 1]
+
+
+def _labels(parameters: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
+    flat = _flat(parameters)
+    return [f"{key.rpartition('.')[2]}={_show(flat.get(key))}" for key in varied]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_show, value))
+    if isinstance(value, str):
+        return value.rstrip("/").rpartition("/")[2]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _lines(trial: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The results of a trial, without those that a restored trial reported again."""
+    path = trial / RESULTS
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    results: list[dict[str, Any]] = []
+    unreadable: list[int] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            result = json.loads(line)
+        except ValueError:
+            result = None
+        if not isinstance(result, dict):
+            # A running trial may be in the middle of its last line.
+            if number < len(lines):
+                unreadable.append(number)
+            continue
+        # A trial restored from a checkpoint repeats the iterations after it.
+        while results and _number(results[-1], "training_iteration") >= _number(result, "training_iteration"):
+            results.pop()
+        results.append(result)
+    if unreadable and not results:
+        raise UserError(f"{path} holds no result that can be read (line {unreadable[0]} is not JSON).")
+    shown = ", ".join(map(str, unreadable))
+    return results, (f"{path}: not JSON and left out: line {shown}",) if unreadable else ()
+
+
+def _number(result: Any, *path: str) -> float:
+    """A number of a nested result; nan if it is absent, null or something else."""
+    for key in path:
+        result = result.get(key) if isinstance(result, Mapping) else None
+    return float(result) if isinstance(result, int | float) else float("nan")
+
+
+def _first(*values: float) -> float:
+    return next((value for value in values if not np.isnan(value)), float("nan"))
+
+
+def _steps(result: Mapping[str, Any]) -> float:
+    # Algorithms other than SPiRL count low-level steps only, under RLlib's name.
+    return _first(_number(result, "env_steps"), _number(result, "num_env_steps_sampled_lifetime"))
+
+
+def _return(evaluation: Any) -> float:
+    return _first(_number(evaluation, "episode_return"), _number(evaluation, "env_runners", "episode_return_mean"))
+
+
+def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None) -> Curve | None:
+    """The trial's curve, or None if it has not reported yet."""
+    results, notes = _lines(trial)
+    results = [r for r in results if not np.isnan(_steps(r))]
+    if not results:
+        return None
+    reported = results[0].get("config")
+    config = {**(reported if isinstance(reported, dict) else {}), **parameters}
+    env_config = config.get("env_config")
+    env_config = env_config if isinstance(env_config, dict) else {}
+    # RLlib may repeat an evaluation as nan in later results.
+    evaluated = [
+        r
+        for r in results
+        if isinstance(r.get("evaluation"), dict)
+        and not np.isnan(_first(_number(r, "evaluation", "completed_subtasks"), _return(r["evaluation"])))
+    ]
+    rates = [r["evaluation"].get("subtask_rate") for r in evaluated]
+    names = list(dict.fromkeys(name for rate in rates if isinstance(rate, dict) for name in rate))
+    tasks = env_config.get("tasks") or names
+    names.sort(key=lambda name: tasks.index(name) if name in tasks else len(tasks))
+
+    def evaluations(*path: str) -> Array:
+        return np.array([_number(r, "evaluation", *path) for r in evaluated])
+
+    def training(*path: str) -> Array:
+        return np.array([_number(r, *path) for r in results])
+
+    learner = ("learners", "default_policy")
+    seed = config.get("seed")
+    return Curve(
+        method=method,
+        trial=trial,
+        seed=int(seed) if isinstance(seed, int | float) else None,
+        env=str(config.get("env") or ""),
+        task=", ".join(map(str, tasks)),
+        rule=_rule(config.get("env"), env_config),
+        data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
+        skill_checkpoint=str(config.get("skill_checkpoint") or ""),
+        target_divergence=_number(config, "target_divergence"),
+        env_steps=np.array([_steps(r) for r in evaluated]),
+        seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
+        episodes=evaluations("episodes"),
+        completed_subtasks=evaluations("completed_subtasks"),
+        all_completed=evaluations("all_completed"),
+        episode_return=np.array([_return(r["evaluation"]) for r in evaluated]),
+        subtask_rate={name: evaluations("subtask_rate", name) for name in names},
+        train_steps=np.array([_steps(r) for r in results]),
+        train_completed_subtasks=training("completed_subtasks"),
+        kl=training(*learner, "kl"),
+        alpha=training(*learner, "alpha"),
+        q=training(*learner, "q"),
+        critic_loss=training(*learner, "critic_loss"),
+        notes=notes,
+    )
+
+
+def _rule(env: Any, env_config: Mapping[str, Any]) -> str:
+    ordered = env_config.get("ordered", True if env == KITCHEN else None)
+    return "" if ordered is None else "in this order" if ordered else "in any order"
+
+
+def _base_name(location: Any) -> str:
+    return str(location).rstrip("/").rpartition("/")[2] if location else ""

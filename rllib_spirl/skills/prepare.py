@@ -1,0 +1,90 @@
+"""What an experiment's ``skills:`` section asks for: made when it is missing, reused when it is there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rllib_spirl.data.recipe import build
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.skills.checkpoint import CARD, load_card
+from rllib_spirl.skills.pretrain import pretrain
+from rllib_spirl.skills.training import PretrainConfig
+
+
+class SkillsSection(BaseModel):
+    """The ``skills:`` section of an experiment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str | None = None
+    """A recipe (``.yaml``) or a data set directory."""
+    checkpoint: str | None = None
+    """Skills to use; or, where there are none yet, the folder in which to keep the new ones."""
+    pretrain: PretrainConfig = PretrainConfig()
+    rollouts: int = 10
+    """Episodes run with skills from the prior after pretraining, to tell what the skills alone achieve."""
+
+
+@dataclass(frozen=True)
+class PreparedSkills:
+    """Skills ready for use, and the data set they come from where that is known."""
+
+    checkpoint: str
+    data: str | None
+
+
+def prepare_skills(
+    skills: dict[str, Any],
+    *,
+    base: Path,
+    env: str | None = None,
+    env_config: dict[str, Any] | None = None,
+    show_progress: bool = True,
+) -> PreparedSkills:
+    """Build the data, train the skills, and report what the prior does alone, each only if it is missing.
+
+    Args:
+        skills: The section as read from YAML, see `SkillsSection`.
+        base: Where relative paths are looked for if not in the working directory: the YAML file's repository.
+        env, env_config: The experiment's environment, for the prior's rollouts.
+        show_progress: Whether to show progress bars.
+
+    Raises:
+        UserError: If the section is invalid or a step fails.
+    """
+    try:
+        section = SkillsSection.model_validate(skills)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(["skills", *map(str, problem["loc"])])
+        raise UserError(f"{where}: {problem['msg']} (got {problem['input']!r}).") from None
+
+    data: Path | None = None
+    if section.data is not None:
+        source = _resolve(section.data, base)
+        data = build(source, show_progress=show_progress) if source.suffix in (".yaml", ".yml") else source
+    if section.checkpoint is not None and ("://" in section.checkpoint or data is None):
+        load_card(section.checkpoint)
+        return PreparedSkills(section.checkpoint, str(data) if data else None)
+    if data is None:
+        raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
+
+    folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
+    if env is not None and section.rollouts > 0 and "prior_mean" not in load_card(folder).metrics:
+        report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
+    return PreparedSkills(str(folder), str(data))
+
+
+def _resolve(path: str, base: Path) -> Path:
+    """A path as given, else below ``base``.
+
+    Raises:
+        UserError: If it is in neither place.
+    """
+    for candidate in (Path(path).expanduser(), base / path):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"skills.data: {path} does not exist, neither here nor in {base}.")

@@ -1,0 +1,46 @@
+"""Shared fixtures: a toy environment's data and skills, and one Ray for the whole session."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.tune.registry import register_env
+
+from rllib_spirl.data.schema import fingerprint, load
+from rllib_spirl.skills.checkpoint import SkillCard, save_skills
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
+from tests.point import PointEnv, write_demonstrations
+
+torch.set_num_threads(1)  # networks this small only wait for a second thread
+
+TINY = PretrainConfig(
+    horizon=5, latent_dim=2, hidden=32, layers=2, prior_layers=2, updates=400, batch_size=64, report_every=200
+)
+
+
+@pytest.fixture(scope="session")
+def point_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of point-mass demonstrations."""
+    return write_demonstrations(tmp_path_factory.mktemp("data") / "point")
+
+
+@pytest.fixture(scope="session")
+def point_skills(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Skills trained on them."""
+    trainer = SkillTrainer(load(point_data), TINY)
+    while trainer.updates < TINY.updates:
+        trainer.step()
+    card = SkillCard(model=trainer.model.config, data=fingerprint(point_data))
+    return str(save_skills(tmp_path_factory.mktemp("skills"), trainer.model, card))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray with the point mass registered as "point"."""
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    register_env("point", PointEnv)
+    yield
+    ray.shutdown()

@@ -1,0 +1,70 @@
+"""A point mass small enough to train on in a test: it is to reach (1, 0) and then (1, 1)."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_spirl.data.schema import Episode, TrajectoryWriter
+
+GOALS = np.array([[1.0, 0.0], [1.0, 1.0]])
+STEP = 0.1
+RADIUS = 0.15
+
+
+class PointEnv(gym.Env):
+    """State (2,): position. Action (2,): displacement in units of 0.1. +1 for each goal reached, in order."""
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.limit = (config or {}).get("limit", 60)
+        self.reset_to = (config or {}).get("start", [0.0, 0.0])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.position = np.array(self.reset_to) + self.np_random.uniform(-0.02, 0.02, 2)
+        self.reached = self.steps = 0
+        return self.position.astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.position = self.position + STEP * np.clip(action, -1, 1)
+        self.steps += 1
+        reward = 0.0
+        while self.reached < 2 and np.linalg.norm(self.position - GOALS[self.reached]) < RADIUS:
+            self.reached += 1
+            reward += 1
+        info = {"subtasks": {"right": self.reached > 0, "up": self.reached > 1}}
+        done = self.reached == 2
+        return self.position.astype(np.float32), reward, done, not done and self.steps >= self.limit, info
+
+    def relabel(self, states: Any) -> tuple[Any, int | None]:
+        rewards, reached, done_at = np.zeros(len(states) - 1), 0, None
+        for t, state in enumerate(states[1:]):
+            while reached < 2 and np.linalg.norm(state - GOALS[reached]) < RADIUS:
+                reached += 1
+                rewards[t] += 1
+                done_at = t if reached == 2 else None
+        return rewards, done_at
+
+
+def write_demonstrations(path: Path, episodes: int = 12, seed: int = 0) -> Path:
+    """Noisy walks to one or both goals, some the wrong way round."""
+    rng = np.random.default_rng(seed)
+    with TrajectoryWriter(path, fps=10) as writer:
+        for index in range(episodes):
+            position = rng.uniform(-0.02, 0.02, 2)
+            states, actions = [position], []
+            targets = GOALS if index % 3 else GOALS[::-1]
+            for target in targets:
+                for _ in range(60):
+                    action = np.clip((target - position) / STEP + rng.normal(0, 0.1, 2), -0.9, 0.9)
+                    position = position + STEP * action
+                    states.append(position)
+                    actions.append(action)
+                    if np.linalg.norm(position - target) < 0.05:
+                        break
+            rewards = PointEnv().relabel(np.array(states))[0]
+            writer.add(Episode(np.array(states), np.array(actions), rewards, bool(rewards.sum() == 2), False, "point"))
+    return path

@@ -1,0 +1,185 @@
+"""The ``spirl data`` commands, as a user runs them; and our files as RLlib's offline API reads them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from rllib_spirl.cli import data as cli
+from rllib_spirl.cli.errors import run
+from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
+
+FILE = "data/chunk-000/file-000.parquet"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    with TrajectoryWriter(tmp_path / "set", fps=12.5, robot_type="franka") as writer:
+        for i, steps in enumerate((12, 20, 8)):
+            states = rng.normal(size=(steps + 1, 3))
+            task = "kettle; microwave" if i < 2 else "kettle; light switch"
+            writer.add(Episode(states, np.tanh(states[:-1, :2]), np.full(steps, 0.5), i == 0, i != 0, task))
+    return tmp_path / "set"
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["spirl data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run(cli.app)
+        captured = capsys.readouterr()
+        return Result(int(caught.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def test_inspect_json(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]
+    result = spirl("inspect", data, "--horizon", 10, "--json")
+    assert result.code == 0
+    facts = json.loads(result.out)
+    assert (facts["episodes"], facts["steps"], facts["state_dim"], facts["action_dim"]) == (3, 40, 3, 2)
+    assert facts["windows"] == 3 + 11
+    assert facts["episode_length"] == {"min": 8, "median": 12.0, "max": 20}
+    assert facts["subtasks"] == {"kettle": 3, "microwave": 2, "light switch": 1}
+    assert facts["tasks"] == {"kettle; microwave": 2, "kettle; light switch": 1}
+    assert facts["terminated_episodes"] == 1
+    assert facts["mean_return"] == pytest.approx(20 / 3)
+    assert facts["fingerprint"] == fingerprint(data)
+    actions = load(data).actions
+    assert facts["action_range"] == {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist()}
+
+
+def test_inspect_table(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]
+    result = spirl("inspect", data)
+    assert result.code == 0
+    for words in ("8 to 20, median 12", "windows of 10", "14", "franka", "light switch", fingerprint(data)):
+        assert words in result.out
+
+
+def test_errors_are_one_line_and_exit_1(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken"
+    subprocess.run(["cp", "-r", data, broken], check=True)
+    (broken / FILE).write_bytes((data / FILE).read_bytes()[:-100])
+    before = fingerprint(data)
+    for arguments, words in (
+        (("inspect", broken), "truncated or corrupt"),
+        (("inspect", tmp_path / "empty"), "no meta/info.json"),
+        (("inspect", data, "--horizon", 21), "every episode is shorter"),
+        (("import-lerobot", data, "-o", data), "exists"),
+        (("import-lerobot", data, "-o", tmp_path / "file" / "set"), "cannot write there"),
+        (("import-lerobot", data, "-o", tmp_path / "x", "--state-key", "joints"), "column 'joints' is missing"),
+        (("import-d4rl", tmp_path / "file", "-o", tmp_path / "x"), "not readable as HDF5"),
+        (("import-minari", "a/b-v0", "-o", tmp_path / "x", "--root", tmp_path), "no such Minari data set"),
+        (("build", tmp_path / "file"), "a recipe is a mapping"),
+        (("build", tmp_path / "none.yaml"), "no such recipe"),
+        (("build", "x.yaml", "--set", "seed"), "write --set key=value"),
+    ):
+        result = spirl(*arguments)
+        assert result.code == 1, arguments
+        assert result.err.startswith("error: "), result.err
+        assert result.err.count("\n") == 1
+        assert words in result.err
+        assert "Traceback" not in result.err
+    assert fingerprint(data) == before
+    assert not (tmp_path / "x").exists()
+
+
+def test_wrong_options_exit_2(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]
+    assert spirl("inspect", data, "--horizon", 0).code == 2
+    assert spirl("inspct", data).code == 2
+
+
+def test_imports(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    again = spirl("import-lerobot", data, "-o", tmp_path / "again")
+    assert (again.code, again.out.strip()) == (0, str(tmp_path / "again"))
+    assert fingerprint(tmp_path / "again") == fingerprint(data)
+
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.zeros((6, 4), np.float32), np.zeros((6, 2), np.float32)
+        file["rewards"], file["terminals"] = np.zeros(6, np.float32), np.array([0, 0, 1, 0, 0, 0], bool)
+    assert spirl("import-d4rl", tmp_path / "x.hdf5", "-o", tmp_path / "d4rl", "--state-columns", "0:3").code == 0
+    assert load(tmp_path / "d4rl").states.shape == (4, 3)
+
+
+def test_build_with_overrides(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"source": "lerobot", "path": str(data)}))
+    result = spirl(
+        "build", recipe, "--set", "state_columns='0:2'", "--set", "rescale_actions=true", "-o", tmp_path / "x"
+    )
+    assert result.code == 0
+    assert load(tmp_path / "x").state_dim == 2
+    assert np.abs(load(tmp_path / "x").actions).max() == 1
+
+
+def test_runs_as_a_module(data: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rllib_spirl.cli.data", "inspect", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "error: /nowhere: no such directory; give the directory of a data set, or make one with 'spirl data build'"
+    )
+
+
+@pytest.mark.slow
+def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
+    """The same Parquet files through RLlib's offline API: a behaviour cloning run on them lowers its loss."""
+    import ray
+    from ray.rllib.algorithms.bc import BCConfig
+
+    assert pq.read_schema(data / FILE).field("observation.state").type.list_size == 3
+    ray.init(num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    try:
+        config = (
+            BCConfig()
+            .environment(
+                observation_space=gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
+                action_space=gym.spaces.Box(-1, 1, (2,), np.float64),
+            )
+            .env_runners(num_env_runners=0)
+            .learners(num_learners=0)
+            .training(train_batch_size_per_learner=40, lr=3e-3)
+            .offline_data(
+                input_=[str(data / "data")],
+                input_read_method="read_parquet",
+                input_read_schema={
+                    "eps_id": "episode_index",
+                    "obs": "observation.state",
+                    "actions": "action",
+                    "rewards": "next.reward",
+                    "new_obs": "next.observation.state",
+                    "terminateds": "next.terminated",
+                    "truncateds": "next.truncated",
+                    "t": "frame_index",
+                },
+                dataset_num_iters_per_learner=20,
+                map_batches_kwargs={"concurrency": 1, "num_cpus": 1},
+            )
+        )
+        algorithm = config.build_algo()
+        losses = [algorithm.train()["learners"]["default_policy"]["policy_loss"] for _ in range(3)]
+        algorithm.stop()
+    finally:
+        ray.shutdown()
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]

@@ -1,0 +1,343 @@
+"""Importers: Minari, D4RL's HDF5 and LeRobot end up as the same rows, and nothing is invented on the way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from minari.data_collector.episode_buffer import EpisodeBuffer
+
+from rllib_spirl.data import d4rl_hdf5, lerobot
+from rllib_spirl.data import minari as minari_import
+from rllib_spirl.data.importing import choose_columns, scale_actions, write
+from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
+from rllib_spirl.errors import UserError
+
+HUMAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "minari"
+HUMAN_ID = "D4RL/kitchen/complete-v2"
+
+
+# Minari.
+
+
+@pytest.mark.skipif(not (HUMAN / HUMAN_ID).exists(), reason="the human kitchen demonstrations are not here")
+def test_human_kitchen_set_round_trips_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(HUMAN))
+    whole = write(minari_import.read(HUMAN_ID, fps=12.5), tmp_path / "whole", show_progress=False)
+    positions = write(
+        minari_import.read(HUMAN_ID, state_columns="0:9,18:39"), tmp_path / "positions", show_progress=False
+    )
+    read, narrow = load(whole, dtype=np.float64), load(positions, dtype=np.float64)
+    recorded = list(minari.load_dataset(HUMAN_ID).iterate_episodes())
+    assert (read.num_episodes, read.num_frames, read.state_dim, read.action_dim) == (15, 3276, 59, 9)
+    assert narrow.state_dim == 30
+    assert read.tasks == ["microwave; kettle; light switch; slide cabinet"]
+    for i, original in enumerate(recorded):
+        episode = read.episode(i)
+        states = original.observations["observation"]
+        np.testing.assert_array_equal(episode.states, states)
+        np.testing.assert_array_equal(episode.actions, original.actions)
+        np.testing.assert_array_equal(episode.rewards, original.rewards)
+        assert episode.terminated == original.terminations[-1]
+        np.testing.assert_array_equal(
+            narrow.episode(i).states, np.concatenate([states[:, :9], states[:, 18:39]], axis=1)
+        )
+    assert pq.read_schema(whole / "data/chunk-000/file-000.parquet").field("action").type.value_type == "double"
+    assert fingerprint(whole) != fingerprint(positions)
+
+
+@pytest.fixture
+def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local Minari root with a small data set of Dict observations and actions in [-2, 2]."""
+    root = tmp_path / "minari"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    rng = np.random.default_rng(0)
+    buffers = []
+    for index, steps in enumerate((5, 7)):
+        states = rng.normal(size=(steps + 1, 4))
+        buffers.append(
+            EpisodeBuffer(
+                id=index,
+                observations={"observation": states, "goal": states[:, :2]},
+                actions=rng.uniform(-2, 2, size=(steps, 3)),
+                rewards=list(rng.normal(size=steps)),
+                terminations=[False] * (steps - 1) + [index == 0],
+                truncations=[False] * (steps - 1) + [index == 1],
+                infos=None,
+            )
+        )
+    box = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    minari.create_dataset_from_buffers(
+        "test/toy-v0",
+        buffers,
+        observation_space=gym.spaces.Dict(
+            {"observation": box, "goal": gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)}
+        ),
+        action_space=gym.spaces.Box(-2, 2, (3,), np.float64),
+        author="x",
+        author_email="x@example.com",
+        code_permalink="https://example.com",
+        algorithm_name="x",
+        description="x",
+    )
+    return root
+
+
+def test_minari_scales_actions_and_keeps_flags(minari_root: Path, tmp_path: Path) -> None:
+    read = load(write(minari_import.read("test/toy-v0"), tmp_path / "set", show_progress=False), dtype=np.float64)
+    originals = list(minari.load_dataset("test/toy-v0").iterate_episodes())
+    for i, original in enumerate(originals):
+        np.testing.assert_allclose(read.episode(i).actions, original.actions / 2, atol=1e-12)
+        np.testing.assert_array_equal(read.episode(i).states, original.observations["observation"])
+    assert [read.episode(i).terminated for i in range(2)] == [True, False]
+    assert read.info["rllib_spirl"]["source"]["action_high"] == [2.0, 2.0, 2.0]
+    assert read.tasks == ["test/toy-v0"]
+
+
+def test_minari_observation_key_and_local_path(minari_root: Path, tmp_path: Path) -> None:
+    source = minari_import.read(str(minari_root / "test/toy-v0"), observation_key="goal", task="reach")
+    read = load(write(source, tmp_path / "set", show_progress=False))
+    assert (read.state_dim, read.tasks) == (2, ["reach"])
+    other = minari_import.read("test/toy-v0", root=minari_root, observation_key="goal")
+    assert next(other.episodes).states.shape == (6, 2)
+
+
+def test_minari_errors(minari_root: Path) -> None:
+    with pytest.raises(UserError, match=r"no such Minari data set at .*MINARI_DATASETS_PATH"):
+        minari_import.read("test/other-v0")
+    with pytest.raises(UserError, match=r"no observation 'pixels' \(there are: .*observation"):
+        next(minari_import.read("test/toy-v0", observation_key="pixels").episodes)
+    with pytest.raises(UserError, match="choose columns from 0 to 3"):
+        next(minari_import.read("test/toy-v0", state_columns="0:9").episodes)
+    file = minari_root / "test/toy-v0/data/main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match="download"):
+        list(minari_import.read("test/toy-v0").episodes)
+
+
+def test_minari_download_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(minari, "download_dataset", refuse)
+    with pytest.raises(UserError, match=r"download failed \(ConnectionError: no route\)"):
+        minari_import.read("D4RL/kitchen/mixed-v2", root=tmp_path, download=True)
+
+
+# D4RL. Ten rows: an episode that terminates at row 3, one that times out at row 7, an unfinished tail of two.
+
+
+@pytest.fixture
+def d4rl() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    terminals, timeouts = np.zeros(10, bool), np.zeros(10, bool)
+    terminals[3] = timeouts[7] = True
+    return {
+        "observations": rng.normal(size=(10, 4)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, size=(10, 2)).astype(np.float32),
+        "rewards": rng.normal(size=10).astype(np.float32),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+
+
+def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+    return path
+
+
+def test_d4rl_without_next_observations_invents_no_state(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    read = load(write(d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set", show_progress=False))
+    assert np.diff(read.episode_starts).tolist() == [3, 3, 1]
+    for i, (start, stop) in enumerate([(0, 4), (4, 8), (8, 10)]):
+        episode = read.episode(i)
+        np.testing.assert_array_equal(episode.states, d4rl["observations"][start:stop])
+        np.testing.assert_array_equal(episode.actions, d4rl["actions"][start : stop - 1])
+        np.testing.assert_array_equal(episode.rewards, d4rl["rewards"][start : stop - 1])
+        assert (episode.terminated, episode.truncated) == (False, True), "the step that ended it is gone"
+    assert read.tasks == ["x"]
+
+
+def test_d4rl_with_next_observations_keeps_every_step(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    following = np.roll(d4rl["observations"], -1, axis=0)
+    following[[3, 7, 9]] = 7
+    d4rl["next_observations"] = following
+    read = load(write(d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set", show_progress=False))
+    assert np.diff(read.episode_starts).tolist() == [4, 4, 2]
+    assert [read.episode(i).terminated for i in range(3)] == [True, False, False]
+    assert [read.episode(i).truncated for i in range(3)] == [False, True, True]
+    assert all((read.episode(i).states[-1] == 7).all() for i in range(3))
+    np.testing.assert_array_equal(read.rewards, d4rl["rewards"])
+
+
+def test_d4rl_unflagged_break_ends_an_episode(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    """Files without timeouts: where the next state is not the next row's state, the scene was reset."""
+    following = np.roll(d4rl["observations"], -1, axis=0)
+    following[[3, 7, 9]] = 7
+    d4rl["next_observations"] = following
+    del d4rl["timeouts"]
+    source = d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl))
+    assert [len(episode) for episode in source.episodes] == [4, 4, 2]
+
+
+def test_d4rl_single_row_episode_is_left_out(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    d4rl["terminals"][8] = True
+    source = d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl))
+    assert [len(episode) for episode in source.episodes] == [3, 3]
+
+
+def test_d4rl_columns_task_and_scaling(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    d4rl["actions"] *= 5
+    path = save(tmp_path / "x.hdf5", d4rl)
+    with pytest.raises(UserError, match=r"action\[\d\] = .* outside of"):
+        list(d4rl_hdf5.read(path).episodes)
+    episodes = list(d4rl_hdf5.read(path, state_columns="0:2", task="mixed", rescale_actions=True).episodes)
+    assert {(episode.states.shape[1], episode.task) for episode in episodes} == {(2, "mixed")}
+    low, high = d4rl["actions"].min(axis=0), d4rl["actions"].max(axis=0)
+    np.testing.assert_allclose(episodes[0].actions, (d4rl["actions"][:3] - low) / (high - low) * 2 - 1, atol=1e-5)
+
+
+def test_d4rl_errors(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        d4rl_hdf5.read(tmp_path / "absent.hdf5")
+    path = save(tmp_path / "x.hdf5", d4rl)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="not readable as HDF5"):
+        d4rl_hdf5.read(path)
+    with pytest.raises(UserError, match="'rewards' has 9 rows, 'observations' 10"):
+        d4rl_hdf5.read(save(tmp_path / "y.hdf5", {**d4rl, "rewards": d4rl["rewards"][:9]}))
+    del d4rl["terminals"]
+    with pytest.raises(UserError, match="no array 'terminals'"):
+        d4rl_hdf5.read(save(tmp_path / "z.hdf5", d4rl))
+    d4rl["terminals"], d4rl["actions"][5, 1] = np.zeros(10, bool), np.nan
+    with pytest.raises(UserError, match=r"z\.hdf5, episode at row 0, step 5: action is nan"):
+        list(d4rl_hdf5.read(save(tmp_path / "z.hdf5", d4rl)).episodes)
+
+
+# LeRobot.
+
+
+def toy_episode(steps: int, seed: int) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        states=rng.normal(size=(steps + 1, 4)).astype(np.float32),
+        actions=rng.uniform(-1, 1, size=(steps, 2)).astype(np.float32),
+        rewards=rng.normal(size=steps).astype(np.float32),
+        terminated=True,
+        truncated=False,
+        task=f"task {seed}",
+    )
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    with TrajectoryWriter(tmp_path / "ours", fps=30, robot_type="arm", state_names=list("abcd")) as writer:
+        for i in range(3):
+            writer.add(toy_episode(4 + i, i))
+    return tmp_path / "ours"
+
+
+def as_foreign(path: Path, rename: dict[str, str]) -> Path:
+    """Turn our files into a recording of someone else: other column names, no columns of ours."""
+    file = path / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file).drop_columns(["next.observation.state", "next.terminated", "next.truncated"])
+    pq.write_table(table.rename_columns([rename.get(name, name) for name in table.column_names]), file)
+    info: dict[str, Any] = json.loads((path / "meta/info.json").read_text())
+    info["features"] = {
+        rename.get(name, name): feature for name, feature in info["features"].items() if name in table.column_names
+    }
+    del info["rllib_spirl"]
+    (path / "meta/info.json").write_text(json.dumps(info))
+    return path
+
+
+def test_lerobot_import_of_our_own_set_loses_nothing(tmp_path: Path, ours: Path) -> None:
+    again = write(lerobot.read(ours), tmp_path / "again", show_progress=False)
+    assert fingerprint(again) == fingerprint(ours)
+    info = load(again).info
+    assert (info["fps"], info["robot_type"]) == (30, "arm")
+    assert info["features"]["observation.state"]["names"] == list("abcd")
+
+
+def test_lerobot_foreign_set_drops_the_action_of_unknown_outcome(tmp_path: Path, ours: Path) -> None:
+    as_foreign(ours, {"observation.state": "observation.joints", "action": "control"})
+    source = lerobot.read(ours, state_keys=["observation.joints"], action_key="control", state_columns="1:4")
+    read = load(write(source, tmp_path / "set", show_progress=False))
+    assert np.diff(read.episode_starts).tolist() == [3, 4, 5]
+    for i in range(3):
+        original, episode = toy_episode(4 + i, i), read.episode(i)
+        np.testing.assert_array_equal(episode.states, original.states[:-1, 1:])
+        np.testing.assert_array_equal(episode.actions, original.actions[:-1])
+        np.testing.assert_array_equal(episode.rewards, original.rewards[:-1])
+        assert (episode.task, episode.truncated) == (f"task {i}", True)
+    assert read.info["features"]["observation.state"]["names"] == list("bcd")
+
+
+def test_lerobot_joins_state_keys_and_scales(tmp_path: Path, ours: Path) -> None:
+    as_foreign(ours, {})
+    source = lerobot.read(ours, state_keys=["observation.state", "action"], rescale_actions=True)
+    episodes = list(source.episodes)
+    assert episodes[0].states.shape == (4, 6)
+    assert max(np.abs(episode.actions).max() for episode in episodes) <= 1
+    assert (
+        source.facts["action_low"]
+        == pq.read_table(ours / "data/chunk-000/file-000.parquet")["action"]
+        .combine_chunks()
+        .flatten()
+        .to_numpy()
+        .reshape(-1, 2)
+        .min(axis=0)
+        .tolist()
+    )
+
+
+def test_lerobot_mends_what_load_refuses(tmp_path: Path, ours: Path) -> None:
+    """Rows out of order, and an episode in two files, are put in order."""
+    before = fingerprint(ours)
+    file = ours / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(6), file)
+    pq.write_table(table.slice(0, 6), file.with_name("file-001.parquet"))
+    with pytest.raises(UserError, match=r"import-lerobot|sort the rows"):
+        load(ours)
+    again = write(lerobot.read(ours), tmp_path / "again", show_progress=False)
+    assert fingerprint(again) == before
+
+
+def test_lerobot_errors(ours: Path) -> None:
+    with pytest.raises(UserError, match=r"column 'observation\.joints' is missing \(there are: action"):
+        lerobot.read(ours, state_keys=["observation.joints"])
+    file = ours / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.filter([i != 2 for i in range(table.num_rows)]), file)
+    with pytest.raises(UserError, match="episode 0 has a gap or a repeated row at frame_index 3"):
+        lerobot.read(ours)
+    with pytest.raises(UserError, match="no such directory"):
+        lerobot.read(ours / "absent")
+
+
+# Shared.
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"), [("0:9,x", "'x' is not a column"), ("3:2", "choose columns"), ("", "not a column")]
+)
+def test_choose_columns_errors(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_columns(spec, 10, "'state'")
+
+
+def test_choose_columns_and_scale_actions() -> None:
+    assert choose_columns("0:2, 5,7:9", 10, "x").tolist() == [0, 1, 5, 7, 8]
+    assert choose_columns(None, 3, "x").tolist() == [0, 1, 2]
+    actions = np.array([[0.0, 3.0], [10.0, 3.0]])
+    np.testing.assert_array_equal(
+        scale_actions(actions, np.array([0.0, 3.0]), np.array([10.0, 3.0])), [[-1, 0], [1, 0]]
+    )

@@ -1,0 +1,70 @@
+"""The temporal abstraction: rewards, steps, endings and observations of one skill."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from rllib_spirl.envs.skill_env import SkillEnv
+from rllib_spirl.errors import UserError
+from tests.point import PointEnv
+
+
+class Counting(gym.Env):
+    """Rewards 1, 2, 4, 8, … a step, so that a sum tells which steps it is made of; ends after ``length`` steps."""
+
+    def __init__(self, length: int, terminates: bool, state_dim: int = 2) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.length, self.terminates = length, terminates
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action.astype(np.float32))
+        self.steps += 1
+        done = self.steps == self.length
+        observation = np.full(2, self.steps, np.float32)
+        return observation, 2.0 ** (self.steps - 1), done and self.terminates, done and not self.terminates, {"n": self.steps}
+
+
+def test_a_skill_sums_the_rewards_of_its_steps(point_skills: str) -> None:
+    env = SkillEnv(Counting(length=100, terminates=True), point_skills)
+    observation, _ = env.reset()
+    assert observation.tolist() == [0, 0]
+    observation, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+    assert (observation.tolist(), reward, terminated, truncated) == ([5, 5], 1 + 2 + 4 + 8 + 16, False, False)
+    assert info == {"n": 5, "low_level_steps": 5}
+    assert env.step(np.zeros(2, np.float32))[1] == 32 + 64 + 128 + 256 + 512
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+def test_the_end_of_the_episode_ends_the_skill_and_keeps_the_last_reward(point_skills: str, terminates: bool) -> None:
+    env = SkillEnv(Counting(length=7, terminates=terminates), point_skills)
+    env.reset()
+    env.step(np.zeros(2, np.float32))
+    observation, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+    assert (observation.tolist(), reward) == ([7, 7], 32 + 64)
+    assert (terminated, truncated, info["low_level_steps"]) == (terminates, not terminates, 2)
+
+
+def test_large_actions_are_clipped_to_the_environments_bounds(point_skills: str) -> None:
+    env = SkillEnv(Counting(length=100, terminates=True), point_skills)
+    env.reset()
+    env.step(np.full(2, 50, np.float32))  # Counting asserts that the action is within its space
+
+
+def test_gymnasium_accepts_it(point_skills: str) -> None:
+    check_env(SkillEnv(PointEnv(), point_skills), skip_render_check=True)
+
+
+def test_other_dimensions_are_a_clear_error(point_skills: str) -> None:
+    with pytest.raises(UserError, match=r"Counting has 3-dimensional observations, but the skills in .* were trained on 2"):
+        SkillEnv(Counting(5, True, state_dim=3), point_skills)
+    with pytest.raises(UserError, match="need a flat Box"):
+        SkillEnv(gym.make("FrozenLake-v1"), point_skills)

@@ -1,0 +1,167 @@
+"""Skill model, corrective noise, trainer and checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from rllib_spirl.data.schema import load
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import load_card, load_skills
+from rllib_spirl.skills.correction import fit_correction
+from rllib_spirl.skills.decoder import SkillDecoder
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
+from rllib_spirl.skills.training import SkillTrainer, Windows
+from tests.conftest import TINY
+
+SMALL = SkillModelConfig(state_dim=3, action_dim=2, horizon=4, latent_dim=2, hidden=16, layers=1, prior_layers=1)
+
+
+@pytest.mark.parametrize("decoder", ["closed_loop", "open_loop"])
+def test_shapes_and_gradients(decoder: str) -> None:
+    model = SkillModel(SMALL.model_copy(update={"decoder": decoder}))
+    states, actions = torch.randn(7, 4, 3), torch.randn(7, 4, 2)
+    z = model.posterior(states, actions).sample()
+    assert z.shape == (7, 2)
+    assert model.prior(states[:, 0]).mean.shape == (7, 2)
+    assert model.decode(z, states).shape == (7, 4, 2)
+    loss, _ = skill_loss(model, states, actions, beta=0.1)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.ndim == 2)
+
+
+def test_the_loss_is_its_parts_and_the_prior_gives_no_gradient_to_the_encoder() -> None:
+    model = SkillModel(SMALL)
+    states, actions = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
+    loss, parts = skill_loss(model, states, actions, beta=0.25)
+    expected = parts["reconstruction"] + 0.25 * parts["posterior_kl"] + parts["prior_kl"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    q, p = model.posterior(states, actions), model.prior(states[:, 0])
+    unit = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
+    assert parts["posterior_kl"].item() == pytest.approx(kl_divergence(q, unit).mean().item(), rel=1e-5)
+    assert parts["prior_kl"].item() == pytest.approx(kl_divergence(q, p).mean().item(), rel=1e-5)
+    before = torch.autograd.grad(loss, list(model.encoder.parameters()))
+    for parameter in model.prior.parameters():
+        parameter.data.add_(1.0)  # another prior: the encoder must not notice
+    torch.manual_seed(1)
+    first = torch.autograd.grad(skill_loss(model, states, actions, beta=0.25)[0], list(model.encoder.parameters()))
+    for parameter in model.prior.parameters():
+        parameter.data.sub_(1.0)
+    torch.manual_seed(1)
+    second = torch.autograd.grad(skill_loss(model, states, actions, beta=0.25)[0], list(model.encoder.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(before) == len(first)
+
+
+def test_the_encoder_never_sees_the_perturbed_states() -> None:
+    model = SkillModel(SMALL)
+    states, actions = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
+    _, clean = skill_loss(model, states, actions, beta=1.0)
+    _, noisy = skill_loss(
+        model, states, actions, beta=1.0, perturbed_states=states + 1, corrected_actions=actions - 1
+    )
+    assert torch.equal(clean["posterior_kl"], noisy["posterior_kl"])
+    assert not torch.equal(clean["prior_kl"], noisy["prior_kl"])
+
+
+def test_the_correction_of_a_known_system_is_found() -> None:
+    # s' = s + 0.1 a, so a displacement e is undone by a = −10 e; a third dimension drifts by itself.
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-0.9, 0.9, (2000, 2))
+    states = np.zeros((2000, 3))
+    for t in range(1999):
+        states[t + 1, :2] = states[t, :2] + 0.1 * actions[t]
+        states[t + 1, 2] = 0.9 * states[t, 2] + rng.normal(0, 0.1)
+    correction = fit_correction(states, actions, np.array([0, 1000, 2000]), np.ones(3), ridge=1e-6)
+    np.testing.assert_allclose(correction[:, :2], -10 * np.eye(2), atol=0.3)
+    assert np.abs(correction[:, 2]).max() < 0.3
+
+
+def test_windows_stay_within_their_episodes(point_data: Path) -> None:
+    data = load(point_data)
+    windows = Windows(data, np.array([1, 3]), 5, torch.device("cpu"))
+    frames = windows.starts.numpy()
+    owners = np.searchsorted(data.episode_starts, frames, side="right") - 1
+    assert set(owners) == {1, 3}
+    states, actions = windows.gather(torch.arange(len(windows)))
+    assert states.shape == (len(windows), 5, 2)
+    assert actions.shape == (len(windows), 5, 2)
+    np.testing.assert_array_equal(states[0].numpy(), data.states[frames[0] : frames[0] + 5])
+
+
+def test_training_learns_to_reconstruct(point_data: Path) -> None:
+    trainer = SkillTrainer(load(point_data), TINY)
+    before = trainer.validate()["validation_reconstruction"]
+    while trainer.updates < TINY.updates:
+        trainer.step()
+    assert trainer.validate()["validation_reconstruction"] < before / 5
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(point_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"updates": 30, "batch_size": 10_000})  # one batch a pass: the order is the pass's
+    whole = SkillTrainer(load(point_data), config)
+    for _ in range(15):
+        whole.step()
+    whole.save(tmp_path / "state")
+    for _ in range(15):
+        whole.step()
+    resumed = SkillTrainer(load(point_data), config)
+    resumed.restore(tmp_path / "state", 15)
+    for _ in range(15):
+        resumed.step()
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_round_trips(point_skills: str) -> None:
+    model, card = load_skills(point_skills)
+    again, _ = load_skills(f"file://{point_skills}")
+    assert card.model.state_dim == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "skill.json").unlink(), "Cannot read the skill checkpoint file"),
+        (lambda d: (d / "skill.json").write_text("{"), "is not JSON"),
+        (lambda d: (d / "skill.json").write_text('{"format": 9}'), "format 9"),
+        (lambda d: (d / "skill.safetensors").unlink(), "Cannot read the skill checkpoint file"),
+        (lambda d: (d / "skill.safetensors").write_bytes(b"x" * 50), "is corrupt"),
+        (lambda d: _edit_card(d, "state_dim", 3), "does not fit its card"),
+        (lambda d: _edit_card(d, "hidden", -1), "hidden"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_error(point_skills: str, tmp_path: Path, damage: object, message: str) -> None:
+    copy = tmp_path / "skills"
+    shutil.copytree(point_skills, copy)
+    damage(copy)  # type: ignore[operator]
+    with pytest.raises(UserError, match=message) as caught:
+        load_skills(copy)
+    assert "\n" not in str(caught.value)
+
+
+def _edit_card(directory: Path, key: str, value: int) -> None:
+    card = json.loads((directory / "skill.json").read_text())
+    card["model"][key] = value
+    (directory / "skill.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("decoder", ["closed_loop", "open_loop"])
+def test_the_running_decoder_equals_the_model(decoder: str) -> None:
+    model = SkillModel(SMALL.model_copy(update={"decoder": decoder})).eval()
+    states, z = torch.randn(1, 4, 3), torch.randn(1, 2)
+    running = SkillDecoder(model)
+    for _ in range(2):  # a second skill starts from its own beginning
+        running.start(z[0].numpy())
+        actions = np.stack([running.act(state.numpy()) for state in states[0]])
+        np.testing.assert_allclose(actions, model.decode(z, states)[0].detach().numpy(), atol=1e-5)
+
+
+def test_the_card_is_readable_without_weights(point_skills: str) -> None:
+    assert load_card(point_skills).model.horizon == TINY.horizon

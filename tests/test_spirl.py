@@ -1,0 +1,184 @@
+"""The algorithm as a whole, on a point mass: it samples, learns, saves, restores and refuses nonsense."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rllib_spirl import SPiRL, SPiRLConfig
+from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import load_skills
+from tests.point import PointEnv
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+Maker = Callable[..., SPiRLConfig]
+
+
+@pytest.fixture
+def config(point_skills: str, point_data: Path) -> Maker:
+    """Makes a small configuration, with changes to the training settings."""
+
+    def make(**training: Any) -> SPiRLConfig:
+        settings: dict[str, Any] = {
+            "skill_checkpoint": point_skills,
+            "offline_data": str(point_data),
+            "warmup_steps": 20,
+            "offline_updates": 10,
+            "replay_capacity": 2000,
+            "train_batch_size_per_learner": 32,
+            "policy_hidden": 32,
+            "critic_hidden": 32,
+        }
+        return (
+            SPiRLConfig()
+            .environment("point", env_config={"limit": 40})
+            .training(**(settings | training))
+            .env_runners(rollout_fragment_length=8)
+            .reporting(min_sample_timesteps_per_iteration=24)
+            .evaluation(evaluation_interval=2, evaluation_duration=3)
+            .debugging(seed=3, log_level="ERROR")
+        )
+
+    return make
+
+
+@pytest.fixture
+def algorithm(config: Maker) -> Any:
+    built = config().build_algo()
+    yield built
+    built.stop()
+
+
+def module(algorithm: SPiRL) -> Any:
+    return algorithm.learner_group._learner.module["default_policy"]
+
+
+def test_the_policy_starts_as_the_prior(algorithm: SPiRL, point_skills: str) -> None:
+    states = torch.randn(16, 2)
+    policy, kl = module(algorithm).skills(states)
+    prior = load_skills(point_skills)[0].prior(states)
+    assert kl.abs().max().item() == 0
+    assert torch.equal(policy.mean, prior.mean)
+    assert torch.equal(policy.stddev, prior.stddev)
+
+
+def test_a_copied_policy_starts_as_the_prior_too(config: Maker) -> None:
+    algorithm = config(policy="copied", kl_in_target=True).build_algo()
+    try:
+        assert module(algorithm).skills(torch.randn(16, 2))[1].abs().max().item() < 1e-6
+        algorithm.train()
+        assert module(algorithm).skills(torch.randn(16, 2))[1].abs().max().item() > 1e-4
+    finally:
+        algorithm.stop()
+
+
+def test_training_reports_what_a_user_needs(algorithm: SPiRL) -> None:
+    first, second = algorithm.train(), algorithm.train()
+    assert "evaluation" not in first  # every second iteration
+    assert second["evaluation"]["episodes"] == 3
+    assert set(second["evaluation"]["subtask_rate"]) == {"right", "up"}
+    assert 0 <= second["evaluation"]["completed_subtasks"] <= 2
+    assert first["env_steps"] < second["env_steps"] <= 5 * len(algorithm.replay)
+    learner = second["learners"]["default_policy"]
+    assert all(np.isfinite(learner[name]) for name in ("kl", "alpha", "q", "critic_loss", "policy_loss"))
+    # 2 updates for each transition after the warm-up, and the offline ones.
+    assert second["updates"] == 10 + 2 * (len(algorithm.replay) - 24 + 8)
+
+
+def test_only_the_policy_the_critics_and_alpha_learn(algorithm: SPiRL) -> None:
+    before = {k: v.clone() for k, v in module(algorithm).state_dict().items()}
+    algorithm.train()
+    after = module(algorithm).state_dict()
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"policy", "critic", "target_critic", "log_alpha"}
+
+
+def test_stored_transitions_are_those_of_the_environment(algorithm: SPiRL) -> None:
+    algorithm.train()
+    columns = algorithm.replay._columns
+    size = len(algorithm.replay)
+    follows = (columns["states"][1:size] == columns["next_states"][: size - 1]).all(1)
+    # Every transition begins where the last one ended, but for the first of each episode.
+    assert 0.7 * size < follows.sum() < size
+    moved = (columns["next_states"][:size] - columns["states"][:size]).abs().max()
+    assert moved <= 5 * 0.1 + 1e-6  # H steps of at most 0.1: not six, nor four and the reset
+
+
+def test_evaluation_uses_fixed_seeds_and_leaves_training_alone(config: Maker) -> None:
+    runs = []
+    for interval in (1, 2):
+        algorithm = config().evaluation(evaluation_interval=interval).build_algo()
+        results = [algorithm.train() for _ in range(2)]
+        runs.append((results[-1]["evaluation"], module(algorithm).state_dict()))
+        algorithm.stop()
+    (first, weights), (second, same) = runs
+    assert first["episode_return"] == second["episode_return"]
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Maker, tmp_path: Path) -> None:
+    algorithm.train()
+    state = algorithm.get_state()["spirl"]
+    restored = SPiRL.from_checkpoint(algorithm.save_to_path(str(tmp_path / "checkpoint")))
+    try:
+        assert len(restored.replay) == len(algorithm.replay)
+        restored._learn(5, 0.5)  # right after the restoration, with the random state that it brought back
+        torch.set_rng_state(torch.from_numpy(state["torch_rng"]))
+        algorithm._learn(5, 0.5)
+        a, b = module(algorithm).state_dict(), module(restored).state_dict()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert restored.train()["env_steps"] > algorithm.metrics.peek("env_steps")
+    finally:
+        restored.stop()
+
+
+def test_a_remote_env_runner_feeds_the_same_loop(config: Maker) -> None:
+    algorithm = config().env_runners(num_env_runners=1).build_algo()
+    try:
+        results = [algorithm.train() for _ in range(3)]
+        assert results[-1]["env_steps"] > results[0]["env_steps"] > 0
+        assert results[-1]["updates"] > 10
+        assert len(algorithm.replay) >= 72
+    finally:
+        algorithm.stop()
+
+
+def test_demonstrations_become_skill_transitions(point_skills: str, point_data: Path) -> None:
+    model, _ = load_skills(point_skills)
+    replay = offline_replay(str(point_data), model, PointEnv())
+    columns = {name: column[: len(replay)] for name, column in replay._columns.items()}
+    done = columns["terminated"] == 1
+    assert done.any()
+    assert (columns["rewards"][done] >= 1).all()
+    assert columns["rewards"].max() <= 2
+    # Where the task ended, the next state is the one that ended it: within reach of the last goal.
+    distance = (columns["next_states"][done] - torch.tensor([1.0, 1.0])).norm(dim=1)
+    assert distance.max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"skill_checkpoint": None}, "needs `skill_checkpoint`"),
+        ({"skill_checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
+        ({"target_divergence": -1.0}, "`target_divergence` must be greater than 0, got -1.0"),
+        ({"initial_alpha": 0}, "`initial_alpha` must be greater than 0"),
+        ({"tau": 2}, "`tau` must be in"),
+        ({"offline_fraction": 1.5}, "`offline_fraction` must be in"),
+        ({"warmup_steps": -1}, "must not be negative"),
+        ({"policy": "prior"}, "`policy` must be 'residual' or 'copied'"),
+        ({"critic_members": 0}, "`critic_members` must be at least 1"),
+    ],
+)
+def test_nonsense_is_refused_with_the_value_and_the_remedy(config: Maker, training: dict, message: str) -> None:
+    with pytest.raises((ValueError, UserError), match=message):
+        config(**training).validate()
+
+
+def test_several_learners_are_refused(config: Maker) -> None:
+    with pytest.raises(ValueError, match="one learner"):
+        config().learners(num_learners=2).validate()
