@@ -72,7 +72,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.offline_fraction = 0.5
         self.offline_updates = 1500
         self.learner_threads = 1
-        self.evaluation_seed = 10_000
+        self.eval_seed = 10_000
 
         # RLlib's own settings, where this algorithm wants other values.
         self.gamma = 0.97
@@ -114,7 +114,7 @@ class SPiRLConfig(AlgorithmConfig):
         offline_fraction: float = NotProvided,
         offline_updates: int = NotProvided,
         learner_threads: int = NotProvided,
-        evaluation_seed: int = NotProvided,
+        eval_seed: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set the training-related configuration.
@@ -138,7 +138,7 @@ class SPiRLConfig(AlgorithmConfig):
             offline_fraction: Share of every batch drawn from `offline_data`.
             offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
             learner_threads: Torch threads of a local learner.
-            evaluation_seed: Evaluation episodes use the seeds evaluation_seed, evaluation_seed + 1, …
+            eval_seed: Evaluation episodes use the seeds eval_seed, eval_seed + 1, …
 
         Returns:
             This updated config.
@@ -350,7 +350,7 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
     The seeds are dealt out to the evaluation env runners, so the result does not depend on their number.
     """
     config = algorithm.config
-    seeds = [config.evaluation_seed + i for i in range(int(config.evaluation_duration))]
+    seeds = [config.eval_seed + i for i in range(int(config.evaluation_duration))]
     if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
         runner = algorithm.env_runner if env_runners is None else env_runners.local_env_runner
         episodes = runner.run_episodes(seeds)

@@ -46,7 +46,7 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
         raise UserError(f"{checkpoint} was made by code that is not installed here: {error}") from None
     session.start(None, None, None, 0)
     if kind.__name__ == "SPiRL":
-        from rllib_spirl.evaluation.rollout import evaluate_checkpoint
+        from rllib_spirl.evaluation.restore import evaluate_checkpoint
 
         return evaluate_checkpoint(path, episodes=episodes, seed=seed)
     return _evaluate(path, checkpoint, state, episodes, seed)

@@ -185,7 +185,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
     where = f"{path}: {name}"
     if not name.strip() or "/" in name or name.startswith("."):
-        raise UserError(f"{path}: the experiment name '{name}' cannot be a folder name; use letters, digits, - and _")
+        raise UserError(f"{path}: '{name}' cannot name an experiment; use letters, digits, - and _")
     for key, value in spec.items():
         if key not in KEYS:
             raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, tuple(KEYS))}")
@@ -202,7 +202,7 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
     given = copy.deepcopy(spec)
     _check_stop(where, spec.get("stop", {}))
     if "skills" in spec and _has_space(spec["skills"]):
-        raise UserError(f"{where}: search spaces work in 'config', not in 'skills': all trials share one skill model")
+        raise UserError(f"{where}: search spaces belong in 'config'; trials share one skill model")
     for key in ("num_samples", "max_failures", "max_concurrent_trials"):
         if key in spec:
             spec[key] = int(spec[key])
@@ -290,7 +290,7 @@ def spaces(value: Any, where: str) -> Any:
         return tune.randn(*arguments)
     if arguments[0] >= arguments[1] or (form.startswith(("log", "qlog")) and arguments[0] <= 0):
         positive = " and above 0" if "log" in form else ""
-        raise UserError(f"{where}: '{form}' needs its lower bound below its upper bound{positive}: {_show(arguments)}")
+        raise UserError(f"{where}: '{form}' needs lower < upper bound{positive}, not {_show(arguments)}")
     if "randint" in form:
         arguments = [int(a) for a in arguments]
     return getattr(tune, form)(*arguments)

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from rllib_spirl.cli.yaml_text import did_you_mean
-from rllib_spirl.errors import UserError
 
 # The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
 ALIASES = {
@@ -57,6 +56,7 @@ class StopAt(Stopper):
     def __init__(self, criteria: Mapping[str, float], where: str, name: str) -> None:
         self.criteria = dict(criteria)
         self.where = where
+        self.mistake: str | None = None
         self._name = name
         self._checked = False
         self._newest[name] = self
@@ -67,21 +67,21 @@ class StopAt(Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial has reached one of its values.
 
-        Raises:
-            UserError: on the first result, if a top-level metric is not in it: a typo would train for ever.
+        A top-level metric that the first result lacks ends everything (``mistake`` says so): a typo would train for
+        ever.
         """
         if not self._checked:
             self._checked = True
             for metric in self.criteria:
                 if "/" not in metric and lookup(result, metric) is None and metric not in ALIASES:
                     known = ("env_steps", *(k for k, v in result.items() if isinstance(v, int | float)))
-                    raise UserError(f"{self.where}: stop: no metric is called '{metric}'{did_you_mean(metric, known)}")
+                    self.mistake = f"{self.where}: stop: no metric is called '{metric}'{did_you_mean(metric, known)}"
         values = ((lookup(result, metric), at) for metric, at in self.criteria.items())
         return any(value is not None and value >= at for value, at in values)
 
     def stop_all(self) -> bool:
-        """Never: each trial ends by itself."""
-        return False
+        """Only after a mistake: otherwise each trial ends by itself."""
+        return self.mistake is not None
 
 
 def _unpickle_stop(criteria: dict[str, float], where: str, name: str) -> StopAt:
@@ -173,7 +173,8 @@ def summary(progress: Progress, where: str) -> int:
             failed += 1
             _line(out, f"{label}failed: {_error_line(trial.error_file)}", style="red")
             if trial.error_file:
-                _line(out, f"{label}full traceback  {trial.error_file}")
+                # `error_file` lies in Ray's session directory, which is temporary; Tune copies it to the trial's.
+                _line(out, f"{label}full traceback  {trial.path}/error.txt")
     return failed
 
 

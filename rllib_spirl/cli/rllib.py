@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rllib_spirl.cli import errors
-from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load
+from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load, spaces
 from rllib_spirl.cli.yaml_text import parse
 from rllib_spirl.errors import UserError
 
@@ -68,18 +68,19 @@ def train_file(
     session.quiet(verbose)
     experiments = load(file, overrides=set_ or (), stops=stop or ())
     checkpoints = _checkpoint_flags(checkpoint_freq, checkpoint_at_end, keep_checkpoints_num, checkpoint_score_attr)
-    changes: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     if env is not None:
-        changes["env"] = env
+        plain["env"] = env
     if scheduler is not None:
-        changes["scheduler"] = scheduler
+        plain["scheduler"] = scheduler
     if scheduler_config is not None:
-        changes["scheduler_config"] = _mapping(scheduler_config, "--scheduler-config")
+        plain["scheduler_config"] = _mapping(scheduler_config, "--scheduler-config")
+    changes = {key: spaces(value, f"--{key.replace('_', '-')}") for key, value in plain.items()}
     experiments = [
         replace(
             experiment,
             **changes,
-            given={**experiment.given, **changes},
+            given={**experiment.given, **plain},
             checkpoint_config=checkpoint_config({**experiment.checkpoint_config, **checkpoints}, "command line"),
         )
         for experiment in experiments
@@ -152,6 +153,8 @@ def _check(experiments: list[Experiment], resume: bool) -> set[str]:
         for experiment in experiments:
             training.check_storage(experiment)
         return set()
+    for experiment in experiments:
+        training.check_record(experiment)
     fresh = {experiment.name for experiment in experiments if not training.resumable(experiment)}
     if len(fresh) == len(experiments):
         raise UserError(
@@ -177,12 +180,10 @@ def _checkpoint_flags(freq: int | None, at_end: bool | None, keep: int | None, s
 
 
 def _mapping(text: str, option: str) -> dict[str, Any]:
-    from rllib_spirl.cli.experiment import spaces
-
     value = parse(text, option)
     if not isinstance(value, dict):
         raise UserError(f"{option}: expected a mapping such as '{{\"grace_period\": 5}}', not '{text}'")
-    return spaces(value, option)
+    return value
 
 
 def main() -> None:

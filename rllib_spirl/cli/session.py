@@ -2,11 +2,13 @@
 
 import logging
 import os
-import sys
+import socket
 import warnings
 from typing import Any
 
 from rllib_spirl.errors import UserError
+
+_started_here = False
 
 
 class _Echo(logging.Filter):
@@ -43,6 +45,7 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     Raises:
         UserError: no cluster at the address, or options that contradict each other.
     """
+    global _started_here
     import ray
 
     if ray.is_initialized():
@@ -52,6 +55,7 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
     if address in (None, "local"):
         ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **arguments)
+        _started_here = True
         quiet(verbosity)  # ray.init resets its loggers
         return True
     if address.startswith("ray://"):
@@ -63,18 +67,24 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
         raise UserError(
             "--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster at --ray-address has its own"
         )
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, **arguments)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"--ray-address {address}: no Ray cluster can be reached there: {reason}") from None
+    _started_here = True
     quiet(verbosity)
     return False
 
 
 def stop() -> None:
-    """Leave the cluster, or end the local one; does nothing when Ray was never started."""
-    if "ray" in sys.modules:
+    """Leave the cluster, or end the local one; a Ray that was there before ``start`` stays."""
+    global _started_here
+    if _started_here:
         import ray
 
         ray.shutdown()
+        _started_here = False

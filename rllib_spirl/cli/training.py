@@ -74,9 +74,9 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     Raises:
         UserError: a mistake in the experiment that only shows now.
     """
-    finished_too = resume and _check_record(experiment)
+    finished_too = resume and check_record(experiment)
     if experiment.skills is not None:
-        experiment = _with_skills(experiment)
+        experiment = with_skills(experiment)
     space = algorithms.param_space(experiment)
     config = algorithms.validate(experiment, space)
     if local:
@@ -85,6 +85,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         console().print(f"{experiment.name}: no 'stop:' is given; it trains until Ctrl-C", highlight=False)
 
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
+    stop = StopAt(experiment.stop, experiment.where, experiment.name)
     tuner = tune.Tuner(
         _trainable(experiment),
         param_space=space,
@@ -101,7 +102,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
             name=experiment.name,
             storage_path=experiment.storage_path,
             # A Stopper, not a mapping: Tune freezes a mapping into its trials, and a resumed run could not go further.
-            stop=StopAt(experiment.stop, experiment.where, experiment.name),
+            stop=stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
             callbacks=[progress, interrupt],
@@ -114,6 +115,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     _write_record(experiment)
     with interrupt:
         tuner.fit()
+    if stop.mistake:
+        raise UserError(stop.mistake)
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
     return failed, interrupt.interrupted
 
@@ -145,14 +148,19 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
         raise UserError(f"{experiment.where}: scheduler {name}: {' '.join(str(error).split())}") from None
 
 
-def _with_skills(experiment: Experiment) -> Experiment:
+def with_skills(experiment: Experiment) -> Experiment:
     """Make or find the skill checkpoint the experiment asks for, and name it in the config."""
     known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
     if "skill_checkpoint" not in known:
         raise UserError(f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}")
     from rllib_spirl.skills.prepare import prepare_skills
 
-    prepared = prepare_skills(dict(experiment.skills or {}), base=experiment.base, show_progress=True)
+    prepared = prepare_skills(
+        dict(experiment.skills or {}),
+        base=experiment.base,
+        env=experiment.env,
+        env_config=experiment.config.get("env_config"),
+    )
     config = {**experiment.config, "skill_checkpoint": prepared.checkpoint}
     if prepared.data is not None and "offline_data" in known:
         config.setdefault("offline_data", prepared.data)
@@ -201,7 +209,7 @@ def _write_record(experiment: Experiment) -> None:
     filesystem.move(f"{inner}/.{RECORD}.tmp", f"{inner}/{RECORD}")
 
 
-def _check_record(experiment: Experiment) -> bool:
+def check_record(experiment: Experiment) -> bool:
     """Compare the experiment with the run to resume.
 
     Returns:

@@ -1,0 +1,1 @@
+"""Recorded trajectories: the Parquet contract, importers, recipes. Knows nothing of skills or the algorithm."""

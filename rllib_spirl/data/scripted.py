@@ -186,7 +186,7 @@ def _ignore_interrupt() -> None:
 
 @contextlib.contextmanager
 def _interrupt_ignored() -> Iterator[None]:
-    """A process started inside ignores Ctrl-C from its first moment on. (Handlers can be set in the main thread only.)"""
+    """A process started inside ignores Ctrl-C from its first moment on. Handlers can be set in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

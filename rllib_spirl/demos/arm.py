@@ -3,7 +3,10 @@
 Lengths in metres, angles in radians, world frame of the scene. The tool point lies between the finger tips.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +15,28 @@ from rllib_spirl.envs.kitchen import SUBSTEPS, KitchenEnv
 from rllib_spirl.envs.rendering import mujoco
 
 OPEN, CLOSED = 1.0, -1.0
+Pose = tuple[NDArray[np.float64], NDArray[np.float64]]  # tool point (3,) and orientation (3, 3)
 Motion = Iterator[tuple[NDArray[np.float64], float]]  # wanted arm joints (7,) after the step, fingers OPEN or CLOSED
 
 _STEP = 0.08  # seconds
 _TOOL_OFFSET = 0.035  # tool point, along the hand's axis from the model's end_effector site
 _REST = np.array([-0.9, -1.25, 1.6, -2.2, 0.1, 1.3, 1.2])
-_FASTEST = np.array([0.070, 0.058, 0.063, 0.070, 0.088, 0.088, 0.088])  # rad a step that the servos reach
+_FASTEST = np.array([0.080, 0.066, 0.072, 0.080, 0.100, 0.100, 0.100])  # rad a step that the servos reach
 _DAMPING, _ROTATION_WEIGHT = 1e-4, 0.3
+_CLEARANCE = 0.02
+_COLLISION_COST = 150.0  # steps per metre of intrusion, at each second step
+_DETOURS = [
+    np.array(d)
+    for d in (
+        (0, -0.1, 0),
+        (0, -0.2, 0),
+        (0, -0.1, 0.12),
+        (0, -0.1, -0.12),
+        (-0.12, -0.1, 0),
+        (0.12, -0.1, 0),
+        (0, 0, 0.2),
+    )
+]
 _MARGIN = 0.02  # kept from joint limits
 
 
@@ -30,6 +48,18 @@ def hand(yaw: float, pitch: float) -> NDArray[np.float64]:
     opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
     return np.stack((np.cross(opening, pointing), opening, pointing), axis=1)
+
+
+def _robot_geoms(model: mujoco.MjModel) -> NDArray[np.bool_]:
+    return np.array([model.body(body).name.startswith("panda0_") for body in model.geom_bodyid])
+
+
+@functools.cache
+def _widened(model: mujoco.MjModel) -> mujoco.MjModel:
+    """The model for planning: the robot's geoms report contacts from CLEARANCE on."""
+    wide = copy.copy(model)
+    wide.geom_margin[_robot_geoms(model)] = _CLEARANCE
+    return wide
 
 
 class Arm:
@@ -46,6 +76,9 @@ class Arm:
         self._site = model.site("end_effector").id
         self._body = model.site_bodyid[self._site]
         self._scratch = mujoco.MjData(model)
+        self._wide = _widened(model)
+        self._wide_data = mujoco.MjData(self._wide)
+        self._is_robot = _robot_geoms(model)
         self._jacobian = np.zeros((2, 3, model.nv))
         self._ctrl_step = 2.0 * model.opt.timestep * SUBSTEPS
 
@@ -74,37 +107,94 @@ class Arm:
         target = (wanted - stay * q - drift * velocity) / (1 - stay) + self.data.qfrc_bias[:7] / self._gain
         return np.append((target - self._env.observed_joints[:7]) / self._ctrl_step, (fingers, fingers))
 
-    def move(
-        self, position: NDArray[np.float64], orientation: NDArray[np.float64], fingers: float, tolerance: float = 1.0
-    ) -> Motion:
-        """Go to a way-point straight in joint space. Ends ``tolerance`` steps of motion before it."""
-        goal = self.solve(position, orientation)
+    def approach(
+        self, options: Sequence[Sequence[Pose]], fingers: float
+    ) -> Generator[tuple[NDArray[np.float64], float], None, int]:
+        """Go to the first pose of one of the options, which is to be followed by its other poses.
+
+        Takes the option, and the way-point to it, that cost the fewest steps and collisions; returns its index.
+        """
+        start = self.joints
+        ranked = []
+        for index, poses in enumerate(options):
+            stops = [start]
+            for pose in poses:
+                stops.append(self.solve(*pose, stops[-1]))
+            after = self._collisions(stops[1:])
+            ranked.append((self._steps(stops[:2]) + self._collisions(stops[:2]) + after, after, index, stops[1]))
+        ranked.sort(key=lambda r: r[0])
+        best, chosen, route = ranked[0][0], ranked[0][2], [ranked[0][3]]
+        tool = self._forward(start)[0]
+        for _, after, index, goal in ranked[:2]:
+            position, orientation = options[index][0]
+            if best < 1.0 + self._steps([start, goal]) + after:
+                continue
+            for offset in _DETOURS:
+                via = self.solve((tool + position) / 2 + offset, orientation, start)
+                cost = self._steps([start, via, goal]) + self._collisions([start, via, goal]) + after
+                if cost < best:
+                    best, chosen, route = cost, index, [via, goal]
+        for goal in route:
+            yield from self._go(goal, fingers, 1.0 if goal is route[-1] else 2.0)
+        return chosen
+
+    def _go(self, goal: NDArray[np.float64], fingers: float, tolerance: float) -> Motion:
+        """Straight in joint space until ``tolerance`` steps before the goal, or until the arm is stuck."""
+        past: list[float] = []
         for _ in range(80):
             rest = goal - self.joints
-            steps = np.max(np.abs(rest) / self._fastest)
-            if steps < tolerance:
+            steps = float(np.max(np.abs(rest) / self._fastest))
+            past.append(steps)
+            if steps < tolerance or (len(past) > 6 and past[-7] - steps < 0.5):
                 return
             yield self.joints + rest / max(steps, 1.0), fingers
 
+    def _steps(self, stops: Sequence[NDArray[np.float64]]) -> float:
+        return sum(float(np.max(np.abs(b - a) / self._fastest)) for a, b in itertools.pairwise(stops))
+
+    def _collisions(self, stops: Sequence[NDArray[np.float64]]) -> float:
+        """Cost, in steps, of coming too near to things on the straight ways between joint positions."""
+        model, data, total = self._wide, self._wide_data, 0.0
+        data.qpos[:] = self.data.qpos
+        for a, b in itertools.pairwise(stops):
+            count = int(np.ceil(self._steps([a, b]) / 2)) + 1
+            for part in np.linspace(0, 1, count)[1:]:
+                data.qpos[:7] = a + part * (b - a)
+                mujoco.mj_kinematics(model, data)
+                mujoco.mj_collision(model, data)
+                if not data.ncon:
+                    continue
+                contact = data.contact
+                robot = self._is_robot[contact.geom]
+                allowed = np.where(robot.all(1), 0.0, _CLEARANCE)
+                total += _COLLISION_COST * (np.maximum(allowed - contact.dist, 0.0) * robot.any(1)).sum()
+        return total
+
     def follow(
         self,
-        path: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]] | None],
-        fingers: float,
+        path: Callable[[], Pose | None],
+        fingers: float | Callable[[], float],
         speed: float,
-        limit: float = 0.06,
+        hurry: float = 0.9,
         steps: int = 60,
     ) -> Motion:
-        """Chase the pose that ``path`` gives each step with the tool, at ``speed`` m/s, until it gives None."""
+        """Chase the pose that ``path`` gives each step with the tool, until it gives None. At most ``speed`` m/s and the
+        fraction ``hurry`` of the free pace."""
         for _ in range(steps):
             pose = path()
             if pose is None:
                 return
-            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.0 * _STEP, pull=0.05)
-            yield self.joints + dq / max(1.0, np.abs(dq).max() / limit), fingers
+            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.5 * _STEP, pull=0.05)
+            yield (
+                self.joints + dq / max(1.0, np.max(np.abs(dq) / (hurry * self._fastest))),
+                fingers() if callable(fingers) else fingers,
+            )
 
-    def solve(self, position: NDArray[np.float64], orientation: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Joints (7,) for a tool pose, from where the arm is now; the nearest pose found if it is out of reach."""
-        q = self.joints
+    def solve(
+        self, position: NDArray[np.float64], orientation: NDArray[np.float64], start: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Joints (7,) for a tool pose, near those of ``start``; the nearest pose found if it is out of reach."""
+        q = start
         for i in range(60):
             dq = self._differential(q, position, orientation, reach=0.15, turn=0.6, pull=0.1 if i < 25 else 0.0)
             q = q + dq

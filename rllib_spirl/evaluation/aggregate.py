@@ -86,15 +86,21 @@ def align(steps: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array
     return common, table
 
 
+def strata(runs: Sequence[Curve]) -> list[list[int]]:
+    """Indices of runs that differ in nothing but seed and skill model."""
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, run in enumerate(runs):
+        rows.setdefault((run.env, run.task, run.rule, run.data), []).append(row)
+    return list(rows.values())
+
+
 def aggregate(method: str, runs: Sequence[Curve], metric: Metric) -> MethodCurve:
     """The curve of one method; runs of different data or task are strata of the bootstrap."""
     steps, values = align([r.env_steps for r in runs], [getattr(r, metric) for r in runs])
-    strata: dict[tuple[str, str, str], list[int]] = {}
-    for row, run in enumerate(runs):
-        strata.setdefault((run.data, run.task, run.rule), []).append(row)
+    groups = strata(runs)
     points = []
     for column in values.T:
-        present = [column[rows][np.isfinite(column[rows])] for rows in strata.values()]
+        present = [column[rows][np.isfinite(column[rows])] for rows in groups]
         present = [scores for scores in present if len(scores)]
         if not present:
             points.append((np.nan, np.nan, *Interval(np.nan, np.nan), 0))

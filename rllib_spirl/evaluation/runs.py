@@ -62,7 +62,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
 
     Args:
         runs: Trial directories, experiment directories, or directories of experiments. ``NAME=DIR`` gives the method's
-            name, so that experiments can be pooled or renamed.
+            name, so that experiments can be pooled or renamed. A trial that is named twice counts once.
 
     Raises:
         UserError: If a directory is missing or holds no Ray Tune trial, or if nothing has been reported in any.
@@ -157,7 +157,8 @@ def _varied(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _labels(parameters: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
     flat = _flat(parameters)
-    return [f"{key.rpartition('.')[2]}={_show(flat.get(key))}" for key in varied]
+    names = {"target_divergence": "δ"}
+    return [f"{names.get(key, key.rpartition('.')[2])}={_show(flat.get(key))}" for key in varied]
 
 
 def _show(value: Any) -> str:
@@ -177,7 +178,7 @@ def _lines(trial: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     results: list[dict[str, Any]] = []
     unreadable: list[int] = []
-    lines = text.splitlines()
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -231,12 +232,9 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
     env_config = config.get("env_config")
     env_config = env_config if isinstance(env_config, dict) else {}
     # RLlib may repeat an evaluation as nan in later results.
-    evaluated = [
-        r
-        for r in results
-        if isinstance(r.get("evaluation"), dict)
-        and not np.isnan(_first(_number(r, "evaluation", "completed_subtasks"), _return(r["evaluation"])))
-    ]
+    evaluated = [r for r in results if not np.isnan(_number(r, "evaluation", "completed_subtasks"))]
+    if not evaluated:
+        evaluated = [r for r in results if not np.isnan(_return(r.get("evaluation")))]
     rates = [r["evaluation"].get("subtask_rate") for r in evaluated]
     names = list(dict.fromkeys(name for rate in rates if isinstance(rate, dict) for name in rate))
     tasks = env_config.get("tasks") or names

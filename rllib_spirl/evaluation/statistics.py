@@ -104,9 +104,7 @@ def improvement_interval(
     if max(len(a) for pair in pairs for a in pair) < 2:
         return Interval(np.nan, np.nan)
     generator = np.random.default_rng(seed)
-    drawn = [
-        _above(_resample(x, resamples, generator), _resample(y, resamples, generator)) for x, y in pairs
-    ]
+    drawn = [_above(_resample(x, resamples, generator), _resample(y, resamples, generator)) for x, y in pairs]
     return _percentiles(np.mean(drawn, axis=0), confidence)
 
 

@@ -1,0 +1,35 @@
+"""``spirl report``: training runs to a report with curves, tables and pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rllib_spirl.cli.errors import run
+
+
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN…", help="Experiment or trial directories; NAME=DIR names the method."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the report.")] = Path("report"),
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Draw published kitchen curves beside them.")
+    ] = False,
+) -> None:
+    """Compare finished or running training runs: report.md, curves.csv, curves.json and pictures."""
+    from rllib_spirl.evaluation.report import write_report
+
+    typer.echo(f"report  {write_report(runs, output, published=published)}")
+
+
+def main() -> None:
+    """Entry point of ``python -m rllib_spirl.cli.report``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(report)
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

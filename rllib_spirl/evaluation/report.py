@@ -1,0 +1,343 @@
+"""A report on training runs: report.md, the curves as CSV and JSON, and pictures."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation import plots
+from rllib_spirl.evaluation.aggregate import (
+    BOOTSTRAP_SEED,
+    MethodCurve,
+    Metric,
+    aggregate,
+    by_method,
+    choose_metric,
+    strata,
+)
+from rllib_spirl.evaluation.runs import Array, Curve, read_runs
+from rllib_spirl.evaluation.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    bootstrap_interval,
+    improvement_interval,
+    iqm,
+    mean,
+    probability_of_improvement,
+)
+from rllib_spirl.skills.checkpoint import load_card
+
+MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+_COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
+_METRICS: tuple[Metric, ...] = ("completed_subtasks", "all_completed", "episode_return")
+_NAMES = {
+    "completed_subtasks": "completed subtasks",
+    "all_completed": "all subtasks completed",
+    "episode_return": "episode return",
+}
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path, *, published: bool = False) -> Path:
+    """Read runs and write report.md, curves.csv, curves.json and the pictures into ``output``.
+
+    Each file appears under its name whole or not at all; other files there are left alone.
+
+    Args:
+        runs: See `runs.read_runs`.
+        output: Directory; made if it is not there.
+        published: Draw the papers' kitchen curves beside the runs', labelled as other experiments.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        UserError: If a run cannot be read, none of them has been evaluated, or the output cannot be written.
+    """
+    curves = read_runs(runs)
+    groups = by_method(curves)
+    if not groups:
+        raise UserError(
+            f"{', '.join(map(str, runs))}: no evaluation has been reported yet; set config.evaluation_interval."
+        )
+    metric = choose_metric(curves)
+    methods = [aggregate(name, members, metric) for name, members in groups.items()]
+    has_subtasks = any(run.subtask_rate for method in methods for run in method.runs)
+    has_divergence = any(np.isfinite(run.kl).any() for method in methods for run in method.runs)
+    directory = Path(output)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".report-") as staging:
+            new = Path(staging)
+            plots.learning_curve(methods, new / "learning_curve.png", published=published)
+            if has_subtasks:
+                plots.subtask_rates(methods, new / "subtask_rates.png")
+            if has_divergence:
+                plots.divergence(methods, new / "divergence.png")
+            (new / "curves.csv").write_text(_csv(groups))
+            (new / "curves.json").write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
+            pictures = sorted(file.name for file in new.glob("*.png"))
+            (new / "report.md").write_text(_markdown(methods, curves, metric, pictures))
+            # The text comes last: where it is, what it shows is there too.
+            for file in sorted(new.iterdir(), key=lambda f: f.name == "report.md"):
+                os.replace(file, directory / file.name)
+    except OSError as error:
+        raise UserError(f"{directory}: the report cannot be written: {error.strerror or error}.") from None
+    return directory / "report.md"
+
+
+def improvements(methods: Sequence[MethodCurve]) -> list[tuple[str, str, float, float, Interval]]:
+    """For each pair of methods (X, Y): step, P(X > Y) and its interval, at the last step that all their runs reached.
+
+    Tasks are the strata. Pairs without a common task are left out; of two orders the one with P ≥ ½ is returned.
+    """
+    rows = []
+    for first, second in itertools.combinations(methods, 2):
+        tasks = [t for t in dict.fromkeys(_task(r) for r in first.runs) if t in {_task(r) for r in second.runs}]
+        if not tasks:
+            continue
+        step = min(float(run.env_steps[-1]) for m in (first, second) for run in m.runs if _task(run) in tasks)
+        ours, theirs = (
+            [np.array([_score(r, m.metric, step) for r in m.runs if _task(r) == t]) for t in tasks]
+            for m in (first, second)
+        )
+        names = first.method, second.method
+        probability = probability_of_improvement(ours, theirs)
+        if probability < 0.5:
+            ours, theirs, names, probability = theirs, ours, names[::-1], 1 - probability
+        rows.append((*names, step, probability, improvement_interval(ours, theirs, seed=BOOTSTRAP_SEED)))
+    return rows
+
+
+def _task(run: Curve) -> tuple[str, str, str]:
+    return run.env, run.task, run.rule
+
+
+def _score(run: Curve, metric: Metric, step: float) -> float:
+    return float(getattr(run, metric)[np.abs(run.env_steps - step).argmin()])
+
+
+def _reported(groups: dict[str, list[Curve]]) -> list[tuple[str, MethodCurve]]:
+    """Every metric that a method's runs report."""
+    return [
+        (metric, aggregate(name, members, metric))
+        for name, members in groups.items()
+        for metric in _METRICS
+        if all(np.isfinite(getattr(run, metric)).all() for run in members)
+    ]
+
+
+def _columns(curve: MethodCurve) -> tuple[Array, ...]:
+    return curve.steps, curve.mean, curve.iqm, curve.low, curve.high, curve.count
+
+
+def _csv(groups: dict[str, list[Curve]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", "data", "metric", *_COLUMNS))
+    for metric, curve in _reported(groups):
+        data = _joined(run.data for run in curve.runs)
+        for row in zip(*_columns(curve), strict=True):
+            writer.writerow((curve.method, data, metric, *("" if np.isnan(v) else f"{v:.6g}" for v in row)))
+    return text.getvalue()
+
+
+def _json(groups: dict[str, list[Curve]], metric: Metric) -> dict[str, Any]:
+    methods: dict[str, Any] = {
+        name: {
+            "env": _joined(run.env for run in members),
+            "task": _joined(run.task for run in members),
+            "rule": _joined(run.rule for run in members),
+            "data": _joined(run.data for run in members),
+            "runs": [_run(run) for run in members],
+        }
+        for name, members in groups.items()
+    }
+    for name, curve in _reported(groups):
+        columns = {key: _numbers(values) for key, values in zip(_COLUMNS, _columns(curve), strict=True)}
+        methods[curve.method][name] = columns
+    return {
+        "metric": metric,
+        "confidence": CONFIDENCE,
+        "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "statistic": "iqm"},
+        "version": version("rllib_spirl"),
+        "methods": methods,
+    }
+
+
+def _run(run: Curve) -> dict[str, Any]:
+    names = ("env_steps", "seconds", "episodes", *_METRICS)
+    return {
+        "trial": run.trial.name,
+        "seed": run.seed,
+        "skill_checkpoint": Path(run.skill_checkpoint).name,
+        **{name: _numbers(getattr(run, name)) for name in names},
+        "subtask_rate": {name: _numbers(rate) for name, rate in run.subtask_rate.items()},
+    }
+
+
+def _numbers(values: Array) -> list[float | None]:
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(t for t in texts if t))
+
+
+def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: Metric, pictures: Sequence[str]) -> str:
+    runs = [run for method in methods for run in method.runs]
+    parts = ["# Training report", _setting(runs)]
+    parts.append("![learning curves](learning_curve.png)")
+    parts.append(f"## At the last evaluation\n\n{_final_table(methods, metric)}")
+    if milestones := _milestone_table(methods):
+        parts.append(
+            f"## Along the way\n\nIQM of {_NAMES[metric]} at the evaluation nearest to each number of steps.\n\n"
+            f"{milestones}"
+        )
+    if "subtask_rates.png" in pictures:
+        parts.append(
+            "## Subtasks\n\nShare of episodes that completed each, at the last evaluation, mean over runs.\n\n"
+            f"{_subtask_table(methods)}\n\n![subtask rates](subtask_rates.png)"
+        )
+    if len(methods) > 1 and (pairs := improvements(methods)):
+        parts.append(
+            "## Probability of improvement\n\nHow likely a run of X scores above a run of Y, ties counting half, at "
+            "the last step that all runs of both have reached; ½ means no difference.\n\n"
+            f"{_improvement_table(pairs)}"
+        )
+    if "divergence.png" in pictures:
+        parts.append("## Divergence from the prior and temperature\n\n![KL and alpha](divergence.png)")
+    parts.append(_method_note(methods))
+    if notes := _notes(methods, curves):
+        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(runs: Sequence[Curve]) -> str:
+    episodes = sorted({int(e) for run in runs for e in run.episodes if np.isfinite(e)})
+    per = f"{' or '.join(map(str, episodes))} episodes" if episodes else "an unreported number of episodes"
+    lines = [
+        ("Environment", _joined(r.env for r in runs)),
+        ("Task", _joined(", ".join(filter(None, (r.task, r.rule))) for r in runs)),
+        ("Data", _joined(r.data for r in runs)),
+        ("Evaluation", f"{per} each, with the policy's mean action"),
+        ("Steps", "low-level environment steps of training, warm-up included"),
+    ]
+    return "\n".join(f"- {name}: {text}" for name, text in lines if text)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
+    subtasks = metric == "completed_subtasks"
+    header = ["method", "data", "runs (skill models)", "env steps", f"{_NAMES[metric]}: IQM [95 %]", "mean"]
+    header += ["all completed"] if subtasks else []
+    header += ["first evaluation", "prior alone: mean / sampled", "minutes"]
+    rows = []
+    for method in methods:
+        scores = method.final()
+        interval = bootstrap_interval([scores[members] for members in strata(method.runs)], seed=BOOTSTRAP_SEED)
+        skills = len({run.skill_checkpoint for run in method.runs if run.skill_checkpoint})
+        row = [
+            method.method,
+            _joined(run.data for run in method.runs),
+            f"{len(method.runs)} ({skills})",
+            f"{np.median([run.env_steps[-1] for run in method.runs]):,.0f}",
+            f"{float(iqm(scores)):.2f}{_interval(interval)}",
+            f"{float(mean(scores)):.2f}",
+        ]
+        if subtasks:
+            row.append(f"{np.mean([run.all_completed[-1] for run in method.runs]):.0%}")
+        first = iqm([getattr(run, metric)[0] for run in method.runs])
+        row.append(f"{float(first):.2f} @ {np.median([run.env_steps[0] for run in method.runs]):,.0f}")
+        row += [_prior_scores(method), f"{np.median([run.seconds[-1] for run in method.runs]) / 60:.0f}"]
+        rows.append(row)
+    return _table(header, rows)
+
+
+def _prior_scores(method: MethodCurve) -> str:
+    """What the skills achieved before any training, from their cards; the cards may be on another machine."""
+    scores = []
+    for checkpoint in {run.skill_checkpoint for run in method.runs}:
+        try:
+            metrics = load_card(checkpoint).metrics
+        except UserError:
+            continue
+        scores.append([metrics.get("prior_mean", np.nan), metrics.get("prior_sampled", np.nan)])
+    if not scores or np.isnan(scores).all():
+        return "–"
+    return " / ".join(f"{value:.2f}" for value in np.mean(scores, axis=0))
+
+
+def _interval(interval: Interval) -> str:
+    return "" if np.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _milestone_table(methods: Sequence[MethodCurve]) -> str:
+    indices = {step: [method.at(step) for method in methods] for step in MILESTONES}
+    reached = [step for step, points in indices.items() if any(p is not None for p in points)]
+    if not reached:
+        return ""
+
+    def cell(method: MethodCurve, index: int | None) -> str:
+        if index is None:
+            return "–"
+        interval = Interval(float(method.low[index]), float(method.high[index]))
+        return f"{method.iqm[index]:.2f}{_interval(interval)}"
+
+    rows = [[m.method, *(cell(m, indices[step][i]) for step in reached)] for i, m in enumerate(methods)]
+    return _table(["method", *(f"{step:,}" for step in reached)], rows)
+
+
+def _subtask_table(methods: Sequence[MethodCurve]) -> str:
+    names = list(dict.fromkeys(name for m in methods for run in m.runs for name in run.subtask_rate))
+    rows = []
+    for method in methods:
+        last = [[r.subtask_rate[name][-1] for r in method.runs if name in r.subtask_rate] for name in names]
+        rows.append([method.method, *(f"{np.mean(rates):.2f}" if rates else "–" for rates in last)])
+    return _table(["method", *names], rows)
+
+
+def _improvement_table(pairs: Sequence[tuple[str, str, float, float, Interval]]) -> str:
+    rows = [[x, y, f"{step:,.0f}", f"{p:.2f}{_interval(interval)}"] for x, y, step, p, interval in pairs]
+    return _table(["X", "Y", "env steps", "P(X > Y) [95 %]"], rows)
+
+
+def _method_note(methods: Sequence[MethodCurve]) -> str:
+    text = (
+        "IQM: the mean of the middle half of the runs (the mean, below four runs). Intervals: "
+        f"{CONFIDENCE:.0%} percentile bootstrap over runs, {RESAMPLES:,} resamples, stratified by task and data, seed "
+        f"{BOOTSTRAP_SEED}."
+    )
+    if any(1 < len(m.runs) < 5 for m in methods):
+        text += " With fewer than five runs they are narrower than they claim."
+    return f"## How the numbers were made\n\n{text}"
+
+
+def _notes(methods: Sequence[MethodCurve], curves: Sequence[Curve]) -> list[str]:
+    notes = [note for curve in curves for note in curve.notes]
+    notes += [f"{c.trial.name}: not evaluated yet and left out." for c in curves if not len(c.env_steps)]
+    for method in methods:
+        seen: dict[Any, int] = {}
+        for run in method.runs:
+            key = (run.seed, run.skill_checkpoint, _task(run), run.data)
+            seen[key] = seen.get(key, 0) + 1
+        repeated = [f"{key[0]}" for key, count in seen.items() if count > 1 and key[0] is not None]
+        if repeated:
+            notes.append(f"{method.method}: more than one run of seed {', '.join(repeated)}; they are not independent.")
+        ends = [run.env_steps[-1] for run in method.runs]
+        if max(ends) > 1.1 * min(ends):
+            notes.append(f"{method.method}: its runs end between {min(ends):,.0f} and {max(ends):,.0f} steps.")
+    return notes

@@ -1,0 +1,174 @@
+"""The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import gymnasium as gym
+import ray
+import torch
+from pyarrow import fs
+from ray.rllib.core import (
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+    COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
+)
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.util import ActorPool
+from rich.progress import Progress
+
+from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.envs.skill_env import SkillEnv, make_env
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
+
+# Fewer than these take longer to hand to another process than to run.
+EPISODES_PER_PROCESS = 10
+_MODULE = PurePosixPath(COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained policy and what it was trained in."""
+
+    module: SkillPriorRLModule
+    """Inference only, on the CPU."""
+    env: Any
+    """A registered name or an environment class."""
+    env_config: dict[str, Any]
+    skill_checkpoint: str
+
+    def policy(self, observation: Any) -> Any:
+        """Observation (S,) to the mean of π(z|s), (Z,) float32."""
+        states = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
+        with torch.inference_mode():
+            return self.module.skills(states)[0].mean[0].numpy()
+
+    def make_env(self, **env_config: Any) -> SkillEnv:
+        """The environment with skills for actions; ``env_config`` adds to the one trained with.
+
+        Raises:
+            UserError: If the environment or the skill checkpoint cannot be found here.
+        """
+        return SkillEnv(self.make_low_level_env(**env_config), self.skill_checkpoint)
+
+    def make_low_level_env(self, **env_config: Any) -> gym.Env:
+        """The environment alone, with its own actions.
+
+        Raises:
+            UserError: If it cannot be made, with these arguments or at all.
+        """
+        try:
+            return make_env(self.env, {**self.env_config, **env_config})
+        except (gym.error.Error, ImportError, TypeError) as error:
+            raise UserError(f"The environment {self.env} cannot be made here: {_line(error)}") from None
+
+
+def load_policy(checkpoint: str) -> Restored:
+    """Restore the policy of a SPiRL checkpoint.
+
+    RLlib stores classes, configs and weights with pickle: load only checkpoints you trust.
+
+    Args:
+        checkpoint: Directory or URI, as `SPiRL.save_to_path` or Ray Tune leaves it.
+
+    Raises:
+        UserError: If it is not there, not SPiRL's, or incomplete, or if its skill checkpoint is gone.
+    """
+    filesystem, inner = _locate(checkpoint)
+    try:
+        with filesystem.open_input_stream(f"{inner}/class_and_ctor_args.pkl") as stream:
+            made_by = pickle.load(stream)
+        kind, config = made_by["class"], made_by["ctor_args_and_kwargs"][0][0]
+        skills, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{checkpoint} was made by code that is not installed here: {_line(error)}") from None
+    except (OSError, EOFError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{checkpoint}: class_and_ctor_args.pkl is missing or damaged: {_line(error)}") from None
+    if not skills:
+        raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of SPiRL.")
+    try:
+        module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem)
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{checkpoint}: its policy cannot be restored: {_line(error)}") from None
+    assert isinstance(module, SkillPriorRLModule)
+    for name in module.get_non_inference_attributes():
+        delattr(module, name)
+    module.eval()
+    return Restored(module, env, dict(env_config or {}), str(skills))
+
+
+def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
+    """Run deterministic episodes on the seeds ``seed``, ``seed`` + 1, …, in parallel where Ray has several CPUs.
+
+    The result depends on the seeds only, not on the number of processes.
+
+    Returns:
+        `rollout.summarize` of the episodes, and the first seed.
+
+    Raises:
+        UserError: As `load_policy`, or if the environment cannot be made.
+    """
+    restored = load_policy(checkpoint)
+    env = restored.make_env()  # Before any process is started: what is wrong shows here, in one line.
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    workers = max(1, min(episodes // EPISODES_PER_PROCESS, int(ray.cluster_resources().get("CPU", 1))))
+    seeds = list(range(seed, seed + episodes))
+    results: list[EpisodeResult] = []
+    with Progress(transient=True, disable=not show_progress) as bar:
+        task = bar.add_task("evaluation episodes", total=episodes)
+        if workers == 1:
+            for episode_seed in seeds:
+                results.append(run_episode(env, restored.policy, episode_seed))
+                bar.advance(task)
+        else:
+            reference = ray.put(restored)
+            actors = [ray.remote(num_cpus=1)(_Evaluator).remote(reference) for _ in range(workers)]
+            for result in ActorPool(actors).map_unordered(lambda actor, s: actor.run.remote(s), seeds):
+                results.append(result)
+                bar.advance(task)
+    env.close()
+    return {**summarize(sorted(results, key=lambda r: r.seed)), "seed": seed}
+
+
+class _Evaluator:
+    """A process with the policy and an environment."""
+
+    def __init__(self, restored: Restored) -> None:
+        torch.set_num_threads(1)
+        self.restored, self.env = restored, restored.make_env()
+
+    def run(self, seed: int) -> EpisodeResult:
+        return run_episode(self.env, self.restored.policy, seed)
+
+
+def _locate(checkpoint: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it of a checkpoint.
+
+    Raises:
+        UserError: If it is not there or not a checkpoint; names the newest checkpoint below it, if any.
+    """
+    path = checkpoint if "://" in checkpoint else str(Path(checkpoint).expanduser().absolute())
+    try:
+        filesystem, inner = fs.FileSystem.from_uri(path)
+        kind = filesystem.get_file_info(inner).type
+        if kind == fs.FileType.NotFound:
+            raise UserError(f"{checkpoint} does not exist.")
+        if kind == fs.FileType.File:
+            raise UserError(f"{checkpoint} is a file; name the checkpoint's directory.")
+        if filesystem.get_file_info(f"{inner}/{_MODULE}").type == fs.FileType.Directory:
+            return filesystem, inner
+        below = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} cannot be read: {_line(error)}") from None
+    nested = [info for info in below if info.path.endswith(f"/{_MODULE}")]
+    newest = max(nested, key=lambda info: (info.mtime_ns or 0, info.path), default=None)
+    hint = f"; did you mean {newest.path.removesuffix(f'/{_MODULE}')}?" if newest else "."
+    raise UserError(f"{checkpoint} is not a checkpoint of SPiRL{hint}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,181 @@
+"""The `rllib` command on tiny real runs: train, sweep, interrupt, resume, evaluate, and exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from rllib_spirl.cli.rllib import app, main
+from rllib_spirl.errors import UserError
+
+PPO = """
+{name}:
+  run: PPO
+  env: CartPole-v1
+  stop: {{training_iteration: 2}}
+  storage_path: {out}
+  config:
+    num_env_runners: 0
+    train_batch_size_per_learner: 100
+    minibatch_size: 50
+    num_epochs: 1
+    model_config: {{fcnet_hiddens: [8]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """One Ray for the in-process runs of this file; the command leaves a Ray that it finds running alone."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "ppo.yaml"
+    path.write_text(PPO.format(name="cart", out=tmp_path / "out"))
+    return path
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
+
+
+def trials(tmp_path: Path, name: str = "cart") -> list[Path]:
+    return sorted(p for p in (tmp_path / "out" / name).iterdir() if p.is_dir())
+
+
+def test_train_then_evaluate(experiment, tmp_path, local_ray):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = invoke("train", "file", experiment)
+    assert re.search(r"cart  iter 1  env_steps 100  return [\d.]+", output)
+    (trial,) = trials(tmp_path)
+    assert [r["num_env_steps_sampled_lifetime"] for r in results(trial)] == [100, 200]
+    checkpoint = trial / "checkpoint_000000"
+    assert f"checkpoint  {checkpoint}" in output
+    events = EventAccumulator(str(trial)).Reload()
+    assert [e.step for e in events.Scalars("ray/tune/env_runners/episode_return_mean")] == [100, 200]
+
+    first, second = (
+        json.loads(invoke("evaluate", checkpoint, "--episodes", 3, "--json").splitlines()[-1]) for _ in "12"
+    )
+    assert first["episodes"] == len(first["episode_returns"]) == 3
+    assert first["episode_returns"] == second["episode_returns"]  # deterministic policy, same seed
+    with pytest.raises(UserError, match=rf"not a checkpoint.*did you mean {checkpoint}"):
+        invoke("evaluate", trial)
+    (checkpoint / "class_and_ctor_args.pkl").write_bytes(b"torn")
+    with pytest.raises(UserError, match="damaged"):
+        invoke("evaluate", checkpoint)
+
+
+def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, local_ray):
+    output = invoke(
+        "train", "file", experiment, "--stop", "env_steps=100", "--set", "config.lr={grid_search: [0.01, 0.001]}",
+        "--set", "config.evaluation_interval=1", "--set", "config.evaluation_duration=1",
+        "--checkpoint-score-attr", "min-env_steps", "--keep-checkpoints-num", 1,
+    )  # fmt: skip
+    lrs = [results(trial)[-1]["config"]["lr"] for trial in trials(tmp_path)]
+    assert sorted(lrs) == [0.001, 0.01]
+    assert all(len(results(trial)) == 1 for trial in trials(tmp_path))
+    assert "lr=0.01 " in output
+    assert re.search(r"evaluation [\d.]+", output)
+
+
+def test_failed_trial_gives_exit_code_1_and_its_traceback(experiment, tmp_path, local_ray):
+    output = invoke("train", "file", experiment, "--set", "config.env_config.nonsense=1", code=1)
+    assert re.search(r"failed: \w+Error: .*nonsense", output)
+    (path,) = re.findall(r"full traceback  (\S+)", output)
+    assert Path(path).parent == trials(tmp_path)[0]
+    assert "unexpected keyword argument 'nonsense'" in Path(path).read_text()
+
+
+def test_unknown_stop_metric_ends_the_run(experiment, local_ray):
+    with pytest.raises(UserError, match="no metric is called 'env_stps'; did you mean 'env_steps'"):
+        invoke("train", "file", experiment, "--stop", "env_stps=100")
+
+
+def test_mistakes_end_with_one_line_before_ray_starts(experiment, tmp_path, monkeypatch, capsys):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    table = [
+        ([tmp_path / "nope.yaml"], "nope.yaml does not exist"),
+        ([experiment, "--set", "config.lrr=1"], "unknown key 'lrr'"),
+        ([experiment, "--env", "CartPol-v1"], "unknown environment"),
+        ([experiment, "--stop", "env_steps=lots"], "'lots' is not a number"),
+        ([experiment, "--resume"], "nothing to resume"),
+        ([experiment, "--scheduler", "ash"], "unknown scheduler"),
+        ([experiment, "--scheduler-config", "7"], "--scheduler-config"),
+        ([experiment, "--set", f"storage_path={blocked}/x"], "cannot be written to"),
+        ([experiment, "--checkpoint-score-attr", "a", "--set", "checkpoint_config.x=1"], "'x'"),
+    ]
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    for arguments, words in table:
+        monkeypatch.setattr(sys, "argv", ["rllib", "train", "file", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 1
+        assert words in error
+        assert error.startswith("error: ")
+        assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_leaves_a_checkpoint_and_resume_goes_on(experiment, tmp_path):
+    """Ctrl-C in the terminal reaches the whole process group, so the signal is sent to it."""
+    command = [sys.executable, "-c", "from rllib_spirl.cli.rllib import main; main()", "train", "file", str(experiment)]
+    stop = ["--stop", "training_iteration=100000"]
+    process = subprocess.Popen(
+        command + stop, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=os.getcwd()
+    )
+    assert process.stdout is not None
+    seen = ""
+    while "iter" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in rest
+    (trial,) = trials(tmp_path)
+    assert (trial / "checkpoint_000000" / "rllib_checkpoint.json").exists()
+    before = results(trial)[-1]["training_iteration"]
+
+    more = ["--stop", f"training_iteration={before + 2}", "--resume"]
+    with pytest.raises(UserError, match=r"'config.lr' is 0.5 but was"):
+        invoke("train", "file", experiment, *more, "--set", "config.lr=0.5")
+    resumed = subprocess.run(command + more, capture_output=True, text=True, timeout=90)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    iterations = [r["training_iteration"] for r in results(trial)]
+    assert iterations == list(range(1, before + 3))  # nothing lost, nothing done twice
+    steps = [r["num_env_steps_sampled_lifetime"] for r in results(trial)]
+    assert steps == [100 * i for i in iterations]
+
+
+@pytest.mark.slow
+def test_sac_on_pendulum(tmp_path, local_ray):
+    example = Path(__file__).parent.parent / "tuned_examples" / "pendulum_sac.yaml"
+    invoke("train", "file", example, "--stop", "env_steps=1200", "--set", f"storage_path={tmp_path / 'out'}")
+    (trial,) = trials(tmp_path, "pendulum-sac")
+    assert results(trial)[-1]["num_env_steps_sampled_lifetime"] >= 1200
+    assert "SAC" in trial.name

@@ -1,0 +1,238 @@
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from rllib_spirl.cli import report as cli
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.aggregate import aggregate, align, by_method
+from rllib_spirl.evaluation.report import improvements, write_report
+from rllib_spirl.evaluation.runs import read_runs
+
+TASKS = ["microwave", "kettle"]
+
+
+def result(iteration: int, steps: int, completed: float | None = None, **more: Any) -> dict[str, Any]:
+    """A line of result.json as SPiRL's runs write it."""
+    line: dict[str, Any] = {
+        "training_iteration": iteration,
+        "env_steps": float(steps),
+        "time_total_s": steps / 100,
+        "completed_subtasks": math.nan,
+        "learners": {"default_policy": {"kl": 4.0 + iteration, "alpha": 0.1, "q": 1.0, "critic_loss": 0.2}},
+        "config": {"target_divergence": 5.0},
+    }
+    if completed is not None:
+        line["evaluation"] = {
+            "episodes": 20,
+            "completed_subtasks": completed,
+            "all_completed": completed / 2,
+            "episode_return": completed,
+            # Not in the task's order: the reader puts them into it.
+            "subtask_rate": {"kettle": completed / 2, "microwave": 1.0},
+        }
+    return line | more
+
+
+def write_trial(experiment: Path, seed: int, lines: list[Any], **parameters: Any) -> Path:
+    trial = experiment / f"SPiRL_{len(list(experiment.glob('SPiRL_*')))}"
+    trial.mkdir(parents=True)
+    config = {"env": "rllib_spirl/Kitchen-v0", "env_config": {"tasks": TASKS, "ordered": True}, "seed": seed}
+    (trial / "params.json").write_text(json.dumps(config | parameters))
+    (trial / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return trial
+
+
+def write_experiment(path: Path, scores: list[list[float]], data: str = "offline_data/kitchen_mixed.yaml") -> Path:
+    """An experiment with a trial per row; its evaluations are 1,000 steps apart, each seed's a few steps later."""
+    for seed, row in enumerate(scores):
+        lines = []
+        for k, score in enumerate(row):
+            lines.append(result(2 * k + 1, 1000 * k + 500))
+            lines.append(result(2 * k + 2, 1000 * (k + 1) + seed, score))
+        write_trial(path, seed, lines)
+    (path / "experiment.yaml").write_text(yaml.safe_dump({path.name: {"skills": {"data": data}}}))
+    return path
+
+
+def test_reads_what_a_run_reported(tmp_path: Path) -> None:
+    (curve,) = read_runs([write_experiment(tmp_path / "kitchen", [[0.5, 1.5]])])
+    assert (curve.method, curve.seed, curve.data) == ("kitchen", 0, "kitchen_mixed")
+    assert (curve.task, curve.rule, curve.target_divergence) == ("microwave, kettle", "in this order", 5.0)
+    np.testing.assert_array_equal(curve.env_steps, [1000, 2000])
+    np.testing.assert_array_equal(curve.completed_subtasks, [0.5, 1.5])
+    np.testing.assert_array_equal(curve.seconds, [10, 20])
+    assert list(curve.subtask_rate) == TASKS
+    np.testing.assert_array_equal(curve.subtask_rate["kettle"], [0.25, 0.75])
+    np.testing.assert_array_equal(curve.train_steps, [500, 1000, 1500, 2000])
+    np.testing.assert_array_equal(curve.kl, [5, 6, 7, 8])
+    assert np.isnan(curve.train_completed_subtasks).all()
+
+
+def test_trials_of_a_search_are_methods_of_their_own(tmp_path: Path) -> None:
+    for divergence in (1.0, 5.0):
+        for seed in (0, 1):
+            write_trial(tmp_path / "sweep", seed, [result(1, 10, 1.0)], target_divergence=divergence)
+    groups = by_method(read_runs([tmp_path]))
+    assert {name: [run.seed for run in runs] for name, runs in groups.items()} == {
+        "sweep δ=1": [0, 1],
+        "sweep δ=5": [0, 1],
+    }
+
+
+def test_named_directories_are_pooled(tmp_path: Path) -> None:
+    a, b = (write_experiment(tmp_path / name, [[1.0]]) for name in "ab")
+    assert [curve.method for curve in read_runs([f"ours={a}", f"ours={b}", a])] == ["ours", "ours"]
+
+
+def test_torn_last_line_of_a_running_trial_is_skipped(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "kitchen", 0, [result(1, 1000, 1.0), result(2, 2000, 2.0)])
+    file = trial / "result.json"
+    file.write_text(file.read_text()[:-30])
+    (curve,) = read_runs([trial])
+    assert curve.env_steps.tolist() == [1000]
+    assert curve.notes == ()
+
+
+def test_other_unreadable_lines_are_reported(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "kitchen", 0, [result(1, 1000, 1.0), ["odd"], result(3, 3000, 2.0)])
+    (curve,) = read_runs([trial])
+    assert curve.env_steps.tolist() == [1000, 3000]
+    assert "left out: line 2" in curve.notes[0]
+    text = write_report([trial], tmp_path / "out").read_text()
+    assert "left out: line 2" in text
+
+
+def test_iterations_that_a_restored_trial_repeats_count_once(tmp_path: Path) -> None:
+    lines = [result(1, 1000, 0.0), result(2, 2000, 1.0), result(3, 3000, 2.0), result(2, 2005, 1.5)]
+    (curve,) = read_runs([write_trial(tmp_path / "kitchen", 0, lines)])
+    assert curve.env_steps.tolist() == [1000, 2005]
+    assert curve.completed_subtasks.tolist() == [0.0, 1.5]
+
+
+def test_repeated_nan_evaluations_and_missing_metrics_are_left_out(tmp_path: Path) -> None:
+    lines = [
+        {"training_iteration": 1, "env_steps": 500},
+        result(2, 1000, 1.0, learners={}),
+        result(3, 2000, evaluation={"completed_subtasks": math.nan, "subtask_rate": None}),
+        result(4, 3000, evaluation=None),
+    ]
+    (curve,) = read_runs([write_trial(tmp_path / "kitchen", 0, lines)])
+    assert curve.env_steps.tolist() == [1000]
+    assert curve.train_steps.tolist() == [500, 1000, 2000, 3000]
+    np.testing.assert_array_equal(curve.kl, [np.nan, np.nan, 7.0, 8.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text(""), "is a file"),
+        (lambda path: path.mkdir(), "holds no Ray Tune run"),
+        (lambda path: write_trial(path, 0, []), "no trial has reported"),
+        (lambda path: write_trial(path, 0, ["x", "y"]), "holds no result that can be read"),
+        (lambda path: write_trial(path, 0, [result(1, 10)]), "evaluation_interval"),
+    ],
+)
+def test_directories_without_results_are_one_line_errors(tmp_path: Path, make: Any, message: str) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(UserError, match=message) as caught:
+        write_report([tmp_path / "run"], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_alignment_takes_the_nearest_evaluation_and_invents_none() -> None:
+    steps = [np.array([10.0, 20.0, 30.0]), np.array([11.0, 29.0]), np.array([13.0, 24.0])]
+    common, table = align(steps, [np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0]), np.array([6.0, 7.0])])
+    assert common.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(table, [[1, 2, 3], [4, np.nan, 5], [6, 7, np.nan]])
+
+
+def test_aggregate_counts_runs_and_takes_the_middle_half(tmp_path: Path) -> None:
+    scores = [[0.0, 2.0], [1.0, 2.0], [1.0, 2.0], [2.0, 2.0], [0.5]]
+    runs = read_runs([write_experiment(tmp_path / "kitchen", scores)])
+    curve = aggregate("kitchen", runs, "completed_subtasks")
+    np.testing.assert_allclose(curve.mean, [0.9, 2.0])
+    np.testing.assert_allclose(curve.iqm, [(0.5 + 1 + 1) / 3, 2.0])
+    assert curve.count.tolist() == [5, 4]
+    assert curve.low[0] < curve.iqm[0] < curve.high[0]
+    assert (curve.low[1], curve.high[1]) == (2.0, 2.0)
+    assert curve.at(1400) == 0
+    assert curve.at(5000) is None
+
+
+def test_improvement_compares_at_the_last_common_step(tmp_path: Path) -> None:
+    long = write_experiment(tmp_path / "long", [[1.0, 0.0, 2.0], [1.0, 1.0, 2.0]])
+    short = write_experiment(tmp_path / "short", [[0.0, 1.0], [0.0, 2.0]])
+    groups = by_method(read_runs([long, short]))
+    methods = [aggregate(name, runs, "completed_subtasks") for name, runs in groups.items()]
+    ((better, worse, step, probability, interval),) = improvements(methods)
+    # At 2,000 steps: 0, 1 against 1, 2, of whose pairs three are won and one is a tie.
+    assert (better, worse, step, probability) == ("short", "long", 2000.0, 3.5 / 4)
+    assert interval.low <= probability <= interval.high
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_report_of_two_methods(tmp_path: Path, published: bool) -> None:
+    a = write_experiment(tmp_path / "runs" / "ours", [[0.5, 2.0], [1.0, 1.5], [1.0, 2.0]])
+    b = write_experiment(tmp_path / "runs" / "theirs", [[0.5, 1.0]], data="offline_data/kitchen_human.yaml")
+    flag = ["--published"] if published else []
+    app = cli.typer.Typer()
+    app.command()(cli.report)
+    outcome = CliRunner().invoke(app, [str(a), str(b), "--output", str(tmp_path / "out"), *flag])
+    assert outcome.exit_code == 0, outcome.output
+    names = {"report.md", "curves.csv", "curves.json", "learning_curve.png", "subtask_rates.png", "divergence.png"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    for name in names:
+        if name.endswith(".png"):
+            assert imread(tmp_path / "out" / name).shape[:2] == (700, 1200)
+    text = (tmp_path / "out" / "report.md").read_text()
+    for expected in ("Kitchen-v0", "in this order", "kitchen_mixed", "kitchen_human", "| ours | theirs |"):
+        assert expected in text
+    content = json.loads((tmp_path / "out" / "curves.json").read_text())
+    ours = content["methods"]["ours"]["completed_subtasks"]
+    assert ours["env_steps"] == [1002, 2002]
+    assert ours["n"] == [3, 3]
+    assert ours["iqm"][1] == pytest.approx(5.5 / 3, abs=1e-5)
+    assert content["methods"]["theirs"]["completed_subtasks"]["ci_low"] == [None, None]
+    rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    last = [r for r in rows if (r["method"], r["metric"]) == ("ours", "completed_subtasks")][-1]
+    assert float(last["ci_low"]) == ours["ci_low"][1]
+    assert [r["ci_low"] for r in rows if r["method"] == "theirs"] == [""] * 6
+
+
+def test_runs_of_algorithms_without_subtasks(tmp_path: Path) -> None:
+    lines = [
+        {
+            "training_iteration": i,
+            "num_env_steps_sampled_lifetime": 100.0 * i,
+            "evaluation": {"env_runners": {"episode_return_mean": 10.0 * i}},
+        }
+        for i in (1, 2)
+    ]
+    trial = write_trial(tmp_path / "sac", 0, lines, env="Pendulum-v1", env_config={})
+    text = write_report([trial], tmp_path / "out").read_text()
+    assert "episode return: IQM" in text
+    assert {f.name for f in (tmp_path / "out").glob("*.png")} == {"learning_curve.png"}
+
+
+def test_same_runs_give_the_same_report(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "kitchen", [[0.5, 2.0], [1.0, 1.5]])
+    first, second = (write_report([run], tmp_path / name).read_text() for name in ("one", "two"))
+    assert first == second
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "kitchen", [[1.0]])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([run], tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
