@@ -40,13 +40,15 @@ _DETOURS = [
 _MARGIN = 0.02  # kept from joint limits
 
 
-def hand(yaw: float, pitch: float) -> NDArray[np.float64]:
-    """Orientation (3, 3) of a hand that points forward (+y), turned left by yaw and then down by pitch.
+def hand(yaw: float, pitch: float, roll: float = 0.0) -> NDArray[np.float64]:
+    """Orientation (3, 3) of a hand that points forward (+y), turned left by yaw, down by pitch and about itself by roll.
 
-    Columns: the hand's up, the direction in which the fingers open (horizontal), and where it points.
+    Columns: the hand's up, the direction in which the fingers open (horizontal without roll), and where it points.
     """
     opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
+    up = np.cross(opening, pointing)
+    opening = np.cos(roll) * opening + np.sin(roll) * up
     return np.stack((np.cross(opening, pointing), opening, pointing), axis=1)
 
 

@@ -10,9 +10,10 @@ from rllib_spirl.data.episode import Episode
 from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose, hand
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks
 
-Turn = tuple[float, float]  # yaw and pitch of the hand
+Turn = tuple[float, float, float]  # yaw, pitch and roll of the hand
 Steered = Generator[tuple[NDArray[np.float64], float], None, Turn]
 
+_FLAT_OR_EDGE = (0.0, -np.pi / 2)  # rolls: on edge, the hand passes beside things
 _OPTIONS = 4  # orientations compared before each approach
 _TRIES = 3
 _AFTER = 5  # steps recorded after the last completion
@@ -65,20 +66,22 @@ class Demonstrator:
 
     def choose(self, poses: Callable[[NDArray[np.float64]], Sequence[Pose]], fingers: float, *turns: Turn) -> Steered:
         """Go to the first of ``poses(turn)`` with the best of the hand's orientations; returns that one."""
-        options = [poses(hand(yaw, pitch)) for yaw, pitch in turns]
+        options = [poses(hand(*turn)) for turn in turns]
         index = yield from self.arm.approach(options, fingers)
         return turns[index]
 
-    def turns(self, yaw: tuple[float, float], pitch: tuple[float, float]) -> list[Turn]:
-        """Hand orientations to choose from: ranges of yaw and pitch, sampled."""
-        return [(self.u(*yaw), self.u(*pitch)) for _ in range(_OPTIONS)]
+    def turns(
+        self, yaw: tuple[float, float], pitch: tuple[float, float], rolls: Sequence[float] = (0.0,)
+    ) -> list[Turn]:
+        """Hand orientations to choose from: ranges of yaw and pitch, sampled, and the rolls in turn."""
+        return [(self.u(*yaw), self.u(*pitch), rolls[i % len(rolls)]) for i in range(_OPTIONS)]
 
     def microwave(self) -> Motion:
         up = np.array([0, 0, self.u(0.0, 0.08)])
         goal = -self.u(0.55, 0.72)
         pivot = np.array([-1.1276, 0.4549])
         handle = self.site("microhandle_site") + up
-        yaw, pitch = yield from self.choose(
+        yaw, pitch, _ = yield from self.choose(
             lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, *self.turns((0.2, 0.6), (0.5, 0.85))
         )
         turn = hand(yaw, pitch)
@@ -88,10 +91,10 @@ class Demonstrator:
 
     def hinge_cabinet(self) -> Motion:
         up = np.array([0, 0, -self.u(0.0, 0.08)])
-        goal = self.u(1.25, 1.35)
+        goal = self.u(1.3, 1.4)
         pivot = np.array([-0.224, 0.71])
         handle = self.site("hinge_site2") + up
-        yaw, pitch = yield from self.choose(
+        yaw, pitch, _ = yield from self.choose(
             lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, *self.turns((-0.1, 0.2), (-0.2, 0.2))
         )
         turn = hand(yaw, pitch)
@@ -154,8 +157,8 @@ class Demonstrator:
     def kettle(self) -> Motion:
         """Carry it: the closed fingers reach under its handle, and it hangs on them."""
         handle = np.array([self.u(-0.02, 0.02), 0.0, 0.2585])
-        goal = np.array([-self.u(0.21, 0.26), self.u(0.68, 0.75)])
-        below, lift = self.u(0.055, 0.065), self.u(0.04, 0.06)
+        goal = np.array([-self.u(0.21, 0.26), self.u(0.66, 0.72)])
+        below, lift = self.u(0.055, 0.065), self.u(0.05, 0.07)
         body = self.data.body("kettleroot")
 
         def under(turn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,19 +180,19 @@ class Demonstrator:
         def carry() -> Pose | None:
             rest = goal - body.xpos[:2]
             tried.append(bool(body.xpos[2] < 1.625))
-            if np.linalg.norm(rest) < 0.03 or (len(tried) > 6 and tried[-1]):
+            if np.linalg.norm(rest) < 0.03 or (len(tried) > 9 and tried[-1]):
                 return None
             pace = 0.0 if len(tried) < 2 else 1.0
             return np.array([*(self.arm.tool[:2] + pace * np.clip(rest, -0.06, 0.08)), start[2] + lift]), turn
 
         yield from self.arm.follow(carry, CLOSED, speed=0.8, steps=40)
         down = np.array([*self.arm.tool[:2], start[2] - 0.01])
-        yield from self.line(down, turn, near=0.015)
+        yield from self.line(down, turn, near=0.03)
         yield from self.back_off(-turn[:, 2] * [1, 1, 0], 0.14, turn)
 
     def burner(self, index: int, site: str, pitch: tuple[float, float]) -> Motion:
         goal = self.u(0.75, 0.92)
-        lever, gap, depth = self.u(0.026, 0.036), 0.03, -self.u(0.004, 0.014)
+        lever, gap, depth = self.u(0.036, 0.046), 0.03, -self.u(0.004, 0.014)
 
         def contact(angle: float, gap: float) -> NDArray[np.float64]:
             bar = np.array([np.sin(angle), 0, np.cos(angle)])
@@ -200,7 +203,9 @@ class Demonstrator:
         turn = hand(
             *(
                 yield from self.choose(
-                    lambda t: [(start - [0, 0.08, 0], t), (start, t)], CLOSED, *self.turns((-0.35, 0.0), pitch)
+                    lambda t: [(start - [0, 0.08, 0], t), (start, t)],
+                    CLOSED,
+                    *self.turns((-0.35, 0.0), pitch),
                 )
             )
         )
@@ -218,8 +223,13 @@ class Demonstrator:
         yield from self.back_off(-turn[:, 2], 0.07, turn)
 
     def line(self, goal: NDArray[np.float64], turn: NDArray[np.float64], near: float = 0.015) -> Motion:
+        """Go straight with closed fingers until ``near`` the goal, or no nearer than four steps ago."""
+        past: list[float] = []
+
         def path() -> Pose | None:
-            return None if np.linalg.norm(goal - self.arm.tool) < near else (goal, turn)
+            past.append(float(np.linalg.norm(goal - self.arm.tool)))
+            stuck = len(past) > 4 and past[-5] - past[-1] < 0.01
+            return None if past[-1] < near or stuck else (goal, turn)
 
         yield from self.arm.follow(path, CLOSED, speed=0.6, steps=12)
 
@@ -229,7 +239,9 @@ class Demonstrator:
         turn = hand(
             *(
                 yield from self.choose(
-                    lambda t: [(start + [0.01, -0.07, 0], t), (start, t)], CLOSED, *self.turns((-0.2, 0.2), (0.0, 0.4))
+                    lambda t: [(start + [0.01, -0.07, 0], t), (start, t)],
+                    CLOSED,
+                    *self.turns((-0.2, 0.2), (0.0, 0.4)),
                 )
             )
         )
@@ -244,14 +256,14 @@ class Demonstrator:
 
     def slide_cabinet(self) -> Motion:
         up = -self.u(0.04, 0.12)
-        goal = self.u(0.18, 0.30)
-        start = self.site("slide_site") + np.array([-0.075, 0.01, up])
+        goal = self.u(0.14, 0.24)
+        start = self.site("slide_site") + np.array([-0.058, 0.01, up])
         turn = hand(
             *(
                 yield from self.choose(
                     lambda t: [(start + [-0.01, -0.07, 0], t), (start, t)],
                     CLOSED,
-                    *self.turns((-0.3, 0.2), (-0.9, 0.2)),
+                    *self.turns((-0.3, 0.3), (-0.5, 0.3), _FLAT_OR_EDGE),
                 )
             )
         )
