@@ -118,11 +118,11 @@ class Arm:
         """
         start = self.joints
         ranked = []
-        for index, poses in enumerate(options):
-            stops = [start]
+        for (index, poses), seed in itertools.product(enumerate(options), (start, _REST)):
+            stops = [seed]
             for pose in poses:
                 stops.append(self.solve(*pose, stops[-1]))
-            after = self._collisions(stops[1:])
+            stops[0], after = start, self._collisions(stops[1:])
             ranked.append((self._steps(stops[:2]) + self._collisions(stops[:2]) + after, after, index, stops[1]))
         ranked.sort(key=lambda r: r[0])
         best, chosen, route = ranked[0][0], ranked[0][2], [ranked[0][3]]
@@ -132,7 +132,7 @@ class Arm:
             if best < 1.0 + self._steps([start, goal]) + after:
                 continue
             for offset in _DETOURS:
-                via = self.solve((tool + position) / 2 + offset, orientation, start)
+                via = self.solve((tool + position) / 2 + offset, orientation, (start + goal) / 2)
                 cost = self._steps([start, via, goal]) + self._collisions([start, via, goal]) + after
                 if cost < best:
                     best, chosen, route = cost, index, [via, goal]

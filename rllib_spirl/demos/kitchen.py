@@ -13,7 +13,6 @@ from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks
 Turn = tuple[float, float, float]  # yaw, pitch and roll of the hand
 Steered = Generator[tuple[NDArray[np.float64], float], None, Turn]
 
-_FLAT_OR_EDGE = (0.0, -np.pi / 2)  # rolls: on edge, the hand passes beside things
 _OPTIONS = 4  # orientations compared before each approach
 _TRIES = 3
 _AFTER = 5  # steps recorded after the last completion
@@ -70,11 +69,9 @@ class Demonstrator:
         index = yield from self.arm.approach(options, fingers)
         return turns[index]
 
-    def turns(
-        self, yaw: tuple[float, float], pitch: tuple[float, float], rolls: Sequence[float] = (0.0,)
-    ) -> list[Turn]:
-        """Hand orientations to choose from: ranges of yaw and pitch, sampled, and the rolls in turn."""
-        return [(self.u(*yaw), self.u(*pitch), rolls[i % len(rolls)]) for i in range(_OPTIONS)]
+    def turns(self, yaw: tuple[float, float], pitch: tuple[float, float], roll: float = 0.0) -> list[Turn]:
+        """Hand orientations to choose from, yaw and pitch sampled from their ranges."""
+        return [(self.u(*yaw), self.u(*pitch), roll) for _ in range(_OPTIONS)]
 
     def microwave(self) -> Motion:
         up = np.array([0, 0, self.u(0.0, 0.08)])
@@ -255,18 +252,14 @@ class Demonstrator:
         yield from self.back_off(np.array([0, -1.0, 0]), 0.06, turn)
 
     def slide_cabinet(self) -> Motion:
-        up = -self.u(0.04, 0.12)
+        up = -self.u(0.06, 0.12)
         goal = self.u(0.14, 0.24)
         start = self.site("slide_site") + np.array([-0.058, 0.01, up])
-        turn = hand(
-            *(
-                yield from self.choose(
-                    lambda t: [(start + [-0.01, -0.07, 0], t), (start, t)],
-                    CLOSED,
-                    *self.turns((-0.3, 0.3), (-0.5, 0.3), _FLAT_OR_EDGE),
-                )
-            )
-        )
+        if self.data.qpos[21] > 0.5:  # beside the open hinge door: on edge, from the right
+            turns = self.turns((0.2, 0.7), (-0.4, 0.2), -np.pi / 2)
+        else:
+            turns = self.turns((-0.3, 0.2), (-0.6, 0.2))
+        turn = hand(*(yield from self.choose(lambda t: [(start - 0.08 * t[:, 2], t), (start, t)], CLOSED, *turns)))
         yield from self.line(start, turn, near=0.025)
 
         def path() -> Pose | None:
@@ -274,7 +267,7 @@ class Demonstrator:
                 return None
             return np.array([self.arm.tool[0] + 0.1, start[1], start[2]]), turn
 
-        yield from self.arm.follow(path, CLOSED, speed=0.6, steps=25)
+        yield from self.arm.follow(path, CLOSED, speed=0.7, steps=25)
         yield from self.back_off(np.array([-0.3, -1.0, 0]), 0.06, turn)
 
 
