@@ -3,6 +3,7 @@
 Shapes: B batch, Z latent, E critics. α is the temperature, δ the target divergence, in nats summed over z.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -44,6 +45,15 @@ def q_target(
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     """½ mean over B, summed over the E critics: (E, B) and (B,) to a scalar."""
     return 0.5 * (q - target).square().mean(-1).sum()
+
+
+def conservative_loss(policy_q: Tensor, prior_q: Tensor, data_q: Tensor) -> Tensor:
+    """mean_B [log(e^Q(s, z_π) + e^Q(s, z_p)) − Q(s, z)], summed over the critics: three (E, B) to a scalar.
+
+    Conservative Q-learning (Kumar et al. 2020) with samples of the policy and of the prior: values of skills nobody
+    has tried in a state do not rise above those of skills somebody has.
+    """
+    return (torch.logaddexp(policy_q, prior_q) - data_q).mean(-1).sum()
 
 
 def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:

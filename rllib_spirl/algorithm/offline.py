@@ -59,6 +59,10 @@ def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed:
     starts = window_starts(data.episode_starts, horizon)
     starts = starts[starts < end[starts]]
     last = np.minimum(starts + horizon, end[starts]) - 1
+    # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
+    # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
+    stop = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))[starts]
+    final = terminated[last] | (last + 1 + horizon > stop)
     earned = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
     generator = torch.Generator().manual_seed(seed)
     z = []
@@ -72,5 +76,5 @@ def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed:
         "z": torch.cat(z),
         "rewards": torch.from_numpy((earned[last + 1] - earned[starts]).astype(np.float32)),
         "next_states": torch.from_numpy(data.next_states[last]),
-        "terminated": torch.from_numpy(terminated[last].astype(np.float32)),
+        "terminated": torch.from_numpy(final.astype(np.float32)),
     }

@@ -55,6 +55,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.initial_alpha = 0.1
         self.kl_in_target = False
         self.target_bounds: tuple[float, float] | None = None
+        self.conservatism = 0.0
         self.policy = "residual"
         self.policy_hidden = 256
         self.policy_layers = 2
@@ -97,6 +98,7 @@ class SPiRLConfig(AlgorithmConfig):
         initial_alpha: float = NotProvided,
         kl_in_target: bool = NotProvided,
         target_bounds: tuple[float, float] | None = NotProvided,
+        conservatism: float = NotProvided,
         policy: str = NotProvided,
         policy_hidden: int = NotProvided,
         policy_layers: int = NotProvided,
@@ -127,6 +129,7 @@ class SPiRLConfig(AlgorithmConfig):
             kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
                 time-outs the bootstrapped penalties add up to more than any return.
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
+            conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
             policy: "residual" around the prior, or "copied" for a trainable copy of the prior's network as in the paper.
             policy_hidden, policy_layers: Width and depth of the residual policy.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is 256, 5, 2, False.
@@ -164,8 +167,9 @@ class SPiRLConfig(AlgorithmConfig):
             self._value_error(f"`tau` must be in (0, 1], got {self.tau}.")
         if not 0 <= self.offline_fraction <= 1:
             self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
-        if self.warmup_steps < 0 or self.offline_updates < 0:
-            self._value_error("`warmup_steps` and `offline_updates` must not be negative.")
+        for name in ("warmup_steps", "offline_updates", "conservatism"):
+            if getattr(self, name) < 0:
+                self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.policy not in ("residual", "copied"):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
         if self.num_learners > 1:

@@ -8,7 +8,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor
 from torch.nn import Parameter
 
-from rllib_spirl.algorithm.losses import critic_loss, policy_loss, q_target, temperature_loss
+from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_loss, q_target, temperature_loss
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 
 
@@ -83,7 +83,13 @@ class SPiRLLearner(TorchLearner):
         critic = critic_loss(q, target)
 
         policy, kl = module.skills(states)
-        policy_q = module.critic(inputs, policy.rsample(), frozen=True)
+        z = policy.rsample()
+        policy_q = module.critic(inputs, z, frozen=True)
+        if config.conservatism > 0:
+            with torch.no_grad():
+                prior_z = module.prior(states).sample()
+            rivals = (module.critic(inputs, rival) for rival in (z.detach(), prior_z))
+            critic = critic + config.conservatism * conservative_loss(*rivals, q)
         actor = policy_loss(policy_q, kl, alpha)
         temperature = temperature_loss(module.log_alpha, kl, config.target_divergence)
         if log:

@@ -25,23 +25,15 @@ _FASTEST = np.array([0.080, 0.066, 0.072, 0.080, 0.100, 0.100, 0.100])  # rad a 
 _DAMPING, _ROTATION_WEIGHT = 1e-4, 0.3
 _CLEARANCE = 0.02
 _COLLISION_COST = 150.0  # steps per metre of intrusion, at each second step
-_DETOURS = [
-    np.array(d)
-    for d in (
-        (0, -0.1, 0),
-        (0, -0.2, 0),
-        (0, -0.1, 0.12),
-        (0, -0.1, -0.12),
-        (-0.12, -0.1, 0),
-        (0.12, -0.1, 0),
-        (0, 0, 0.2),
-    )
-]
+_MISS_COST = 300.0  # steps per metre
+# From half-way between here and there, for way-points around obstacles: nearer the robot, lower, higher, to the sides.
+_DETOURS = np.array([(0, -1, 0), (0, -2, 0), (0, -3, 0), (0, -1, 1.2), (0, 0, 2), (0, -1, -1.2), (0, -2, -2)]) / 10
+_DETOURS = np.concatenate((_DETOURS, np.array([(-12, -10, 0), (12, -10, 0), (12, -20, -15)]) / 100))
 _MARGIN = 0.02  # kept from joint limits
 
 
 def hand(yaw: float, pitch: float, roll: float = 0.0) -> NDArray[np.float64]:
-    """Orientation (3, 3) of a hand that points forward (+y), turned left by yaw, down by pitch and about itself by roll.
+    """Orientation (3, 3) of a hand that points forward (+y), turned by yaw (left), pitch (down), and roll.
 
     Columns: the hand's up, the direction in which the fingers open (horizontal without roll), and where it points.
     """
@@ -115,14 +107,17 @@ class Arm:
         """Go to the first pose of one of the options, which is to be followed by its other poses.
 
         Takes the option, and the way-point to it, that cost the fewest steps and collisions; returns its index.
+        Collisions count as far as the second pose, after which things are moved.
         """
         start = self.joints
         ranked = []
         for (index, poses), seed in itertools.product(enumerate(options), (start, _REST)):
             stops = [seed]
-            for pose in poses:
-                stops.append(self.solve(*pose, stops[-1]))
-            stops[0], after = start, self._collisions(stops[1:])
+            for position, orientation in poses:
+                stops.append(self.solve(position, orientation, stops[-1]))
+            stops[0] = start
+            after = self._steps(stops[1:]) + self._collisions(stops[1:3])
+            after += sum(self._missed(q, *pose) for q, pose in zip(stops[1:], poses, strict=True))
             ranked.append((self._steps(stops[:2]) + self._collisions(stops[:2]) + after, after, index, stops[1]))
         ranked.sort(key=lambda r: r[0])
         best, chosen, route = ranked[0][0], ranked[0][2], [ranked[0][3]]
@@ -150,6 +145,11 @@ class Arm:
             if steps < tolerance or (len(past) > 6 and past[-7] - steps < 0.5):
                 return
             yield self.joints + rest / max(steps, 1.0), fingers
+
+    def _missed(self, q: NDArray[np.float64], position: NDArray[np.float64], orientation: NDArray[np.float64]) -> float:
+        """Cost, in steps, of a pose that joints ``q`` do not quite reach."""
+        point, turn = self._forward(q)
+        return float(_MISS_COST * (np.linalg.norm(position - point) + 0.1 * np.linalg.norm(orientation - turn)))
 
     def _steps(self, stops: Sequence[NDArray[np.float64]]) -> float:
         return sum(float(np.max(np.abs(b - a) / self._fastest)) for a, b in itertools.pairwise(stops))
@@ -180,13 +180,15 @@ class Arm:
         hurry: float = 0.9,
         steps: int = 60,
     ) -> Motion:
-        """Chase the pose that ``path`` gives each step with the tool, until it gives None. At most ``speed`` m/s and the
-        fraction ``hurry`` of the free pace."""
+        """Chase the pose that ``path`` gives each step with the tool, until it gives None.
+
+        The tool moves at most at ``speed`` m/s and the joints at the fraction ``hurry`` of the free pace.
+        """
         for _ in range(steps):
             pose = path()
             if pose is None:
                 return
-            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.5 * _STEP, pull=0.05)
+            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.5 * _STEP, pull=0.02)
             yield (
                 self.joints + dq / max(1.0, np.max(np.abs(dq) / (hurry * self._fastest))),
                 fingers() if callable(fingers) else fingers,
@@ -224,9 +226,9 @@ class Arm:
         mujoco.mj_comPos(self._model, self._scratch)
         mujoco.mj_jac(self._model, self._scratch, self._jacobian[0], self._jacobian[1], point, self._body)
         shift = position - point
-        shift *= min(1.0, reach / (np.linalg.norm(shift) + 1e-9))
+        shift *= min(1.0, reach / float(np.linalg.norm(shift) + 1e-9))
         rotation = 0.5 * np.cross(now.T, orientation.T).sum(0)
-        rotation *= min(1.0, turn / (np.linalg.norm(rotation) + 1e-9))
+        rotation *= min(1.0, turn / float(np.linalg.norm(rotation) + 1e-9))
         error = np.concatenate((shift, _ROTATION_WEIGHT * rotation))
         jacobian = np.concatenate((self._jacobian[0, :, :7], _ROTATION_WEIGHT * self._jacobian[1, :, :7]))
         free = np.ones(7, bool)

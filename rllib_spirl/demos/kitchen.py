@@ -14,7 +14,7 @@ Turn = tuple[float, float, float]  # yaw, pitch and roll of the hand
 Steered = Generator[tuple[NDArray[np.float64], float], None, Turn]
 
 _OPTIONS = 4  # orientations compared before each approach
-_TRIES = 3
+_TRIES = 4
 _AFTER = 5  # steps recorded after the last completion
 _DEEPER = 0.012  # metres that a grip reaches beyond a handle's middle
 _NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
@@ -63,7 +63,9 @@ class Demonstrator:
         for _ in range(steps):
             yield here, OPEN
 
-    def choose(self, poses: Callable[[NDArray[np.float64]], Sequence[Pose]], fingers: float, *turns: Turn) -> Steered:
+    def choose(
+        self, poses: Callable[[NDArray[np.float64]], Sequence[Pose]], fingers: float, turns: list[Turn]
+    ) -> Steered:
         """Go to the first of ``poses(turn)`` with the best of the hand's orientations; returns that one."""
         options = [poses(hand(*turn)) for turn in turns]
         index = yield from self.arm.approach(options, fingers)
@@ -79,7 +81,7 @@ class Demonstrator:
         pivot = np.array([-1.1276, 0.4549])
         handle = self.site("microhandle_site") + up
         yaw, pitch, _ = yield from self.choose(
-            lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, *self.turns((0.2, 0.6), (0.5, 0.85))
+            lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, self.turns((0.2, 0.6), (0.5, 0.85))
         )
         turn = hand(yaw, pitch)
         yield from self.grasp(lambda: self.site("microhandle_site") + up, turn)
@@ -92,7 +94,7 @@ class Demonstrator:
         pivot = np.array([-0.224, 0.71])
         handle = self.site("hinge_site2") + up
         yaw, pitch, _ = yield from self.choose(
-            lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, *self.turns((-0.1, 0.2), (-0.2, 0.2))
+            lambda t: [(handle - 0.08 * t[:, 2], t), (handle, t)], OPEN, self.turns((-0.1, 0.2), (-0.2, 0.2))
         )
         turn = hand(yaw, pitch)
         yield from self.grasp(lambda: self.site("hinge_site2") + up, turn)
@@ -161,15 +163,12 @@ class Demonstrator:
         def under(turn: NDArray[np.float64]) -> NDArray[np.float64]:
             return body.xpos + body.xmat.reshape(3, 3) @ handle + 0.02 * turn[:, 2] - [0, 0, below]
 
-        turn = hand(
-            *(
-                yield from self.choose(
-                    lambda t: [(under(t) - 0.12 * t[:, 2], t), (under(t), t)],
-                    CLOSED,
-                    *self.turns((-0.6, 0.2), (-0.3, 0.1)),
-                )
-            )
-        )
+        def poses(turn: NDArray[np.float64]) -> list[Pose]:
+            start = under(turn)
+            end = start + np.array([*(goal - body.xpos[:2]), lift])
+            return [(start - 0.12 * turn[:, 2], turn), (start, turn), (end, turn)]
+
+        turn = hand(*(yield from self.choose(poses, CLOSED, self.turns((-0.6, 0.2), (-0.3, 0.1)))))
         start = under(turn)
         yield from self.line(start, turn, near=0.02)
         tried: list[bool] = []
@@ -197,15 +196,8 @@ class Demonstrator:
             return self.site(site) + lever * bar - gap * right + np.array([0, depth, 0])
 
         start = contact(0, 0.04)
-        turn = hand(
-            *(
-                yield from self.choose(
-                    lambda t: [(start - [0, 0.08, 0], t), (start, t)],
-                    CLOSED,
-                    *self.turns((-0.35, 0.0), pitch),
-                )
-            )
-        )
+        turns = self.turns((-0.35, 0.0), pitch)
+        turn = hand(*(yield from self.choose(lambda t: [(start - [0, 0.08, 0], t), (start, t)], CLOSED, turns)))
         yield from self.line(start, turn)
         past: list[float] = []
 
@@ -216,7 +208,7 @@ class Demonstrator:
                 return None
             return contact(angle + 0.9, gap - 0.015), turn
 
-        yield from self.arm.follow(path, CLOSED, speed=0.8, steps=30)
+        yield from self.arm.follow(path, CLOSED, speed=0.8, hurry=1.4, steps=30)
         yield from self.back_off(-turn[:, 2], 0.07, turn)
 
     def line(self, goal: NDArray[np.float64], turn: NDArray[np.float64], near: float = 0.015) -> Motion:
@@ -233,14 +225,9 @@ class Demonstrator:
     def light_switch(self) -> Motion:
         start = self.site("light_site") + np.array([0.062, self.u(0.004, 0.014), self.u(-0.01, 0.01)])
         end = np.array([-self.u(0.58, 0.66), start[1], start[2]])
+        turns = self.turns((-0.2, 0.2), (0.0, 0.4))
         turn = hand(
-            *(
-                yield from self.choose(
-                    lambda t: [(start + [0.01, -0.07, 0], t), (start, t)],
-                    CLOSED,
-                    *self.turns((-0.2, 0.2), (0.0, 0.4)),
-                )
-            )
+            *(yield from self.choose(lambda t: [(start + np.array([0.01, -0.07, 0.0]), t), (start, t)], CLOSED, turns))
         )
         yield from self.line(start, turn, near=0.02)
 
@@ -259,7 +246,7 @@ class Demonstrator:
             turns = self.turns((0.2, 0.7), (-0.4, 0.2), -np.pi / 2)
         else:
             turns = self.turns((-0.3, 0.2), (-0.6, 0.2))
-        turn = hand(*(yield from self.choose(lambda t: [(start - 0.08 * t[:, 2], t), (start, t)], CLOSED, *turns)))
+        turn = hand(*(yield from self.choose(lambda t: [(start - 0.08 * t[:, 2], t), (start, t)], CLOSED, turns)))
         yield from self.line(start, turn, near=0.025)
 
         def path() -> Pose | None:
@@ -277,7 +264,8 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
     Args:
         order: Names from SUBTASKS, each once.
         seed: Of the environment's noise, the jitter of the motions and the action noise.
-        noise: Standard deviation of the Ornstein-Uhlenbeck noise added to the actions, for diversity. Recorded actions hold it.
+        noise: Standard deviation of the Ornstein-Uhlenbeck noise added to the actions, for diversity. The recorded
+            actions hold it.
 
     Returns:
         The demonstration, successful or not. It ends five steps after the last completion.

@@ -1,0 +1,69 @@
+"""How good and how fast the scripted demonstrators are. The last line is one JSON object.
+
+python benchmarks/demos.py kitchen --chains 200 --seed 7
+"""
+
+import json
+import time
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from rllib_spirl.demos.kitchen import Demonstration, demonstrate
+from rllib_spirl.envs.kitchen import SUBTASKS
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.callback()
+def _main() -> None:
+    """Benchmarks of the demonstrators."""
+
+
+@app.command()
+def kitchen(
+    chains: int = typer.Option(200, help="Number of demonstrations."),
+    length: int = typer.Option(4, help="Subtasks in each, drawn at random without repetition."),
+    seed: int = typer.Option(7, help="Of the orders; demonstration i has seed + i."),
+    noise: float = typer.Option(0.05, help="Standard deviation of the action noise."),
+) -> None:
+    """Random chains of kitchen subtasks."""
+    rng = np.random.default_rng(seed)
+    demos: list[tuple[list[str], Demonstration]] = []
+    start = time.process_time()
+    for i in track(range(chains), "Demonstrating", console=Console(stderr=True)):
+        order = [str(name) for name in rng.choice(list(SUBTASKS), length, replace=False)]
+        demos.append((order, demonstrate(order, seed + i, noise)))
+    cpu = (time.process_time() - start) / chains
+
+    good = [d for _, d in demos if d.success]
+    steps = [max(d.steps.values()) for d in good]
+    tried = {n: [d for order, d in demos if n in order] for n in SUBTASKS}
+    done = {n: [d for d in tried[n] if n in d.completed] for n in SUBTASKS}
+    kettle = [d.kettle_distance for d in done["kettle"]]
+    result = {
+        "name": "kitchen demonstrations",
+        "chains": chains,
+        "seed": seed,
+        "noise": noise,
+        "subtask_success": {n: _share(len(done[n]), len(tried[n])) for n in SUBTASKS},
+        "chain_success": _share(len(good), chains),
+        "within_280": _share(sum(s <= 280 for s in steps), chains),
+        "median_steps": float(np.median(steps)) if steps else None,
+        "p90_steps": float(np.percentile(steps, 90)) if steps else None,
+        "cpu_seconds": round(cpu, 3),
+        "still_completed": {n: _share(sum(n in d.still_completed for d in done[n]), len(done[n])) for n in SUBTASKS},
+        "kettle_within_0.15": _share(sum(k < 0.15 for k in kettle), len(kettle)),
+        "kettle_distance_max": round(max(kettle), 3) if kettle else None,
+    }
+    print(json.dumps(result))
+
+
+def _share(count: int, total: int) -> float | None:
+    return round(count / total, 4) if total else None
+
+
+if __name__ == "__main__":
+    app()
