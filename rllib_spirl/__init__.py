@@ -1,4 +1,4 @@
-"""Skill-prior reinforcement learning for Ray RLlib. Importing it registers the algorithm "SPiRL" and the environments."""
+"""Skill-prior reinforcement learning for Ray RLlib. Importing it registers "SPiRL" and the environments."""
 
 from ray.tune.registry import register_trainable
 

@@ -90,7 +90,7 @@ def other_width(w: Path) -> None:
     card["model"]["state_dim"] = 4
     (w / "skills" / "skill.json").write_text(json.dumps(card))
     weights = load_file(w / "skills" / "skill.safetensors")
-    grown = {name: t for name, t in weights.items()}
+    grown = dict(weights)
     from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
     shapes = SkillModel(SkillModelConfig.model_validate(card["model"])).state_dict()

@@ -30,7 +30,13 @@ class Counting(gym.Env):
         self.steps += 1
         done = self.steps == self.length
         observation = np.full(2, self.steps, np.float32)
-        return observation, 2.0 ** (self.steps - 1), done and self.terminates, done and not self.terminates, {"n": self.steps}
+        return (
+            observation,
+            2.0 ** (self.steps - 1),
+            done and self.terminates,
+            done and not self.terminates,
+            {"n": self.steps},
+        )
 
 
 def test_a_skill_sums_the_rewards_of_its_steps(point_skills: str) -> None:
@@ -64,7 +70,9 @@ def test_gymnasium_accepts_it(point_skills: str) -> None:
 
 
 def test_other_dimensions_are_a_clear_error(point_skills: str) -> None:
-    with pytest.raises(UserError, match=r"Counting has 3-dimensional observations, but the skills in .* were trained on 2"):
+    with pytest.raises(
+        UserError, match=r"Counting has 3-dimensional observations, but the skills in .* were trained on 2"
+    ):
         SkillEnv(Counting(5, True, state_dim=3), point_skills)
     with pytest.raises(UserError, match="need a flat Box"):
         SkillEnv(gym.make("FrozenLake-v1"), point_skills)

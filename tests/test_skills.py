@@ -61,9 +61,7 @@ def test_the_encoder_never_sees_the_perturbed_states() -> None:
     model = SkillModel(SMALL)
     states, actions = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
     _, clean = skill_loss(model, states, actions, beta=1.0)
-    _, noisy = skill_loss(
-        model, states, actions, beta=1.0, perturbed_states=states + 1, corrected_actions=actions - 1
-    )
+    _, noisy = skill_loss(model, states, actions, beta=1.0, perturbed_states=states + 1, corrected_actions=actions - 1)
     assert torch.equal(clean["posterior_kl"], noisy["posterior_kl"])
     assert not torch.equal(clean["prior_kl"], noisy["prior_kl"])
 
@@ -137,7 +135,9 @@ def test_a_checkpoint_round_trips(point_skills: str) -> None:
         (lambda d: _edit_card(d, "hidden", -1), "hidden"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_clear_error(point_skills: str, tmp_path: Path, damage: object, message: str) -> None:
+def test_a_damaged_checkpoint_is_one_clear_error(
+    point_skills: str, tmp_path: Path, damage: object, message: str
+) -> None:
     copy = tmp_path / "skills"
     shutil.copytree(point_skills, copy)
     damage(copy)  # type: ignore[operator]

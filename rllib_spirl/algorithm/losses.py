@@ -10,7 +10,7 @@ from torch import Tensor
 def residual_kl(mean: Tensor, log_std: Tensor) -> Tensor:
     """KL(N(μ_p + σ_p·mean, σ_p·e^log_std) ‖ N(μ_p, σ_p)), (B,), from the residuals (B, Z): the prior's scale cancels.
 
-        KL = Σ_z ½ (mean² + e^{2·log_std} − 1) − log_std
+    KL = Σ_z ½ (mean² + e^{2·log_std} − 1) − log_std
     """
     return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(-1)
 

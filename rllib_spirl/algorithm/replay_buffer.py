@@ -94,7 +94,9 @@ class SkillReplay:
         self.generator.set_state(tensors["rng"])
 
 
-def mixed_batch(replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float) -> Batch:
+def mixed_batch(
+    replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float
+) -> Batch:
     """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay."""
     if offline is None or fraction == 0:
         return replay.sample(count * batch_size)

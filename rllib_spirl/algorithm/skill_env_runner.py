@@ -28,7 +28,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         return make_skill_env(self.config.env_config)
 
     def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
-        """One episode per seed with the policy's mean skills. Independent of sampling: it has an environment of its own."""
+        """One episode per seed with the policy's mean skills, in an environment of its own."""
         module = self.module
 
         def policy(observation: Any) -> Any:

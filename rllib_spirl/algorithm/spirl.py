@@ -130,9 +130,10 @@ class SPiRLConfig(AlgorithmConfig):
                 time-outs the bootstrapped penalties add up to more than any return.
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
             conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
-            policy: "residual" around the prior, or "copied" for a trainable copy of the prior's network as in the paper.
+            policy: "residual" around the prior, or "copied": a trainable copy of its network, as in the paper.
             policy_hidden, policy_layers: Width and depth of the residual policy.
-            critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is 256, 5, 2, False.
+            critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
+                256, 5, 2, False.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
             tau: Polyak coefficient of the target critics.
             replay_capacity: Skill transitions kept.
@@ -155,12 +156,20 @@ class SPiRLConfig(AlgorithmConfig):
     def validate(self) -> None:
         super().validate()
         if not self.skill_checkpoint:
-            self._value_error("SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section.")
+            self._value_error(
+                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
+            )
         load_card(str(self.skill_checkpoint))
         for name in ("target_divergence", "initial_alpha", "policy_lr", "critic_lr", "alpha_lr", "updates_per_step"):
             if not getattr(self, name) > 0:
                 self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
-        for name in ("replay_capacity", "critic_members", "critic_layers", "policy_layers", "train_batch_size_per_learner"):
+        for name in (
+            "replay_capacity",
+            "critic_members",
+            "critic_layers",
+            "policy_layers",
+            "train_batch_size_per_learner",
+        ):
             if getattr(self, name) < 1:
                 self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.tau <= 1:

@@ -39,8 +39,8 @@ class SPiRLLearner(TorchLearner):
             size = config.train_batch_size_per_learner
             module: SkillPriorRLModule = self._module[module_id]
             optimizers = [self.get_optimizer(module_id, name) for name in ("critic", "policy", "alpha")]
-            with torch.no_grad():
-                online, target = list(module.critic.parameters()), list(module.target_critic.parameters())
+            online: list[Tensor] = list(module.critic.parameters())
+            target: list[Tensor] = list(module.target_critic.parameters())
             count = len(columns["rewards"]) // size
             for index in range(count):
                 minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
@@ -88,7 +88,7 @@ class SPiRLLearner(TorchLearner):
         if config.conservatism > 0:
             with torch.no_grad():
                 prior_z = module.prior(states).sample()
-            rivals = (module.critic(inputs, rival) for rival in (z.detach(), prior_z))
+            rivals = module.critic(inputs, z.detach()), module.critic(inputs, prior_z)
             critic = critic + config.conservatism * conservative_loss(*rivals, q)
         actor = policy_loss(policy_q, kl, alpha)
         temperature = temperature_loss(module.log_alpha, kl, config.target_divergence)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
 class ResidualPolicy(nn.Module):
     """π(z|s) = N(μ_p + σ_p·m(s), σ_p·e^{l(s)}) around the prior N(μ_p, σ_p), with m = l = 0 at the start.
 
-    The KL to the prior is then exactly 0 before the first update, and does not depend on how narrow the prior is: a copy of
-    the prior's network makes the KL and Q explode where the prior is almost deterministic.
+    The KL to the prior is then exactly 0 before the first update, and does not depend on how narrow the prior is: a
+    copy of the prior's network makes the KL and Q explode where the prior is almost deterministic.
     """
 
     def __init__(self, prior: nn.Module, state_dim: int, latent_dim: int, hidden: int, layers: int) -> None:
@@ -63,16 +64,20 @@ class CriticEnsemble(nn.Module):
         widths = [inputs, *[hidden] * layers, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             bound = 1 / math.sqrt(fan_in)  # torch's default for a Linear layer
             self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
-        self.scales = nn.ParameterList(nn.Parameter(torch.ones(members, 1, hidden)) for _ in range(layers if layer_norm else 0))
-        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers if layer_norm else 0))
+        self.scales = nn.ParameterList(
+            nn.Parameter(torch.ones(members, 1, hidden)) for _ in range(layers if layer_norm else 0)
+        )
+        self.shifts = nn.ParameterList(
+            nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers if layer_norm else 0)
+        )
         self.members = members
 
     def forward(self, states: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
-        """Normalised states (B, S) and latents (B, Z) to values (E, B). ``frozen`` takes no gradient for the weights."""
+        """Normalised states (B, S) and latents (B, Z) to values (E, B). ``frozen``: no gradient for the weights."""
         x = torch.cat([states, z], -1).expand(self.members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -92,8 +97,8 @@ class CriticEnsemble(nn.Module):
 class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
 
-    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, policy_hidden, policy_layers, critic_hidden,
-    critic_layers, critic_members, critic_layer_norm, initial_alpha.
+    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, policy_hidden, policy_layers,
+    critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha.
     """
 
     def setup(self) -> None:

@@ -47,8 +47,8 @@ def pretrain(
     table = Table(title=prepared.checkpoint, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in load_card(prepared.checkpoint).metrics.items():
-        table.add_row(name, f"{value:.4f}")
+    for name, metric in load_card(prepared.checkpoint).metrics.items():
+        table.add_row(name, f"{metric:.4f}")
     Console().print(table)
 
 

@@ -71,8 +71,8 @@ def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: 
             raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
         if flatdim(space) != wanted:
             raise UserError(
-                f"{name} has {flatdim(space)}-dimensional {what}, but the skills in {checkpoint} were trained on {wanted}. "
-                "Use skills pretrained on this environment's data."
+                f"{name} has {flatdim(space)}-dimensional {what}, but the skills in {checkpoint} were "
+                f"trained on {wanted}. Use skills pretrained on this environment's data."
             )
 
 

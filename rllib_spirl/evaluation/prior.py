@@ -14,7 +14,9 @@ from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.skills.checkpoint import load_skills
 
 
-def prior_episode(skill_checkpoint: str, env: str, env_config: dict[str, Any], seed: int, sample: bool) -> EpisodeResult:
+def prior_episode(
+    skill_checkpoint: str, env: str, env_config: dict[str, Any], seed: int, sample: bool
+) -> EpisodeResult:
     """One episode on ``seed`` with z sampled from the prior, or its mean."""
     torch.set_num_threads(1)
     prior = load_skills(skill_checkpoint)[0].prior
@@ -36,7 +38,7 @@ def prior_episode(skill_checkpoint: str, env: str, env_config: dict[str, Any], s
 def report_prior(
     card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000, show_progress: bool = True
 ) -> dict[str, float]:
-    """Run ``episodes`` with sampled skills and as many with the prior's mean, in parallel; add the scores to the card."""
+    """Run ``episodes`` with sampled skills, as many with the prior's mean, in parallel; add the scores to the card."""
     run = ray.remote(num_cpus=1)(prior_episode)
     jobs = {
         run.remote(str(card.parent), env, env_config, seed + i, sample): sample
@@ -61,5 +63,6 @@ def report_prior(
     staged.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(staged, card)
     if show_progress:
-        print(f"skills from the prior alone: {scores['prior_mean']:.2f} (its mean), {scores['prior_sampled']:.2f} (sampled)")
+        mean, sampled = scores["prior_mean"], scores["prior_sampled"]
+        print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled)")
     return scores

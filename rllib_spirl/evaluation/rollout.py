@@ -27,9 +27,7 @@ def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> Episod
         total += float(reward)
         steps += info.get("low_level_steps", 1)
         done = terminated or truncated
-    return EpisodeResult(
-        seed=seed, episode_return=total, low_level_steps=steps, subtasks=info.get("subtasks", {})
-    )
+    return EpisodeResult(seed=seed, episode_return=total, low_level_steps=steps, subtasks=info.get("subtasks", {}))
 
 
 def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:

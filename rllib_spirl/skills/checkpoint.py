@@ -1,4 +1,4 @@
-"""The skill checkpoint, the one file in which the two halves meet: ``skill.safetensors`` and its card ``skill.json``."""
+"""The skill checkpoint, in which the two halves meet: ``skill.safetensors`` and its card ``skill.json``."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Skills: a variational model of H-step action sequences with a state-conditioned skill prior (Pertsch et al. 2020, §3.2).
+"""Skills: a variational model of H-step action sequences with a skill prior (Pertsch et al. 2020, §3.2).
 
 Shapes: B batch, H horizon (low-level steps), S state, A action, Z latent. States are in the environment's own units
 everywhere outside this file; the model normalises them itself.

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ def pretrain(
         if load_card(folder).training.get("key") == key:
             return folder
         raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
-    trajectories = load(data, min_episode_length=config.horizon)  # every error in the data comes up here, not in a worker
+    trajectories = load(
+        data, min_episode_length=config.horizon
+    )  # every error in the data comes up here, not in a worker
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,8 @@ def pretrain(
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
-    assert result.checkpoint is not None and result.metrics is not None
+    assert result.checkpoint is not None
+    assert result.metrics is not None
     trained = SkillTrainer(trajectories, config)
     with result.checkpoint.as_directory() as directory:
         trained.restore(Path(directory, STATE), config.updates)
@@ -139,8 +142,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                 progress_bar.set.remote(trainer.updates)
         metrics = {name: value.item() / (stop - first) for name, value in sums.items()} | trainer.validate()
         if writer is not None:
-            for name, value in metrics.items():
-                writer.add_scalar(f"skills/{name}", value, trainer.updates)
+            for name, scalar in metrics.items():
+                writer.add_scalar(f"skills/{name}", scalar, trainer.updates)
             writer.flush()
         with tempfile.TemporaryDirectory() as directory:
             checkpoint = None
@@ -200,7 +203,7 @@ def ray_gpus() -> float:
     return ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.device_count()
 
 
-def _affordable(resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
+def _affordable(resources: Mapping[str, float], use_gpu: bool) -> dict[str, float]:
     """Never ask for more CPUs per worker than the largest node has: the job would wait for ever."""
     most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
     affordable = {"CPU": min(resources["CPU"], most)}

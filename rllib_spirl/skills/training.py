@@ -29,11 +29,11 @@ class PretrainConfig(BaseModel):
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
 
-    updates: int = Field(default=12_000, gt=0, description="Gradient steps in all.")
+    updates: int = Field(default=10_000, gt=0, description="Gradient steps in all.")
     batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
     lr: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
     weight_decay: float = Field(default=1e-3, ge=0)
-    beta: float = Field(default=5e-4, ge=0, description="Weight of KL(q‖N(0, I)), both in means over elements.")
+    beta: float = Field(default=0.015, ge=0, description="Weight of KL(q‖N(0, I)), both in means over elements.")
     state_noise: float = Field(default=0.05, ge=0, description="Corrective noise, in standard deviations; 0 is off.")
     correction_gain: float = Field(default=1.0, ge=0, description="Share of a displacement undone within one step.")
     std_floor: float = Field(default=0.05, gt=0, description="Least standard deviation used to normalise a state.")

@@ -1,0 +1,90 @@
+"""The Ray Train job: its checkpoint, its reuse, its resumption, and several workers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.skills import pretrain as job
+from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
+from rllib_spirl.skills.prepare import prepare_skills
+from rllib_spirl.skills.pretrain import pretrain
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+SHORT = TINY.model_copy(update={"updates": 60, "report_every": 20, "threads_per_worker": 1})
+
+
+def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Path) -> None:
+    folder = pretrain(point_data, SHORT, output=tmp_path / "skills")
+    card = load_card(folder)
+    assert card.model.state_dim == 2
+    assert {"loss", "validation_reconstruction"} <= set(card.metrics)
+    assert list((folder / "tensorboard").glob("events*"))
+    written = (folder / "skill.safetensors").stat().st_mtime_ns
+    assert pretrain(point_data, SHORT, output=folder) == folder
+    assert (folder / "skill.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="other data or settings"):
+        pretrain(point_data, SHORT.model_copy(update={"beta": 0.5}), output=folder)
+
+
+def test_a_killed_job_goes_on_and_ends_like_one_that_was_not(
+    point_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One batch a pass, so that the resumed pass sees the data in the order the whole one did.
+    config = SHORT.model_copy(update={"batch_size": 100_000})
+    whole = load_skills(pretrain(point_data, config, output=tmp_path / "whole"))[0]
+
+    # Stop the job after its first reports, as a kill of the driver would: keep what the worker has written.
+    kept = tmp_path / "kept"
+    rename = shutil.copytree
+    monkeypatch.setattr(job.shutil, "rmtree", lambda path, **_: rename(path, kept))
+    pretrain(point_data, config, output=tmp_path / "first")
+    monkeypatch.undo()
+    run = next(iter(kept.parent.glob("kept")))
+    resumed_output = tmp_path / "resumed"
+    resumed_output.mkdir()
+    shutil.copytree(run, resumed_output / f"run-{job.skills_key(point_data, config)}")
+    resumed = load_skills(pretrain(point_data, config, output=resumed_output))[0]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_model(point_data: Path, tmp_path: Path) -> None:
+    config = SHORT.model_copy(update={"num_workers": 2, "updates": 200, "report_every": 100})
+    folder = pretrain(point_data, config, output=tmp_path / "skills")
+    one = pretrain(point_data, config.model_copy(update={"num_workers": 1}), output=tmp_path / "one")
+    two_workers, one_worker = load_card(folder).metrics, load_card(one).metrics
+    assert two_workers["validation_reconstruction"] < 2 * one_worker["validation_reconstruction"] + 0.05
+
+
+def test_a_horizon_longer_than_every_episode_is_refused(point_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="shorter than 500"):
+        pretrain(point_data, SHORT.model_copy(update={"horizon": 500}), output=tmp_path / "skills")
+
+
+def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path) -> None:
+    shutil.copytree(point_skills, tmp_path / "skills")
+    scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2, show_progress=False)
+    assert set(scores) == {"prior_mean", "prior_sampled"}
+    assert json.loads((tmp_path / "skills" / CARD).read_text())["metrics"]["prior_mean"] == scores["prior_mean"]
+    assert load_card(tmp_path / "skills").metrics["prior_sampled"] == scores["prior_sampled"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"data": "nowhere"}, "nowhere does not exist"),
+        ({}, "needs `data`"),
+        ({"dta": "x"}, "skills.dta"),
+        ({"data": "x", "pretrain": {"beta": -1}}, "skills.pretrain.beta"),
+        ({"checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
+    ],
+)
+def test_a_wrong_skills_section_is_one_clear_error(section: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare_skills(section, base=tmp_path, show_progress=False)
