@@ -28,12 +28,12 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         return make_skill_env(self.config.env_config)
 
     def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
-        """One episode per seed with the policy's mean skills, in an environment of its own."""
+        """One episode per seed with the deterministic policy, in an environment of its own."""
         module = self.module
 
         def policy(observation: Any) -> Any:
             states = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
             with torch.inference_mode():
-                return module.skills(states)[0].mean[0].numpy()
+                return module.best_skills(states)[0].numpy()
 
         return [run_episode(self._evaluation_env, policy, seed) for seed in seeds]

@@ -42,7 +42,7 @@ class SPiRLConfig(AlgorithmConfig):
         >>> config = (
         ...     SPiRLConfig()
         ...     .environment("rllib_spirl/Kitchen-v0", env_config={"ordered": True})
-        ...     .training(skill_checkpoint="skills/kitchen", target_divergence=5.0)
+        ...     .training(skill_checkpoint="skills/kitchen", target_divergence=1.0)
         ... )
         >>> algorithm = config.build_algo()
     """
@@ -51,7 +51,7 @@ class SPiRLConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or SPiRL)
         self.skill_checkpoint: str | None = None
         self.offline_data: str | None = None
-        self.target_divergence = 5.0
+        self.target_divergence = 1.0
         self.initial_alpha = 0.1
         self.kl_in_target = False
         self.target_bounds: tuple[float, float] | None = None
@@ -67,11 +67,12 @@ class SPiRLConfig(AlgorithmConfig):
         self.critic_lr = 3e-4
         self.alpha_lr = 3e-3
         self.tau = 0.005
+        self.policy_tau = 0.001
         self.replay_capacity = 1_000_000
         self.warmup_steps = 500
         self.updates_per_step = 2.0
         self.offline_fraction = 0.5
-        self.offline_updates = 1500
+        self.offline_updates = 2000
         self.learner_threads = 1
         self.eval_seed = 10_000
 
@@ -110,6 +111,7 @@ class SPiRLConfig(AlgorithmConfig):
         critic_lr: float = NotProvided,
         alpha_lr: float = NotProvided,
         tau: float = NotProvided,
+        policy_tau: float = NotProvided,
         replay_capacity: int = NotProvided,
         warmup_steps: int = NotProvided,
         updates_per_step: float = NotProvided,
@@ -124,7 +126,8 @@ class SPiRLConfig(AlgorithmConfig):
         Args:
             skill_checkpoint: Folder or URI of the pretrained skills. Required.
             offline_data: Data set whose trajectories are replayed as skill transitions beside the agent's own.
-            target_divergence: δ, the KL(π ‖ prior) in nats (summed over z) that α is adjusted to reach.
+            target_divergence: δ, the KL(π ‖ prior) in nats (summed over z) that α is adjusted to reach. The paper's is 5;
+                with skills as smooth as ours, a whole choice of skill takes 4 to 5 nats, and 1 learned best.
             initial_alpha: α at the start.
             kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
                 time-outs the bootstrapped penalties add up to more than any return.
@@ -136,6 +139,7 @@ class SPiRLConfig(AlgorithmConfig):
                 256, 5, 2, False.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
             tau: Polyak coefficient of the target critics.
+            policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
             replay_capacity: Skill transitions kept.
             warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning.
             updates_per_step: Gradient steps per skill transition.
@@ -172,8 +176,9 @@ class SPiRLConfig(AlgorithmConfig):
         ):
             if getattr(self, name) < 1:
                 self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 < self.tau <= 1:
-            self._value_error(f"`tau` must be in (0, 1], got {self.tau}.")
+        for name in ("tau", "policy_tau"):
+            if not 0 < getattr(self, name) <= 1:
+                self._value_error(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
         if not 0 <= self.offline_fraction <= 1:
             self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
         for name in ("warmup_steps", "offline_updates", "conservatism"):

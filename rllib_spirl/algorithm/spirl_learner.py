@@ -41,6 +41,8 @@ class SPiRLLearner(TorchLearner):
             optimizers = [self.get_optimizer(module_id, name) for name in ("critic", "policy", "alpha")]
             online: list[Tensor] = list(module.critic.parameters())
             target: list[Tensor] = list(module.target_critic.parameters())
+            policy: list[Tensor] = list(module.policy.parameters())
+            averaged: list[Tensor] = list(module.averaged_policy.parameters())
             count = len(columns["rewards"]) // size
             for index in range(count):
                 minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
@@ -53,6 +55,7 @@ class SPiRLLearner(TorchLearner):
                     optimizer.step()
                 with torch.no_grad():
                     torch._foreach_lerp_(target, online, config.tau)
+                    torch._foreach_lerp_(averaged, policy, config.policy_tau)
             losses[module_id] = loss.detach()
         return {}, losses, {}
 

@@ -111,6 +111,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             self.policy = ResidualPolicy(self.prior, state_dim, latent_dim, c["policy_hidden"], c["policy_layers"])
         else:
             self.policy = CopiedPolicy(self.prior)
+        # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
+        self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
         if not self.inference_only:
             self.critic = CriticEnsemble(
                 state_dim + latent_dim,
@@ -128,13 +130,20 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
     def skills(self, states: Tensor) -> tuple[Normal, Tensor]:
         """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the prior, (B,) in nats."""
+        return self._around_prior(self.policy, states)
+
+    def best_skills(self, states: Tensor) -> Tensor:
+        """States (B, S) to the averaged policy's mean skills (B, Z): the deterministic policy."""
+        return self._around_prior(self.averaged_policy, states)[0].mean
+
+    def _around_prior(self, policy: nn.Module, states: Tensor) -> tuple[Normal, Tensor]:
         with torch.no_grad():
             prior = self.prior(states)
-        inputs = self.prior.normalize(states) if isinstance(self.policy, ResidualPolicy) else states
-        return self.policy(prior, inputs)
+        inputs = self.prior.normalize(states) if isinstance(policy, ResidualPolicy) else states
+        return policy(prior, inputs)
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.skills(batch[Columns.OBS].float())[0].mean}
+        return {Columns.ACTIONS: self.best_skills(batch[Columns.OBS].float())}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTIONS: self.skills(batch[Columns.OBS].float())[0].sample()}

@@ -41,10 +41,10 @@ class Restored:
     skill_checkpoint: str
 
     def policy(self, observation: Any) -> Any:
-        """Observation (S,) to the mean of π(z|s), (Z,) float32."""
+        """Observation (S,) to the deterministic policy's z, (Z,) float32."""
         states = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
         with torch.inference_mode():
-            return self.module.skills(states)[0].mean[0].numpy()
+            return self.module.best_skills(states)[0].numpy()
 
     def make_env(self, **env_config: Any) -> SkillEnv:
         """The environment with skills for actions; ``env_config`` adds to the one trained with.

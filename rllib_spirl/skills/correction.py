@@ -2,8 +2,9 @@
 
 A decoder trained on recorded windows alone never sees a state off the recorded paths, so its small errors compound.
 Here each training state is moved by a small e, and the action it must answer with by the Δa that undoes e within one
-step. What undoes e is read off the data: an inverse model  a_t ≈ W₊ (s_{t+1} − s_t) + W₋ (s_t − s_{t−1}) + W₀ s_t + b, fitted
-by ridge regression, says that reaching the same s_{t+1} from a path displaced by e takes Δa = (W₀ − W₊) e.
+step. What undoes e is read off the data: an inverse model
+    a_t ≈ W₊ (s_{t+1} − s_t) + W₋ (s_t − s_{t−1}) + W₀ s_t + b,
+fitted by ridge regression, says that reaching the same s_{t+1} from a path displaced by e takes Δa = (W₀ − W₊) e.
 """
 
 import numpy as np
