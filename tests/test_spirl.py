@@ -149,6 +149,26 @@ def test_a_remote_env_runner_feeds_the_same_loop(config: Maker) -> None:
         algorithm.stop()
 
 
+def test_evaluation_does_not_depend_on_who_runs_it(config: Maker) -> None:
+    results = []
+    for runners in (0, 1):
+        algorithm = config().evaluation(evaluation_num_env_runners=runners).build_algo()
+        results.append(algorithm.evaluate())
+        algorithm.stop()
+    assert results[0]["low_level_steps"] == results[1]["low_level_steps"]
+    assert results[0]["subtask_rate"] == results[1]["subtask_rate"]
+
+
+def test_a_learner_in_its_own_process_learns_the_same_way(config: Maker) -> None:
+    algorithm = config().learners(num_learners=1).build_algo()
+    try:
+        result = algorithm.train()
+        assert result["updates"] > 10
+        assert np.isfinite(result["learners"]["default_policy"]["critic_loss"])
+    finally:
+        algorithm.stop()
+
+
 def test_demonstrations_become_skill_transitions(point_skills: str, point_data: Path) -> None:
     model, _ = load_skills(point_skills)
     replay = offline_replay(str(point_data), model, PointEnv())

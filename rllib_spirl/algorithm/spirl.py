@@ -292,14 +292,14 @@ class SPiRL(Algorithm):
         added = 0
         for episode in episodes:
             count = len(episode)
-            observations = torch.as_tensor(episode.get_observations(), dtype=torch.float32)
+            observations = torch.tensor(episode.get_observations(), dtype=torch.float32)
             terminated = torch.zeros(count)
             terminated[-1] = float(episode.is_terminated)
             self.replay.add(
                 {
                     "states": observations[:-1],
-                    "z": torch.as_tensor(episode.get_actions()),
-                    "rewards": torch.as_tensor(episode.get_rewards()),
+                    "z": torch.tensor(episode.get_actions()),
+                    "rewards": torch.tensor(episode.get_rewards()),
                     "next_states": observations[1:],
                     "terminated": terminated,
                 }

@@ -10,6 +10,9 @@ from rllib_spirl.data.episode import Episode
 from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose, hand
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks
 
+# Part of every recipe's hash: raise it when the same seed gives another demonstration.
+VERSION = 1
+
 Turn = tuple[float, float, float]  # yaw, pitch and roll of the hand
 Steered = Generator[tuple[NDArray[np.float64], float], None, Turn]
 
