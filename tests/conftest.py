@@ -1,4 +1,4 @@
-"""Shared fixtures: a toy environment's data and skills, and one Ray for the whole session."""
+"""Shared fixtures: a toy environment's data and skills, and a local Ray."""
 
 import logging
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def point_skills(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return str(save_skills(tmp_path_factory.mktemp("skills"), trainer.model, card))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """A local Ray with the point mass registered as "point"."""
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

@@ -229,7 +229,7 @@ def _setting(runs: Sequence[Curve]) -> str:
         ("Environment", _joined(r.env for r in runs)),
         ("Task", _joined(", ".join(filter(None, (r.task, r.rule))) for r in runs)),
         ("Data", _joined(r.data for r in runs)),
-        ("Evaluation", f"{per} each, with the policy's mean action"),
+        ("Evaluation", f"{per} each, with the deterministic policy"),
         ("Steps", "low-level environment steps of training, warm-up included"),
     ]
     return "\n".join(f"- {name}: {text}" for name, text in lines if text)
