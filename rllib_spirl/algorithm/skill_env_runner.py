@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.tune.registry import register_env
 
-from rllib_spirl.envs.skill_env import SKILL_ENV, SkillEnv, make_skill_env
+from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
 from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
+
+SKILL_ENV = "rllib_spirl/SkillEnv"
 
 
 class SkillEnvRunner(SingleAgentEnvRunner):
@@ -20,6 +23,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             "env_config": dict(config.env_config),
             "skill_checkpoint": config.skill_checkpoint,
         }
+        register_env(SKILL_ENV, make_skill_env)  # here, not at import: it lasts as long as the connected cluster
         inner = config.copy(copy_frozen=False).environment(env=SKILL_ENV, env_config=skill_config)
         super().__init__(config=inner, **kwargs)
 

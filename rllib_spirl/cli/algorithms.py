@@ -45,10 +45,14 @@ def algorithm_class(experiment: Experiment) -> Any:
     """
     from ray.tune.registry import get_trainable_cls
 
+    from rllib_spirl.algorithm import SPiRL
+
     if experiment.run not in names():
         raise UserError(
             f"{experiment.where}: unknown algorithm run: '{experiment.run}'{did_you_mean(experiment.run, names())}"
         )
+    if experiment.run == SPiRL.__name__:  # Tune's registry forgets it when Ray is started a second time
+        return SPiRL
     try:
         return get_trainable_cls(experiment.run)
     except ImportError as error:

@@ -168,9 +168,10 @@ def with_skills(experiment: Experiment) -> Experiment:
 
 
 def _trainable(experiment: Experiment) -> Any:
+    kind = algorithms.algorithm_class(experiment)
     if experiment.resources_per_trial is None:
-        return experiment.run
-    return tune.with_resources(algorithms.algorithm_class(experiment), experiment.resources_per_trial)
+        return kind
+    return tune.with_resources(kind, experiment.resources_per_trial)
 
 
 def _check_resources(experiment: Experiment, config: Any) -> None:

@@ -6,13 +6,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, flatdim
 from numpy.typing import NDArray
-from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
-
-SKILL_ENV = "rllib_spirl/SkillEnv"
 
 
 class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
@@ -88,6 +86,3 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:
     """`SkillEnv` from {"env", "env_config", "skill_checkpoint"}, the form in which Ray Tune's registry makes it."""
     return SkillEnv(make_env(config["env"], dict(config["env_config"])), config["skill_checkpoint"])
-
-
-register_env(SKILL_ENV, make_skill_env)
