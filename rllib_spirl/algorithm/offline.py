@@ -44,8 +44,8 @@ def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed:
     horizon = model.config.horizon
     relabel = getattr(env.unwrapped, "relabel", None)
     rewards = data.rewards.copy()
-    # The first frame after which nothing of the episode counts any more.
-    end = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))
+    episode_end = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))
+    end = episode_end.copy()  # the first frame from which on nothing of the episode counts any more
     terminated = data.terminated.copy()
     if relabel is not None:
         for first, stop in zip(data.episode_starts[:-1], data.episode_starts[1:], strict=True):
@@ -61,8 +61,7 @@ def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed:
     last = np.minimum(starts + horizon, end[starts]) - 1
     # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
-    stop = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))[starts]
-    final = terminated[last] | (last + 1 + horizon > stop)
+    final = terminated[last] | (last + 1 + horizon > episode_end[starts])
     earned = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
     generator = torch.Generator().manual_seed(seed)
     z = []

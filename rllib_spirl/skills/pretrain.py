@@ -58,16 +58,15 @@ def pretrain(
         if load_card(folder).training.get("key") == key:
             return folder
         raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
-    trajectories = load(
-        data, min_episode_length=config.horizon
-    )  # every error in the data comes up here, not in a worker
+    # Every error in the data comes up here, not in a worker.
+    trajectories = load(data, min_episode_length=config.horizon)
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
 
-    with _progress(config, folder, show_progress) as progress:
+    with _progress(config, show_progress) as progress:
         settings = {
             "data": str(data),
             "config": config.model_dump(),
@@ -171,7 +170,7 @@ class _Counter:
 
 
 @contextmanager
-def _progress(config: PretrainConfig, folder: Path, show: bool) -> Iterator[Any]:
+def _progress(config: PretrainConfig, show: bool) -> Iterator[Any]:
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if not show:

@@ -114,8 +114,8 @@ class SkillTrainer:
         correction = fit_correction(data.states, data.actions, data.episode_starts, std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
         self._noise_scale = config.state_noise * self.model.prior.std
-        self._loss_module = SkillLoss(self.model)
-        self._trained = wrap(self._loss_module) if wrap else self._loss_module
+        loss_module = SkillLoss(self.model)
+        self._trained = wrap(loss_module) if wrap else loss_module
 
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
