@@ -143,9 +143,21 @@ def test_runs_as_a_module(data: Path) -> None:
 
 @pytest.mark.slow
 def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
-    """The same Parquet files through RLlib's offline API: a behaviour cloning run on them lowers its loss."""
+    """The same Parquet files through RLlib's offline API: a behaviour cloning run on them learns their actions."""
     import ray
+    import torch
     from ray.rllib.algorithms.bc import BCConfig
+
+    trajectories = load(data)
+    states = torch.as_tensor(trajectories.states, dtype=torch.float32)
+    actions = np.asarray(trajectories.actions)
+
+    def action_error() -> float:
+        """RMS distance of the policy's mean action from the recorded one. (The log-likelihood is no measure here: the
+        actions are a function of the state, so it has no bound and jumps as the policy's deviation shrinks.)"""
+        module = algorithm.learner_group._learner.module["default_policy"]  # RLlib has no env runner here to ask
+        output = module.forward_inference({"obs": states})["action_dist_inputs"]
+        return float(np.sqrt(np.mean((output[:, :2].detach().numpy() - actions) ** 2)))
 
     assert pq.read_schema(data / FILE).field("observation.state").type.list_size == 3
     ray.init(num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
@@ -158,7 +170,8 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
             )
             .env_runners(num_env_runners=0)
             .learners(num_learners=0)
-            .training(train_batch_size_per_learner=40, lr=3e-3)
+            .training(train_batch_size_per_learner=40, lr=1e-3)
+            .debugging(seed=0)
             .offline_data(
                 input_=[str(data / "data")],
                 input_read_method="read_parquet",
@@ -177,9 +190,11 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
             )
         )
         algorithm = config.build_algo()
-        losses = [algorithm.train()["learners"]["default_policy"]["policy_loss"] for _ in range(3)]
+        before = action_error()
+        for _ in range(3):
+            algorithm.train()
+        after = action_error()
         algorithm.stop()
     finally:
         ray.shutdown()
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0]
+    assert after < 0.5 * before, (before, after)
