@@ -31,6 +31,7 @@ class ScriptedRecipe(_Recipe):
     subtasks: list[str] = Field(min_length=1, description="what orders are made of")
     order_length: int = Field(ge=1, description="subtasks in one demonstration")
     target: list[str] = Field([], description="the held-out order: it is never demonstrated")
+    target_together: bool = Field(True, description="whether one demonstration may hold all of the target's subtasks")
     exclude: list[list[str]] = Field([], description="no demonstrated order begins with one of these")
     max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
     robot_type: str = "unknown"
@@ -51,8 +52,10 @@ class ScriptedRecipe(_Recipe):
         return self
 
     def excluded(self, order: Iterable[str]) -> bool:
-        """Whether an order is, or begins with, one that is held out."""
+        """Whether an order is, or begins with, one that is held out, or holds all of a target that must not be whole."""
         order = list(order)
+        if self.target and not self.target_together and set(self.target) <= set(order):
+            return True
         held_out = [*self.exclude, *([self.target] if self.target else [])]
         return any(order[: len(prefix)] == prefix for prefix in held_out)
 
