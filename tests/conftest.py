@@ -9,8 +9,9 @@ import ray
 import torch
 from ray.tune.registry import register_env
 
-from rllib_spirl.data.schema import fingerprint, load
+from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
+from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 from tests.point import PointEnv, write_demonstrations
 
@@ -19,6 +20,10 @@ torch.set_num_threads(1)  # networks this small only wait for a second thread
 TINY = PretrainConfig(
     horizon=5, latent_dim=2, hidden=32, layers=2, prior_layers=2, updates=400, batch_size=64, report_every=200
 )
+
+
+def scan(path: Path, config: PretrainConfig = TINY) -> SkillData:
+    return SkillData.scan(path, config.horizon, config.validation_fraction, config.seed)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +35,7 @@ def point_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def point_skills(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Skills trained on them."""
-    trainer = SkillTrainer(load(point_data), TINY)
+    trainer = SkillTrainer(scan(point_data), TINY)
     while trainer.updates < TINY.updates:
         trainer.step()
     card = SkillCard(model=trainer.model.config, data=fingerprint(point_data))

@@ -1,5 +1,6 @@
 """Skill model, corrective noise, trainer and checkpoint."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,14 +10,15 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.data.schema import load
+from rllib_spirl.data.schema import TrajectoryWriter, load
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_card, load_skills
-from rllib_spirl.skills.correction import fit_correction
+from rllib_spirl.skills.correction import StateStatistics
+from rllib_spirl.skills.dataset import WindowStream
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
-from rllib_spirl.skills.training import SkillTrainer, Windows
-from tests.conftest import TINY
+from rllib_spirl.skills.training import SkillTrainer
+from tests.conftest import TINY, scan
 
 SMALL = SkillModelConfig(state_dim=3, action_dim=2, horizon=4, latent_dim=2, hidden=16, layers=1, prior_layers=1)
 
@@ -74,25 +76,68 @@ def test_the_correction_of_a_known_system_is_found() -> None:
     for t in range(1999):
         states[t + 1, :2] = states[t, :2] + 0.1 * actions[t]
         states[t + 1, 2] = 0.9 * states[t, 2] + rng.normal(0, 0.1)
-    correction = fit_correction(states, actions, np.array([0, 1000, 2000]), np.ones(3), ridge=1e-6)
+    states += [100, 0, 0]
+    statistics = StateStatistics(3, 2)
+    for piece in (slice(0, 1000), slice(1000, 2000)):
+        statistics.add(states[piece], actions[piece], np.array([0, 1000]))
+    np.testing.assert_allclose(statistics.mean, states.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.std, states.std(0), rtol=1e-4)
+    correction = statistics.correction(np.ones(3), ridge=1e-6)
     np.testing.assert_allclose(correction[:, :2], -10 * np.eye(2), atol=0.3)
     assert np.abs(correction[:, 2]).max() < 0.3
 
 
-def test_windows_stay_within_their_episodes(point_data: Path) -> None:
+def _files(point_data: Path, path: Path) -> Path:
+    """The same data set in several files."""
     data = load(point_data)
-    windows = Windows(data, np.array([1, 3]), 5, torch.device("cpu"))
-    frames = windows.starts.numpy()
-    owners = np.searchsorted(data.episode_starts, frames, side="right") - 1
-    assert set(owners) == {1, 3}
-    states, actions = windows.gather(torch.arange(len(windows)))
-    assert states.shape == (len(windows), 5, 2)
-    assert actions.shape == (len(windows), 5, 2)
-    np.testing.assert_array_equal(states[0].numpy(), data.states[frames[0] : frames[0] + 5])
+    with TrajectoryWriter(path, fps=10, file_size_mb=0.004) as writer:
+        for i in range(data.num_episodes):
+            writer.add(data.episode(i))
+    assert len(list(path.glob("data/*/*.parquet"))) > 4
+    return path
+
+
+@pytest.mark.parametrize("memory", [1e9, 400.0])
+def test_a_pass_takes_every_window_of_its_episodes_once(point_data: Path, tmp_path: Path, memory: float) -> None:
+    """From memory, and streamed with room for a few files at a time."""
+    path = _files(point_data, tmp_path / "files")
+    data, scanned = load(path), scan(path)
+    episodes = scanned.train[1::2]
+    stream = WindowStream(scanned, episodes, 5, memory, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert stream.streamed == (memory < 1e9)
+    starts = data.episode_starts
+    wanted = np.concatenate([np.arange(starts[e], starts[e + 1] - 4) for e in episodes])
+    passes = []
+    batches = stream.batches(1)
+    for _ in range(2):
+        states, actions = map(torch.cat, zip(*itertools.islice(batches, len(wanted)), strict=True))
+        passes.append(states)
+        order = np.lexsort(states[:, 0].T.numpy())
+        expected = np.lexsort(data.states[wanted].T)
+        frames = wanted[expected][:, None] + np.arange(5)
+        np.testing.assert_array_equal(states.numpy()[order], data.states[frames])
+        np.testing.assert_array_equal(actions.numpy()[order], data.actions[frames])
+    assert not torch.equal(*passes)
+
+
+def test_held_out_windows_are_not_trained_on(point_data: Path, tmp_path: Path) -> None:
+    one, several = scan(point_data), scan(_files(point_data, tmp_path / "files"))
+    data = load(point_data)
+    held_out = np.setdiff1d(np.arange(data.num_episodes), one.train)
+    assert len(held_out) > 0
+    frames = np.concatenate([np.arange(*data.episode_starts[e : e + 2]) for e in held_out])
+    assert {tuple(s) for s in one.validation_states[:, 0]} <= {tuple(s) for s in data.states[frames]}
+    np.testing.assert_array_equal(one.validation_states, several.validation_states)
+    np.testing.assert_allclose(one.statistics.std, several.statistics.std, rtol=1e-5)
+
+
+def test_too_few_episodes_for_the_workers(point_data: Path) -> None:
+    with pytest.raises(UserError, match="or fewer workers"):
+        SkillTrainer(scan(point_data), TINY, rank=99, world_size=100)
 
 
 def test_training_learns_to_reconstruct(point_data: Path) -> None:
-    trainer = SkillTrainer(load(point_data), TINY)
+    trainer = SkillTrainer(scan(point_data), TINY)
     before = trainer.validate()["validation_reconstruction"]
     while trainer.updates < TINY.updates:
         trainer.step()
@@ -101,13 +146,13 @@ def test_training_learns_to_reconstruct(point_data: Path) -> None:
 
 def test_an_interrupted_training_ends_with_the_same_weights(point_data: Path, tmp_path: Path) -> None:
     config = TINY.model_copy(update={"updates": 30, "batch_size": 10_000})  # one batch a pass: the order is the pass's
-    whole = SkillTrainer(load(point_data), config)
+    whole = SkillTrainer(scan(point_data), config)
     for _ in range(15):
         whole.step()
     whole.save(tmp_path / "state")
     for _ in range(15):
         whole.step()
-    resumed = SkillTrainer(load(point_data), config)
+    resumed = SkillTrainer(scan(point_data), config)
     resumed.restore(tmp_path / "state", 15)
     for _ in range(15):
         resumed.step()

@@ -23,6 +23,7 @@ TASK = "task_index"
 
 REQUIRED = (STATE, ACTION, EPISODE, FRAME)
 OPTIONAL = (NEXT_STATE, REWARD, TERMINATED, TRUNCATED, TASK)
+VECTORS = frozenset({STATE, ACTION, NEXT_STATE})
 
 CORRUPT = "is not a readable Parquet file (truncated or corrupt); copy or build it again"
 
@@ -46,7 +47,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         raise UserError(f"{file} {CORRUPT}") from error
 
 
-def read_columns(file: Path, names: list[str]) -> pa.Table:
+def read_columns(file: Path, names: list[str], *, use_threads: bool = True) -> pa.Table:
     """The columns ``names`` of a file. Raises UserError when one is missing or the file is damaged."""
     parquet = open_parquet(file)
     present = set(parquet.schema_arrow.names)
@@ -57,7 +58,7 @@ def read_columns(file: Path, names: list[str]) -> pa.Table:
             "add it, or import the data with 'spirl data import-lerobot --state-key ... --action-key ...'"
         )
     try:
-        return parquet.read(columns=names)
+        return parquet.read(columns=names, use_threads=use_threads)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} {CORRUPT}") from error
 

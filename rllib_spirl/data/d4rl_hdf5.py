@@ -18,6 +18,7 @@ def read(
     task: str | None = None,
     fps: float = 10.0,
     rescale_actions: bool = False,
+    env: str | None = None,
 ) -> Source:
     """Open a D4RL file with ``observations``, ``actions``, ``rewards``, ``terminals`` and, optionally,
     ``timeouts``.
@@ -36,6 +37,7 @@ def read(
         task: what the episodes do; else the file's name.
         fps: steps per second; D4RL does not record them.
         rescale_actions: map each action dimension's range in the file to [-1, 1].
+        env: name of the environment whose states these are; D4RL does not record it.
 
     Raises:
         UserError: when the file is missing or damaged, an array is missing, or lengths differ.
@@ -81,7 +83,7 @@ def read(
             episode.validate(f"{path}, episode at row {start}")
             yield episode
 
-    return Source(episodes=episodes(), count=len(stops), fps=fps, facts=facts)
+    return Source(episodes=episodes(), count=len(stops), fps=fps, facts=facts, env=env)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ class Source:
     robot_type: str = "unknown"
     state_names: list[str] | None = None
     action_names: list[str] | None = None
+    env: str | None = None  # name of the environment whose states these are, where known
 
 
 def write(source: Source, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> Path:
@@ -36,6 +37,7 @@ def write(source: Source, output: str | Path, *, overwrite: bool = False, show_p
         robot_type=source.robot_type,
         state_names=source.state_names,
         action_names=source.action_names,
+        env=source.env,
         source=source.facts,
         overwrite=overwrite,
     ) as writer:

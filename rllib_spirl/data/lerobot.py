@@ -22,6 +22,7 @@ def read(
     action_key: str = c.ACTION,
     state_columns: str | None = None,
     rescale_actions: bool = False,
+    env: str | None = None,
 ) -> Source:
     """Open a LeRobot v3 directory (``meta/`` and ``data/``; videos are left out).
 
@@ -37,6 +38,7 @@ def read(
         state_columns: dimensions of the joined state to keep, e.g. ``0:7``.
         rescale_actions: map each action dimension's range in the data to [-1, 1] (robots record joint
         angles).
+        env: name of the environment whose states these are; else what the data set says, if it is one of ours.
 
     Raises:
         UserError: when files or columns are missing or damaged, or frames of an episode are missing.
@@ -118,6 +120,7 @@ def read(
         facts=facts,
         robot_type=str(info.get("robot_type") or "unknown"),
         state_names=[state_names[i] for i in columns] if len(state_names) > columns.max() else None,
+        env=env or info.get("rllib_spirl", {}).get("env"),
         action_names=action_names if len(action_names) == actions.shape[1] else None,
     )
 

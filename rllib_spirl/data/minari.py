@@ -82,6 +82,7 @@ def read(
         fps=fps,
         facts=facts,
         robot_type=spec.id if spec else "unknown",
+        env=spec.id if spec else None,
     )
 
 

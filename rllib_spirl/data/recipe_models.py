@@ -52,7 +52,7 @@ class ScriptedRecipe(_Recipe):
         return self
 
     def excluded(self, order: Iterable[str]) -> bool:
-        """Whether an order is, or begins with, one that is held out, or holds all of a target that must not be whole."""
+        """Whether an order is, or begins with, one that is held out, or holds a target that must not be whole."""
         order = list(order)
         if self.target and not self.target_together and set(self.target) <= set(order):
             return True
@@ -84,6 +84,7 @@ class D4RLRecipe(_Recipe):
     state_columns: str | None = None
     task: str | None = None
     rescale_actions: bool = False
+    env: str | None = None
 
 
 class LeRobotRecipe(_Recipe):
@@ -95,6 +96,7 @@ class LeRobotRecipe(_Recipe):
     action_key: str = "action"
     state_columns: str | None = None
     rescale_actions: bool = False
+    env: str | None = None
 
 
 Recipe = ScriptedRecipe | MinariRecipe | D4RLRecipe | LeRobotRecipe

@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rllib_spirl.data.episode import ACTION_TOLERANCE, Episode
 from rllib_spirl.data.writer import TrajectoryWriter, content_hash
 from rllib_spirl.errors import UserError
 
-__all__ = ["Episode", "Trajectories", "TrajectoryWriter", "fingerprint", "load"]
+__all__ = ["Episode", "Part", "Trajectories", "TrajectoryWriter", "fingerprint", "load", "read_parts"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,67 @@ def read_tasks(path: Path, indices: Iterable[int]) -> list[str]:
     return tasks
 
 
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file, checked."""
+
+    file: Path
+    columns: dict[str, np.ndarray]  # column name -> (R,) or (R, width), of the stored type
+    episode_starts: np.ndarray  # (E+1,) int64, rows of this file; episodes never straddle files
+
+
+def read_parts(path: str | Path, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIONAL)) -> Iterator[Part]:
+    """Read a data set file by file and check all of it, with one file in memory at a time.
+
+    Args:
+        path: directory with ``meta/`` and ``data/``.
+        columns: which to read; those of REQUIRED always are, and others where the data set has them.
+
+    Raises:
+        UserError: one line with file, row and remedy, for a missing column, rows of different width, NaN or
+            infinity, an action outside of [-1, 1], a damaged file, a directory without data, frames that are
+            not consecutive, or an episode in two files.
+    """
+    path = Path(path)
+    info = read_info(path)
+    files = c.data_files(path)
+    total = sum(c.open_parquet(file).metadata.num_rows for file in files)
+    if total == 0:
+        raise UserError(f"{path}: the data files have no rows; build or import the data set again")
+    expected = info.get("total_frames", total)
+    if expected != total:
+        raise UserError(
+            f"{path}: meta/info.json tells of {expected} frames, the data files hold {total}; a file is "
+            "missing or from another data set: copy or build it again"
+        )
+    known = set(c.open_parquet(files[0]).schema_arrow.names) | set(info.get("features", {}))
+    wanted = [*c.REQUIRED, *(name for name in columns if name in known and name not in c.REQUIRED)]
+    widths: dict[str, int] = {}
+    episode_before = -1
+    for file in files:
+        part = _read_file(file, wanted)
+        if not len(part[c.EPISODE]):
+            continue
+        for name in c.VECTORS & part.keys():
+            width = part[name].shape[1]
+            if widths.setdefault(name, width) != width:
+                raise UserError(
+                    f"{file}: '{name}' is {width} wide, in {files[0]} it is {widths[name]} wide; every file needs "
+                    "the same width"
+                )
+        starts = _episode_starts(part[c.EPISODE], part[c.FRAME], file, episode_before)
+        episode_before = int(part[c.EPISODE][-1])
+        yield Part(file, part, starts)
+
+
+def _read_file(file: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Columns of one file as arrays, checked one by one."""
+    table = c.read_columns(file, names)
+    part = {n: c.matrix(table, n, file) if n in c.VECTORS else c.scalars(table, n, file) for n in table.column_names}
+    _check_part(part, file)
+    return part
+
+
 def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float32) -> Trajectories:
     """Read a whole data set into memory and check all of it.
 
@@ -119,56 +180,23 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
         dtype: of states, actions and rewards: float32, or float64 to replay what was recorded exactly.
 
     Raises:
-        UserError: one line with file, row and remedy, for a missing column, rows of different width, NaN or
-            infinity, an action outside of [-1, 1], a damaged file, a directory without data, frames that are
-            not consecutive, an episode in two files, or no episode of the minimum length.
+        UserError: as `read_parts` does, and when no episode has the minimum length.
     """
     path = Path(path)
     info = read_info(path)
-    files = c.data_files(path)
-    rows = [c.open_parquet(file).metadata.num_rows for file in files]
-    total = sum(rows)
-    if total == 0:
-        raise UserError(f"{path}: the data files have no rows; build or import the data set again")
-    expected = info.get("total_frames", total)
-    if expected != total:
-        raise UserError(
-            f"{path}: meta/info.json tells of {expected} frames, the data files hold {total}; a file is "
-            "missing or from another data set: copy or build it again"
-        )
-    declared = info.get("features", {})
-    present = set(c.open_parquet(files[0]).schema_arrow.names)
-    optional = [name for name in c.OPTIONAL if name in present or name in declared]
-
+    total = sum(c.open_parquet(file).metadata.num_rows for file in c.data_files(path))
     values: dict[str, np.ndarray] = {}
-    offset = 0
-    for file, count in zip(files, rows, strict=True):
-        table = c.read_columns(file, [*c.REQUIRED, *optional])
-        part: dict[str, np.ndarray] = {}
-        for name in table.column_names:
-            vector = name in (c.STATE, c.ACTION, c.NEXT_STATE)
-            part[name] = c.matrix(table, name, file) if vector else c.scalars(table, name, file)
-        del table
-        _check_part(part, file)
-        for name, array in part.items():
+    starts, offset = [0], 0
+    for part in read_parts(path):
+        for name, array in part.columns.items():
             if name not in values:
                 kind = dtype if name in (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD) else array.dtype
                 values[name] = np.empty((total, *array.shape[1:]), kind)
-            elif values[name].shape[1:] != array.shape[1:]:
-                raise UserError(
-                    f"{file}: '{name}' is {array.shape[1]} wide, in {files[0]} it is {values[name].shape[1]} "
-                    "wide; every file needs the same width"
-                )
-            values[name][offset : offset + count] = array
-        offset += count
-
-    starts = _episode_starts(values, files, rows)
-    longest = int(np.diff(starts).max())
-    if longest < min_episode_length:
-        raise UserError(
-            f"{path}: every episode is shorter than {min_episode_length} steps (the longest has {longest}); "
-            "choose a smaller horizon or longer episodes"
-        )
+            values[name][offset : offset + len(array)] = array
+        starts.extend((offset + part.episode_starts[1:]).tolist())
+        offset = starts[-1]
+    episode_starts = np.array(starts, np.int64)
+    check_episode_length(path, episode_starts, min_episode_length)
     task_index = values.get(c.TASK, np.zeros(total, np.int64)).astype(np.int64)
     return Trajectories(
         path=path,
@@ -177,11 +205,21 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
         rewards=values.get(c.REWARD, np.zeros(total, dtype)),
         next_states=values.get(c.NEXT_STATE),
         terminated=values.get(c.TERMINATED, np.zeros(total, bool)).astype(bool),
-        episode_starts=starts,
+        episode_starts=episode_starts,
         task_index=task_index,
         tasks=read_tasks(path, [int(i) for i in np.unique(task_index)]),
         info=info,
     )
+
+
+def check_episode_length(path: Path, episode_starts: np.ndarray, least: int) -> None:
+    """Raise UserError unless an episode has ``least`` steps; ``episode_starts`` is (E+1,)."""
+    longest = int(np.diff(episode_starts).max())
+    if longest < least:
+        raise UserError(
+            f"{path}: every episode is shorter than {least} steps (the longest has {longest}); "
+            "choose a smaller horizon or longer episodes"
+        )
 
 
 def _check_part(part: dict[str, np.ndarray], file: Path) -> None:
@@ -210,42 +248,38 @@ def _check_part(part: dict[str, np.ndarray], file: Path) -> None:
         )
 
 
-def _episode_starts(values: dict[str, np.ndarray], files: list[Path], rows: list[int]) -> np.ndarray:
-    """(E+1,) int64; checks that episodes are in order and in one file, and their frames consecutive."""
-    episode, frame = values[c.EPISODE].astype(np.int64), values[c.FRAME].astype(np.int64)
-    total = len(episode)
-    file_starts = np.cumsum([0, *rows])
+def _episode_starts(episode: np.ndarray, frame: np.ndarray, file: Path, before: int) -> np.ndarray:
+    """(E+1,) int64; checks that episodes are in order and in one file, and their frames consecutive.
 
-    def where(row: int) -> str:
-        number = int(np.searchsorted(file_starts, row, side="right")) - 1
-        return f"{files[number]}, row {row - file_starts[number]}"
-
-    change = np.flatnonzero(np.diff(episode)) + 1
-    backwards = change[episode[change] < episode[change - 1]]
+    Args:
+        episode, frame: (R,), of one file.
+        before: The last episode of the file before.
+    """
+    episode, frame = episode.astype(np.int64), frame.astype(np.int64)
+    if episode[0] == before:
+        raise UserError(
+            f"{file}, row 0: episode {episode[0]} began in the file before; an episode must lie in one "
+            "file: import the data with 'spirl data import-lerobot'"
+        )
+    change = np.flatnonzero(np.diff(episode, prepend=before))
+    previous = np.append(before, episode)[change]
+    backwards = change[episode[change] < previous]
     if len(backwards):
         row = int(backwards[0])
         raise UserError(
-            f"{where(row)}: episode_index {episode[row]} comes after {episode[row - 1]}; the rows of an "
-            "episode must be together and episodes in ascending order: sort the rows by index"
+            f"{file}, row {row}: episode_index {episode[row]} comes after {episode[row - 1] if row else before}; the "
+            "rows of an episode must be together and episodes in ascending order: sort the rows by index"
         )
-    starts = np.concatenate([[0], change, [total]]).astype(np.int64)
-    expected = np.arange(total) - np.repeat(starts[:-1], np.diff(starts))
-    inner = file_starts[1:-1]
-    straddling = inner[(inner > 0) & (inner < total)]
-    straddling = straddling[episode[straddling] == episode[straddling - 1]]
-    if len(straddling):
-        row = int(straddling[0])
-        raise UserError(
-            f"{where(row)}: episode {episode[row]} began in the file before; an episode must lie in one "
-            "file: import the data with 'spirl data import-lerobot'"
-        )
+    starts = np.append(change, len(episode)).astype(np.int64)
+    expected = np.arange(len(episode)) - np.repeat(starts[:-1], np.diff(starts))
     wrong = np.flatnonzero(frame != expected)
     if len(wrong):
         row = int(wrong[0])
         raise UserError(
-            f"{where(row)}: frame_index is {frame[row]}, expected {expected[row]} (episode {episode[row]} "
+            f"{file}, row {row}: frame_index is {frame[row]}, expected {expected[row]} (episode {episode[row]} "
             "counts from 0 "
-            "without gaps); a row is missing or out of order: sort by index or drop the episode"
+            "without gaps); a row is missing or out of order: sort by index ('spirl data import-lerobot' does) or drop "
+            "the episode"
         )
     return starts
 

@@ -26,6 +26,7 @@ from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.errors import UserError
 
 DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen"}
+ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0"}  # whose states they record
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,12 @@ def build(
     """
     demonstrator(recipe)
     jobs = plan(recipe, parts)
-    options: dict[str, Any] = {"fps": recipe.fps, "robot_type": recipe.robot_type, "overwrite": overwrite}
+    options: dict[str, Any] = {
+        "fps": recipe.fps,
+        "robot_type": recipe.robot_type,
+        "env": ENVIRONMENTS[recipe.environment],
+        "overwrite": overwrite,
+    }
     TrajectoryWriter(output, **options)  # refuses an unusable output before the long work, not after it
     try:
         parts.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,7 +47,8 @@ class TrajectoryWriter:
         fps: steps per second.
         robot_type: LeRobot's name for the robot.
         state_names, action_names: a name for each dimension.
-        source: where the data comes from, as JSON values; kept in ``meta/info.json``.
+        env: name of the environment whose states these are, e.g. ``rllib_spirl/Kitchen-v0``.
+        source: where the data comes from, as JSON values; kept, like ``env``, in ``meta/info.json``.
         overwrite: replace a data set that is there.
 
     Raises:
@@ -61,6 +64,7 @@ class TrajectoryWriter:
         robot_type: str = "unknown",
         state_names: list[str] | None = None,
         action_names: list[str] | None = None,
+        env: str | None = None,
         source: dict[str, Any] | None = None,
         overwrite: bool = False,
         file_size_mb: float = FILE_SIZE_MB,
@@ -77,9 +81,9 @@ class TrajectoryWriter:
         self._fps = int(fps) if float(fps).is_integer() else float(fps)
         self._robot_type = robot_type
         self._names = {c.STATE: state_names, c.NEXT_STATE: state_names, c.ACTION: action_names}
-        self._source = source
+        self._env, self._source = env, source
         self._file_bytes = file_size_mb * 2**20
-        self._temporary = self.path.parent / f".{self.path.name}.partial-{os.getpid()}"
+        self._temporary = self.path.parent / f".{self.path.name}.partial-{socket.gethostname()}-{os.getpid()}"
         self._float: Any = None
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []  # one row of meta/episodes each
@@ -93,6 +97,7 @@ class TrajectoryWriter:
 
     def __enter__(self) -> "TrajectoryWriter":
         try:
+            self._remove_leftovers()
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
         except OSError as error:
@@ -109,6 +114,21 @@ class TrajectoryWriter:
             raise UserError(f"{self.path}: cannot write there ({problem.strerror}); choose another output") from problem
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what writers of this data set left that were killed: those of this host whose process has ended."""
+        if not self.path.parent.is_dir():
+            return
+        name = re.compile(rf"\.{re.escape(self.path.name)}\.partial-(?:(.+)-)?(\d+)(-replaced)?")
+        for place in self.path.parent.iterdir():
+            match = name.fullmatch(place.name)
+            # Without a host: from a version that did not note it.
+            if match is None or match[1] not in (None, socket.gethostname()) or _alive(int(match[2])):
+                continue
+            # Killed between its two renames, a writer left the data set that it was to replace in there only.
+            if match[3] and not self.path.exists():
+                continue
+            shutil.rmtree(place, ignore_errors=True)
 
     def add(self, episode: Episode) -> None:
         """Append an episode. One that neither terminated nor was truncated counts as truncated: the
@@ -240,6 +260,8 @@ class TrajectoryWriter:
         pq.write_table(pa.table(episodes), self._temporary / EPISODES_PATH, compression="snappy")
         _write_json(meta / "stats.json", {name: self._total_stats(name) for name in self._features})
         ours: dict[str, Any] = {"fingerprint": content_hash(self._digests, tasks)}
+        if self._env is not None:
+            ours["env"] = self._env
         if self._source is not None:
             ours["source"] = self._source
         _write_json(
@@ -297,6 +319,17 @@ def _stats(array: np.ndarray) -> dict[str, np.ndarray]:
         "std": values.std(axis=0),
         "count": np.array([len(values)]),
     }
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this host has this id; True where that cannot be told."""
+    try:
+        os.kill(pid, 0)  # no signal, only the check
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

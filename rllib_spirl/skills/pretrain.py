@@ -3,9 +3,12 @@
 import hashlib
 import json
 import logging
+import resource
 import shutil
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +23,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from rllib_spirl import paths
-from rllib_spirl.data.schema import fingerprint, load
+from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
-from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
+from rllib_spirl.skills.dataset import SkillData
+from rllib_spirl.skills.model import SkillModel
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weights
 
 STATE = "trainer.safetensors"
 
 
 def skills_key(data: str | Path, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
-    settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "report_every"})
+    settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
     text = json.dumps([fingerprint(data), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -58,8 +63,8 @@ def pretrain(
         if load_card(folder).training.get("key") == key:
             return folder
         raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
-    # Every error in the data comes up here, not in a worker.
-    trajectories = load(data, min_episode_length=config.horizon)
+    # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
+    scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed, show_progress)
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ def pretrain(
 
     with _progress(config, show_progress) as progress:
         settings = {
-            "data": str(data),
+            "data": scanned,
             "config": config.model_dump(),
             "tensorboard": str(folder / "tensorboard"),
             "progress": progress,
@@ -93,17 +98,17 @@ def pretrain(
             raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
-    trained = SkillTrainer(trajectories, config)
+    model = SkillModel(config.model(scanned.state_dim, scanned.action_dim))
     with result.checkpoint.as_directory() as directory:
-        trained.restore(Path(directory, STATE), config.updates)
+        load_weights(model, Path(directory, STATE))
     metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
     card = SkillCard(
-        model=trained.model.config,
+        model=model.config,
         data=fingerprint(data),
         training={"key": key, "data": str(data), **config.model_dump()},
         metrics=metrics,
     )
-    save_skills(folder, trained.model, card)
+    save_skills(folder, model, card)
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
     return folder
 
@@ -114,8 +119,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config.threads_per_worker)
+    memory_before = _peak_memory()
     trainer = SkillTrainer(
-        load(settings["data"], min_episode_length=config.horizon),
+        settings["data"],
         config,
         rank=rank,
         world_size=world_size,
@@ -133,13 +139,16 @@ def train_worker(settings: dict[str, Any]) -> None:
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
         sums: dict[str, torch.Tensor] = {}
-        first = trainer.updates
+        first, start = trainer.updates, time.perf_counter()
         while trainer.updates < stop:
             for name, value in trainer.step().items():
                 sums[name] = sums[name] + value if name in sums else value
             if rank == 0 and progress_bar is not None and trainer.updates % 100 == 0:
                 progress_bar.set.remote(trainer.updates)
-        metrics = {name: value.item() / (stop - first) for name, value in sums.items()} | trainer.validate()
+        metrics = {name: value.item() / (stop - first) for name, value in sums.items()}
+        metrics["samples_per_second"] = (stop - first) * config.batch_size / (time.perf_counter() - start)
+        metrics["memory_growth_mib"] = _peak_memory() - memory_before
+        metrics |= trainer.validate()
         if writer is not None:
             for name, scalar in metrics.items():
                 writer.add_scalar(f"skills/{name}", scalar, trainer.updates)
@@ -195,6 +204,11 @@ def _progress(config: PretrainConfig, show: bool) -> Iterator[Any]:
             done.set()
             thread.join()
             ray.kill(counter)
+
+
+def _peak_memory() -> float:
+    """The most resident memory this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def ray_gpus() -> float:

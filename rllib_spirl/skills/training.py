@@ -1,19 +1,16 @@
-"""The training loop of one skill pretraining worker: windows from memory, one optimizer, no Ray."""
+"""The training loop of one skill pretraining worker: a stream of windows, one optimizer, no Ray."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rllib_spirl.data.schema import Trajectories
-from rllib_spirl.data.windows import split_episodes, window_starts
-from rllib_spirl.skills.correction import fit_correction
+from rllib_spirl.skills.dataset import SkillData, WindowStream
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
 
 
@@ -44,45 +41,18 @@ class PretrainConfig(BaseModel):
     num_workers: int = Field(default=1, gt=0, description="Ray Train workers; one GPU each where there are GPUs.")
     use_gpu: bool | None = Field(default=None, description="None: where the cluster has a GPU for every worker.")
     threads_per_worker: int = Field(default=2, gt=0)
+    memory_gib: float = Field(default=1.0, gt=0, description="Frames a worker holds; data beyond that is streamed.")
 
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
         shape = self.model_dump(include={"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers"})
         return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, **shape)
 
 
-class Windows:
-    """All windows of H steps of some episodes, gathered on the training device: a batch is two index operations."""
-
-    def __init__(self, data: Trajectories, episodes: NDArray[np.int64], horizon: int, device: torch.device) -> None:
-        starts = window_starts(data.episode_starts, horizon)
-        owner = np.searchsorted(data.episode_starts, starts, side="right") - 1
-        self.starts = torch.from_numpy(starts[np.isin(owner, episodes)]).to(device)
-        self.states = torch.from_numpy(data.states).to(device)
-        self.actions = torch.from_numpy(data.actions).to(device)
-        self._offsets = torch.arange(horizon, device=device)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def gather(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows by number (B,) to their states (B, H, S) and actions (B, H, A)."""
-        frames = self.starts[windows].unsqueeze(1) + self._offsets
-        return self.states[frames], self.actions[frames]
-
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches for ever, each window once per pass, in a new order each time."""
-        size = min(batch_size, len(self))
-        while True:
-            order = torch.randperm(len(self), generator=generator).to(self.starts.device)
-            for first in range(0, len(self) - size + 1, size):
-                yield self.gather(order[first : first + size])
-
-
 class SkillTrainer:
     """Model, optimizer, schedule and random numbers of a pretraining run; ``step()`` is one gradient step.
 
     Args:
-        data: The data set in memory.
+        data: The scanned data set.
         config: Hyper-parameters.
         rank, world_size: Which share of the training windows is this worker's.
         wrap: Wraps the model for distributed training (Ray Train's ``prepare_model``).
@@ -90,7 +60,7 @@ class SkillTrainer:
 
     def __init__(
         self,
-        data: Trajectories,
+        data: SkillData,
         config: PretrainConfig,
         *,
         rank: int = 0,
@@ -102,16 +72,14 @@ class SkillTrainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.updates = 0
-        train, validation = split_episodes(data.num_episodes, config.validation_fraction, config.seed)
-        self.train_windows = Windows(data, train[rank::world_size], config.horizon, device)
-        self.validation_windows = Windows(data, validation, config.horizon, device)
+        self._validation = torch.from_numpy(data.validation_states), torch.from_numpy(data.validation_actions)
+        self._device = device
 
-        mean = data.states.mean(0)
-        std = np.maximum(data.states.std(0), config.std_floor)
+        std = np.maximum(data.statistics.std, config.std_floor)
         self.model = SkillModel(config.model(data.state_dim, data.action_dim)).to(device)
-        self.model.prior.mean.copy_(torch.from_numpy(mean))
+        self.model.prior.mean.copy_(torch.from_numpy(data.statistics.mean))
         self.model.prior.std.copy_(torch.from_numpy(std))
-        correction = fit_correction(data.states, data.actions, data.episode_starts, std)
+        correction = data.statistics.correction(std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
         self._noise_scale = config.state_noise * self.model.prior.std
         loss_module = SkillLoss(self.model)
@@ -123,7 +91,9 @@ class SkillTrainer:
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=config.updates)
         self._order = torch.Generator().manual_seed(config.seed + 1000 * rank)
         self._noise = torch.Generator(device).manual_seed(config.seed + 1000 * rank + 1)
-        self._batches = self.train_windows.shuffled(max(1, config.batch_size // world_size), self._order)
+        memory = config.memory_gib * 2**30
+        self.stream = WindowStream(data, data.train[rank::world_size], config.horizon, memory, self._order, device)
+        self._batches = self.stream.batches(max(1, config.batch_size // world_size))
 
     def step(self) -> dict[str, Tensor]:
         """One gradient step; returns the detached loss terms."""
@@ -143,14 +113,13 @@ class SkillTrainer:
         return states + noise, (actions + noise @ self._correction).clamp(-1, 1)
 
     @torch.no_grad()
-    def validate(self, limit: int = 4096) -> dict[str, float]:
-        """Loss terms on at most ``limit`` evenly spaced held-out windows, without corrective noise."""
-        count = len(self.validation_windows)
-        if count == 0:
+    def validate(self) -> dict[str, float]:
+        """Loss terms on the held-out windows, without corrective noise."""
+        states, actions = self._validation
+        if len(states) == 0:
             return {}
-        chosen = torch.linspace(0, count - 1, min(limit, count)).long().to(self.train_windows.starts.device)
         self.model.eval()
-        _, parts = skill_loss(self.model, *self.validation_windows.gather(chosen), beta=self.config.beta)
+        _, parts = skill_loss(self.model, states.to(self._device), actions.to(self._device), beta=self.config.beta)
         self.model.train()
         return {f"validation_{name}": value.item() for name, value in parts.items()}
 
@@ -183,6 +152,11 @@ class SkillTrainer:
         self._order.set_state(groups["rng"]["order"])
         self._noise.set_state(groups["rng"]["noise"])
         torch.set_rng_state(groups["rng"]["torch"])
+
+
+def load_weights(model: SkillModel, path: Path) -> None:
+    """The model's weights from a file of `SkillTrainer.save`."""
+    model.load_state_dict({n.removeprefix("model."): t for n, t in load_file(path).items() if n.startswith("model.")})
 
 
 class SkillLoss(nn.Module):

@@ -1,0 +1,218 @@
+"""Windows of a data set for skill training: from memory where they fit, else streamed file by file."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from rllib_spirl.data import columns as c
+from rllib_spirl.data.schema import check_episode_length, read_parts
+from rllib_spirl.data.windows import split_episodes, window_starts
+from rllib_spirl.errors import UserError
+from rllib_spirl.skills.correction import StateStatistics
+
+VALIDATION_WINDOWS = 4096  # at most, evenly spaced over the held-out episodes
+
+
+@dataclass(frozen=True)
+class SkillData:
+    """What training needs to know of a data set before its first batch. Small, whatever the size of the data.
+
+    Episodes are counted over all files; E of them, S state and A action dimensions, V validation windows of H steps.
+    """
+
+    files: list[Path]
+    file_starts: list[NDArray[np.int64]]  # per file: first row of each of its episodes, and its number of rows
+    train: NDArray[np.int64]  # episodes that are not held out
+    statistics: StateStatistics
+    validation_states: NDArray[np.float32]  # (V, H, S)
+    validation_actions: NDArray[np.float32]  # (V, H, A)
+
+    @classmethod
+    def scan(
+        cls, path: str | Path, horizon: int, validation_fraction: float, seed: int, show_progress: bool = False
+    ) -> Self:
+        """Read the data set once, check all of it, and keep its statistics and the validation windows.
+
+        Raises:
+            UserError: Like `rllib_spirl.data.schema.read_parts`, or when no episode has ``horizon`` steps.
+        """
+        path = Path(path)
+        lengths = np.concatenate([_episode_lengths(file) for file in c.data_files(path)])
+        train, held_out = split_episodes(len(lengths), validation_fraction, seed)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        windows = _windows(starts, held_out, horizon)
+        chosen = windows[np.linspace(0, len(windows) - 1, min(VALIDATION_WINDOWS, len(windows))).astype(np.int64)]
+        files, file_starts, states, actions = [], [], [], []
+        statistics: StateStatistics | None = None
+        offset = 0
+        parts = read_parts(path, columns=())
+        with Progress(console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
+            for part in progress.track(parts, len(c.data_files(path)), description="reading data"):
+                s, a = part.columns[c.STATE], part.columns[c.ACTION]
+                statistics = statistics or StateStatistics(s.shape[1], a.shape[1])
+                statistics.add(s, a, part.episode_starts)
+                files.append(part.file)
+                file_starts.append(part.episode_starts)
+                frames = chosen[(offset <= chosen) & (chosen < offset + len(s))] - offset
+                frames = frames[:, None] + np.arange(horizon)
+                states.append(s[frames].astype(np.float32))
+                actions.append(a[frames].astype(np.float32))
+                offset += len(s)
+        assert statistics is not None
+        check_episode_length(path, starts, horizon)
+        return cls(files, file_starts, train, statistics, np.concatenate(states), np.concatenate(actions))
+
+    @property
+    def state_dim(self) -> int:
+        return self.validation_states.shape[2]
+
+    @property
+    def action_dim(self) -> int:
+        return self.validation_actions.shape[2]
+
+
+class Windows:
+    """All windows of H steps of some episodes, gathered on the training device: a batch is two index operations.
+
+    Args:
+        states, actions: (N, S) and (N, A) frames.
+        starts: (W,) first frame of each window.
+    """
+
+    def __init__(self, states: Tensor, actions: Tensor, starts: Tensor, horizon: int) -> None:
+        self.states, self.actions, self.starts = states, actions, starts
+        self._offsets = torch.arange(horizon, device=starts.device)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def gather(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows by number (B,) to their states (B, H, S) and actions (B, H, A)."""
+        frames = self.starts[windows].unsqueeze(1) + self._offsets
+        return self.states[frames], self.actions[frames]
+
+
+class WindowStream:
+    """One worker's training windows in random order for ever, each once per pass.
+
+    Frames that fit in ``memory`` bytes are read once and stay. Else a pass takes the files in random order, as many at
+    a time as fit in half of it, while a thread reads the next ones into the other half.
+
+    Args:
+        data: The scanned data set.
+        episodes: Which of its episodes to use.
+        horizon: H.
+        memory: Bytes of frames to hold at most; a single file that is larger than half of it is held all the same.
+        generator: Of the order.
+    """
+
+    def __init__(
+        self,
+        data: SkillData,
+        episodes: NDArray[np.int64],
+        horizon: int,
+        memory: float,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        """Raises UserError when none of the episodes has H steps."""
+        self._horizon, self._generator, self._device = horizon, generator, device
+        self._files: list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] = []  # file, its starts, episodes to use
+        first = 0
+        for file, starts in zip(data.files, data.file_starts, strict=True):
+            count = len(starts) - 1
+            used = episodes[(first <= episodes) & (episodes < first + count)] - first
+            if (np.diff(starts)[used] >= horizon).any():
+                self._files.append((file, starts, used))
+            first += count
+        if not self._files:
+            raise UserError(
+                f"none of the {len(episodes)} episodes that a worker trains on has {horizon} steps; give more or "
+                "longer episodes, a smaller horizon or validation_fraction, or fewer workers"
+            )
+        frame = 4 * (data.state_dim + data.action_dim)
+        self._sizes = [frame * int(np.diff(starts)[used].sum()) for _, starts, used in self._files]
+        self._memory = memory
+        self.streamed = sum(self._sizes) > memory
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """States (B, H, S) and actions (B, H, A), as recorded."""
+        for windows in self._groups():
+            size = min(batch_size, len(windows))
+            order = torch.randperm(len(windows), generator=self._generator).to(self._device)
+            for first in range(0, len(windows) - size + 1, size):
+                yield windows.gather(order[first : first + size])
+
+    def _groups(self) -> Iterator[Windows]:
+        if not self.streamed:
+            windows = self._read(range(len(self._files)))
+            while True:
+                yield windows
+        plan = self._plan()
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._read, next(plan))
+            while True:
+                windows = coming.result()
+                coming = reader.submit(self._read, next(plan))
+                yield windows
+                del windows  # before the next group comes
+
+    def _plan(self) -> Iterator[list[int]]:
+        """Files to hold together, for ever."""
+        while True:
+            group: list[int] = []
+            held = 0
+            for index in torch.randperm(len(self._files), generator=self._generator).tolist():
+                if group and held + self._sizes[index] > self._memory / 2:
+                    yield group
+                    group, held = [], 0
+                group.append(index)
+                held += self._sizes[index]
+            yield group
+
+    def _read(self, files: Sequence[int]) -> Windows:
+        states, actions, window_frames = [], [], []
+        offset = 0
+        for index in files:
+            file, starts, used = self._files[index]
+            lengths = np.diff(starts)[used]
+            rows = np.repeat(starts[used] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+            table = c.read_columns(file, [c.STATE, c.ACTION], use_threads=not self.streamed)
+            states.append(torch.from_numpy(c.matrix(table, c.STATE, file)[rows].astype(np.float32)))
+            actions.append(torch.from_numpy(c.matrix(table, c.ACTION, file)[rows].astype(np.float32)))
+            del table
+            kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            window_frames.append(offset + window_starts(kept, self._horizon))
+            offset += len(rows)
+        pa.default_memory_pool().release_unused()
+        return Windows(
+            torch.cat(states).to(self._device),
+            torch.cat(actions).to(self._device),
+            torch.from_numpy(np.concatenate(window_frames)).to(self._device),
+            self._horizon,
+        )
+
+
+def _episode_lengths(file: Path) -> NDArray[np.int64]:
+    """Rows of each run of equal episode_index in a file; unchecked."""
+    episode = c.scalars(c.read_columns(file, [c.EPISODE]), c.EPISODE, file)
+    changes = np.flatnonzero(np.diff(episode)) + 1
+    return np.diff(np.concatenate([[0], changes, [len(episode)]])) if len(episode) else np.zeros(0, np.int64)
+
+
+def _windows(starts: NDArray[np.int64], episodes: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
+    """First frames, ascending, of all windows in some episodes; empty where these are too short."""
+    if not len(episodes) or np.diff(starts).max() < horizon:
+        return np.zeros(0, np.int64)
+    windows = window_starts(starts, horizon)
+    return windows[np.isin(np.searchsorted(starts, windows, side="right") - 1, episodes)]
