@@ -8,7 +8,10 @@ from ray.tune.registry import register_env
 
 __all__ = ["ENVIRONMENTS", "register_environments"]
 
-ENVIRONMENTS = {"rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv"}
+ENVIRONMENTS = {
+    "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
+    "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
+}
 
 
 def _make(name: str, config: dict[str, Any]) -> gym.Env:

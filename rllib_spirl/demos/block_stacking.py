@@ -1,0 +1,177 @@
+"""A scripted demonstrator for block stacking: two-block stacks, again and again, by disturbed way-points."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_spirl.data.episode import Episode
+from rllib_spirl.envs.block_stacking import (
+    BLOCK,
+    FINGER_RADIUS,
+    HIGHEST,
+    LOWEST,
+    OPENING,
+    REACH,
+    SPEED,
+    STEP,
+    BlockStackingEnv,
+    held,
+    levels,
+    split,
+)
+
+# Part of every recipe's hash: raise it when the same seed gives another demonstration.
+VERSION = 1
+
+Motion = Iterator[NDArray[np.float64]]  # actions (3,)
+
+OPEN, CLOSED = 1.0, -1.0
+_TRIES = 3  # for one stack
+_STEPS = 10  # at most, for a way to a point, beyond those that its length takes
+_CLEARANCE = 0.02  # between what is carried and what it passes over
+_ROOM = OPENING + 2 * FINGER_RADIUS + BLOCK / 2  # two blocks nearer to each other leave no place for a finger
+_NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A demonstration and facts about it."""
+
+    episode: Episode  # states (T+1, 6 + 4 blocks) float32, actions (T, 3) float64
+    completed: list[str]  # "block 3 on block 0" for each stack made, in order
+    success: bool  # as many stacks as asked for, and at no time a higher one than of two blocks
+    tries: int  # motions from a block to a stack, failed ones included
+
+
+class Demonstrator:
+    """Motions of the gripper of one environment, with jitter from ``rng``."""
+
+    def __init__(self, env: BlockStackingEnv, rng: np.random.Generator) -> None:
+        self.env, self.rng = env, rng
+        self.pace = self.u(0.7, 1.0)
+
+    def u(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
+
+    @property
+    def here(self) -> NDArray[np.float64]:
+        """The grasp point (2,)."""
+        return self.env.data.qpos[:2].copy()
+
+    def block(self, index: int) -> NDArray[np.float64]:
+        """A block's centre (2,)."""
+        return self.env.data.qpos[4 + 3 * index : 6 + 3 * index].copy()
+
+    def choose(self) -> tuple[int, int] | None:
+        """A block to take and one alone on the floor to put it on, both with nothing on top and room beside them."""
+        level = levels(self.env.state())
+        centres = np.array([self.block(i) for i in range(self.env.blocks)])
+        apart = np.abs(centres[:, None, 0] - centres[None, :, 0])
+        above = centres[None, :, 1] - centres[:, None, 1]  # [i, j]: of j above i
+        clear = (level >= 0) & ~((apart < BLOCK) & (above > BLOCK / 2)).any(1)
+        same_height = (np.abs(above) < 0.8 * BLOCK) & ~np.eye(len(level), dtype=bool)
+        clear &= ~(same_height & (apart < _ROOM)).any(1) & (np.abs(centres[:, 0]) < REACH)
+        tops, bases = np.flatnonzero(clear).tolist(), np.flatnonzero(clear & (level == 0)).tolist()
+        pairs = [(top, base) for top in tops for base in bases if top != base]
+        return pairs[self.rng.integers(len(pairs))] if pairs else None
+
+    def go(self, point: NDArray[np.float64], fingers: float, near: float, speed: float = 1.0) -> Motion:
+        """Straight to a point, until ``near`` it, or as good as there."""
+        longest = _STEPS + int(np.abs(point - self.here).max() / (speed * self.pace * SPEED * STEP))
+        for _ in range(longest):
+            way = point - self.here
+            if np.abs(way).max() < near:
+                return
+            velocity = way / (SPEED * STEP)
+            limit = speed * self.pace
+            velocity *= limit / max(limit, np.abs(velocity).max())
+            yield np.array([*velocity, fingers])
+
+    def wait(self, steps: int, fingers: float) -> Motion:
+        for _ in range(steps):
+            yield np.array([0.0, 0.0, fingers])
+
+    def cross(self, point: NDArray[np.float64], fingers: float) -> Motion:
+        """Up, over whatever lies in between, and to just above ``point``."""
+        passed = [self.block(i) for i in np.flatnonzero(~held(self.env.state()))]
+        low, high = sorted((self.here[0], point[0]))
+        heights = [z for y, z in passed if low - 2 * BLOCK < y < high + 2 * BLOCK]
+        # A carried block's centre is near the grasp point, and the empty fingers reach no lower than it would.
+        height = min(max([point[1], *heights]) + BLOCK + _CLEARANCE + 0.4 * self.u(0.0, 1.0) ** 2, HIGHEST)
+        jitter = self.rng.normal(0.0, 0.012, 2)
+        if self.here[1] < height - BLOCK:
+            yield from self.go(np.array([self.here[0] + jitter[0], height]), fingers, near=self.u(0.01, 0.04))
+        yield from self.go(np.array([point[0] + jitter[1], height]), fingers, near=self.u(0.01, 0.03))
+
+    def stack(self, block: int, base: int) -> Motion:
+        """Take ``block`` and put it on ``base``."""
+        yield from self.cross(self.block(block), OPEN)
+        grip = _moved(self.block(block), self.u(-0.004, 0.004), self.u(-0.002, 0.012))
+        grip[1] = max(grip[1], LOWEST + 0.002)
+        yield from self.go(_moved(grip, 0.0, BLOCK + self.u(0.0, 0.02)), OPEN, near=0.008)
+        yield from self.go(grip, OPEN, near=0.004, speed=self.u(0.5, 0.9))
+        yield from self.wait(int(self.rng.integers(3, 6)), CLOSED)
+        yield from self.cross(_moved(self.block(base), 0.0, BLOCK), CLOSED)
+        in_hand = self.here - self.block(block)
+        place = _moved(self.block(base) + in_hand, self.u(-0.008, 0.008), BLOCK + 0.002)
+        yield from self.go(_moved(place, 0.0, self.u(0.02, 0.04)), CLOSED, near=0.006)
+        yield from self.go(place, CLOSED, near=0.003, speed=self.u(0.3, 0.6))
+        yield from self.wait(int(self.rng.integers(2, 5)), OPEN)
+        yield from self.go(_moved(self.here, 0.0, BLOCK + self.u(0.0, 0.05)), OPEN, near=0.02)
+
+
+def _moved(point: NDArray[np.float64], right: float, up: float) -> NDArray[np.float64]:
+    return point + np.array([right, up])
+
+
+def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Demonstration:
+    """Make stacks of two, one after the other, each up to three times. The same arguments give the same result.
+
+    Blocks are taken from the floor and from stacks made before, so that there is always a next one to make.
+
+    Args:
+        blocks: In the scene.
+        stacks: How many to make.
+        seed: Of the scene, the choice of blocks, the jitter of the motions and the action noise.
+        noise: Standard deviation of the Ornstein-Uhlenbeck noise added to the actions, for diversity. The recorded
+            actions hold it.
+
+    Returns:
+        The demonstration, successful or not. Rewards are the dense ones.
+    """
+    env = BlockStackingEnv(blocks=blocks, reward="dense", max_episode_steps=10**6)
+    states, actions, rewards = [env.reset(seed=seed)[0]], [], []
+    rng = np.random.default_rng([seed, 1])
+    demonstrator = Demonstrator(env, rng)
+    disturbance = np.zeros(3)
+    spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
+    completed: list[str] = []
+    tries = 0
+    while len(completed) < stacks and tries < _TRIES * stacks:
+        pair = demonstrator.choose()
+        if pair is None:
+            break
+        tries += 1
+        for wanted in demonstrator.stack(*pair):
+            disturbance += spread * rng.standard_normal(3) - _NOISE_PULL * disturbance
+            action = np.clip(wanted + disturbance, -1, 1)
+            observation, reward, *_ = env.step(action)
+            states.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+        block, base = pair
+        centres = split(states[-1])[1]
+        if levels(states[-1])[block] == 1 and abs(centres[block, 0] - centres[base, 0]) < BLOCK:
+            completed.append(f"block {block} on block {base}")
+    episode = Episode(
+        states=np.array(states),
+        actions=np.array(actions).reshape(-1, 3),
+        rewards=np.array(rewards),
+        terminated=False,
+        truncated=True,
+        task="stacks of two blocks",
+    )
+    success = len(completed) == stacks and bool(levels(episode.states).max() <= 1)
+    return Demonstration(episode, completed, success, tries)
