@@ -31,7 +31,7 @@ OPEN, CLOSED = 1.0, -1.0
 _TRIES = 3  # for one stack
 _STEPS = 10  # at most, for a way to a point, beyond those that its length takes
 _CLEARANCE = 0.02  # between what is carried and what it passes over
-_ROOM = OPENING + 2 * FINGER_RADIUS + BLOCK / 2  # two blocks nearer to each other leave no place for a finger
+_ROOM = OPENING + 2 * FINGER_RADIUS + BLOCK / 2 + 0.005  # between the centres of blocks, for a finger
 _NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 
 
@@ -65,44 +65,45 @@ class Demonstrator:
         return self.env.data.qpos[4 + 3 * index : 6 + 3 * index].copy()
 
     def choose(self) -> tuple[int, int] | None:
-        """A block to take and one alone on the floor to put it on, both with nothing on top and room beside them."""
+        """A block to take and one on the floor to put it on, both with nothing on top and room for the fingers."""
         level = levels(self.env.state())
         centres = np.array([self.block(i) for i in range(self.env.blocks)])
-        apart = np.abs(centres[:, None, 0] - centres[None, :, 0])
-        above = centres[None, :, 1] - centres[:, None, 1]  # [i, j]: of j above i
-        clear = (level >= 0) & ~((apart < BLOCK) & (above > BLOCK / 2)).any(1)
-        same_height = (np.abs(above) < 0.8 * BLOCK) & ~np.eye(len(level), dtype=bool)
-        clear &= ~(same_height & (apart < _ROOM)).any(1) & (np.abs(centres[:, 0]) < REACH)
+        offset = centres - centres[:, None]  # [i, j]: from i to j
+        in_the_way = (np.abs(offset[..., 0]) < _ROOM) & (offset[..., 1] > -0.8 * BLOCK)
+        np.fill_diagonal(in_the_way, False)
+        clear = (level >= 0) & ~in_the_way.any(1) & (np.abs(centres[:, 0]) < REACH)
         tops, bases = np.flatnonzero(clear).tolist(), np.flatnonzero(clear & (level == 0)).tolist()
         pairs = [(top, base) for top in tops for base in bases if top != base]
         return pairs[self.rng.integers(len(pairs))] if pairs else None
 
-    def go(self, point: NDArray[np.float64], fingers: float, near: float, speed: float = 1.0) -> Motion:
-        """Straight to a point, until ``near`` it, or as good as there."""
-        longest = _STEPS + int(np.abs(point - self.here).max() / (speed * self.pace * SPEED * STEP))
-        for _ in range(longest):
-            way = point - self.here
-            if np.abs(way).max() < near:
-                return
-            velocity = way / (SPEED * STEP)
-            limit = speed * self.pace
-            velocity *= limit / max(limit, np.abs(velocity).max())
-            yield np.array([*velocity, fingers])
+    def toward(self, point: NDArray[np.float64], fingers: float, limit: float) -> NDArray[np.float64]:
+        """The action that brings the grasp point to ``point`` in one step, or as far as ``limit`` lets it."""
+        return np.array([*np.clip((point - self.here) / (SPEED * STEP), -limit, limit), fingers])
 
-    def wait(self, steps: int, fingers: float) -> Motion:
+    def go(self, point: NDArray[np.float64], fingers: float, near: float, speed: float = 1.0) -> Motion:
+        """To a point, until ``near`` it, or as good as there."""
+        limit = speed * self.pace
+        longest = _STEPS + int(np.abs(point - self.here).max() / (limit * SPEED * STEP))
+        for _ in range(longest):
+            if np.abs(point - self.here).max() < near:
+                return
+            yield self.toward(point, fingers, limit)
+
+    def stay(self, steps: int, fingers: float) -> Motion:
+        here = self.here
         for _ in range(steps):
-            yield np.array([0.0, 0.0, fingers])
+            yield self.toward(here, fingers, 1.0)
 
     def cross(self, point: NDArray[np.float64], fingers: float) -> Motion:
         """Up, over whatever lies in between, and to just above ``point``."""
-        passed = [self.block(i) for i in np.flatnonzero(~held(self.env.state()))]
+        passed = [self.block(i) for i in np.flatnonzero(~held(self.env.state())).tolist()]
         low, high = sorted((self.here[0], point[0]))
         heights = [z for y, z in passed if low - 2 * BLOCK < y < high + 2 * BLOCK]
         # A carried block's centre is near the grasp point, and the empty fingers reach no lower than it would.
         height = min(max([point[1], *heights]) + BLOCK + _CLEARANCE + 0.4 * self.u(0.0, 1.0) ** 2, HIGHEST)
         jitter = self.rng.normal(0.0, 0.012, 2)
         if self.here[1] < height - BLOCK:
-            yield from self.go(np.array([self.here[0] + jitter[0], height]), fingers, near=self.u(0.01, 0.04))
+            yield from self.go(np.array([self.here[0] + jitter[0], height]), fingers, near=self.u(0.005, 0.02))
         yield from self.go(np.array([point[0] + jitter[1], height]), fingers, near=self.u(0.01, 0.03))
 
     def stack(self, block: int, base: int) -> Motion:
@@ -112,13 +113,13 @@ class Demonstrator:
         grip[1] = max(grip[1], LOWEST + 0.002)
         yield from self.go(_moved(grip, 0.0, BLOCK + self.u(0.0, 0.02)), OPEN, near=0.008)
         yield from self.go(grip, OPEN, near=0.004, speed=self.u(0.5, 0.9))
-        yield from self.wait(int(self.rng.integers(3, 6)), CLOSED)
+        yield from self.stay(int(self.rng.integers(3, 6)), CLOSED)
         yield from self.cross(_moved(self.block(base), 0.0, BLOCK), CLOSED)
         in_hand = self.here - self.block(block)
         place = _moved(self.block(base) + in_hand, self.u(-0.008, 0.008), BLOCK + 0.002)
         yield from self.go(_moved(place, 0.0, self.u(0.02, 0.04)), CLOSED, near=0.006)
         yield from self.go(place, CLOSED, near=0.003, speed=self.u(0.3, 0.6))
-        yield from self.wait(int(self.rng.integers(2, 5)), OPEN)
+        yield from self.stay(int(self.rng.integers(2, 5)), OPEN)
         yield from self.go(_moved(self.here, 0.0, BLOCK + self.u(0.0, 0.05)), OPEN, near=0.02)
 
 
