@@ -11,9 +11,10 @@ from PIL import Image
 
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation import video
+from rllib_spirl.evaluation import pictures, video
+from rllib_spirl.evaluation.pictures import captioned
 from rllib_spirl.evaluation.restore import Restored
-from rllib_spirl.evaluation.video import Film, captioned, record_video
+from rllib_spirl.evaluation.video import Film, record_video
 from tests.point import PointEnv
 
 GREEN = np.array([74, 222, 128])
@@ -112,7 +113,7 @@ def test_errors_name_what_is_missing(restored: Restored, tmp_path: Path, monkeyp
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(video.importlib, "import_module", missing)
+    monkeypatch.setattr(pictures.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"pip install 'rllib_spirl\[video\]'"):
         record_video("checkpoint", tmp_path / "video.gif")
 

@@ -1,4 +1,4 @@
-"""``spirl data``: build a data set from a recipe, import one, look at one."""
+"""``spirl data``: build a data set from a recipe, import one, look at one, draw its demonstrations."""
 
 import json
 from collections import Counter
@@ -25,6 +25,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set
 Columns = Annotated[str | None, typer.Option(help="State dimensions to keep, e.g. 0:9,18:39.")]
 Task = Annotated[str | None, typer.Option(help="What the episodes do.")]
 Fps = Annotated[float, typer.Option(help="Steps per second.")]
+Env = Annotated[str | None, typer.Option(help="Environment whose states these are, e.g. rllib_spirl/Kitchen-v0.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value, in place of the recipe's.")]
 Rescale = Annotated[bool, typer.Option("--scale-actions", help="Map the range of each action dimension to [-1, 1].")]
 
 
@@ -32,7 +34,7 @@ Rescale = Annotated[bool, typer.Option("--scale-actions", help="Map the range of
 def build(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, e.g. offline_data/kitchen_mixed.yaml.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to make.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, in place of the recipe's.")] = None,
+    set_: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one on each core.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -75,10 +77,13 @@ def import_d4rl(
     task: Task = None,
     fps: Fps = 10.0,
     scale_actions: Rescale = False,
+    env: Env = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a D4RL HDF5 file. Where it lacks next_observations, the last action of each episode is left out."""
-    source = d4rl_hdf5.read(file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions)
+    source = d4rl_hdf5.read(
+        file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions, env=env
+    )
     print(importing.write(source, output, overwrite=overwrite))
 
 
@@ -90,6 +95,7 @@ def import_lerobot(
     action_key: Annotated[str, typer.Option(help="Action column.")] = "action",
     state_columns: Columns = None,
     scale_actions: Rescale = False,
+    env: Env = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a local LeRobot v3 data set. Videos are left out."""
@@ -99,6 +105,7 @@ def import_lerobot(
         action_key=action_key,
         state_columns=state_columns,
         rescale_actions=scale_actions,
+        env=env,
     )
     print(importing.write(source, output, overwrite=overwrite))
 
@@ -139,6 +146,32 @@ def inspect(
         console.print(shown)
 
 
+@app.command()
+def render(
+    source: Annotated[Path, typer.Argument(help="A recipe (.yaml), built if need be, or a data set's directory.")],
+    episodes: Annotated[int, typer.Option(min=1, max=100, help="How many demonstrations.")] = 3,
+    first: Annotated[int, typer.Option(min=0, help="Index of the first.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .png contact sheet or an .mp4 or .gif video [SOURCE.png].")
+    ] = None,
+    env: Env = None,
+    set_: Set = None,
+) -> None:
+    """Draw demonstrations from their recorded states, with the completed subtasks below the pictures."""
+    from rllib_spirl.cli import session
+
+    session.quiet(0)
+    from rllib_spirl.evaluation.demonstrations import SUFFIXES, render_demonstrations
+    from rllib_spirl.evaluation.pictures import suffix_of
+
+    is_recipe = source.suffix in (".yaml", ".yml")
+    output = output or Path(f"{source.stem if is_recipe else source.resolve().name}.png")
+    suffix_of(output, SUFFIXES)  # before a long build, not after it
+    data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else source
+    render_demonstrations(data, output, episodes=episodes, first=first, env=env)
+    print(output)
+
+
 def describe(path: Path, horizon: int) -> dict[str, Any]:
     """What ``inspect`` tells, as JSON values. Raises UserError like ``load`` and ``window_starts``."""
     data = load(path)
@@ -171,6 +204,7 @@ def describe(path: Path, horizon: int) -> dict[str, Any]:
         "dtype": data.info.get("features", {}).get("observation.state", {}).get("dtype", "unknown"),
         "fps": data.info.get("fps", 0),
         "robot_type": data.info.get("robot_type") or "unknown",
+        "env": data.info.get("rllib_spirl", {}).get("env"),
         "source": data.info.get("rllib_spirl", {}).get("source"),
         "fingerprint": fingerprint(path),
     }

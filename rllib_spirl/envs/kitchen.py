@@ -245,15 +245,39 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
 
     def render(self) -> Any:
         """A picture (height, width, 3) uint8 of the scene, or None without ``render_mode="rgb_array"``."""
-        if self.render_mode is None:
-            return None
+        return None if self.render_mode is None else self._draw(self.data.qpos)
+
+    def render_state(self, state: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """A picture (height, width, 3) of a recorded state (30,) or (59,); the episode that is running stays as it is.
+
+        Raises:
+            UserError: On a state of another size; if the machine has no OpenGL back end.
+        """
+        return self._draw(positions_of(state))
+
+    def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:
+        """Which subtasks of a recorded episode were completed by the time of each state, whatever the order.
+
+        Args:
+            states: (T, 30) or (T, 59).
+            task: Subtasks with ";" between them; if it says anything else, all subtasks are meant.
+
+        Returns:
+            For each of the subtasks (T,).
+        """
+        named = list(dict.fromkeys(name.strip() for name in task.split(";")))
+        progress = Progress(named if all(name in SUBTASKS for name in named) else list(SUBTASKS), ordered=False)
+        done = np.logical_or.accumulate(progress.within(positions_of(states)), axis=0)
+        return dict(zip(progress.tasks, done.T, strict=True))
+
+    def _draw(self, positions: NDArray[np.floating]) -> NDArray[np.uint8]:
         if self._renderer is None or self._picture_data is None:
             camera = mujoco.MjvCamera()
             for name, value in _CAMERA.items():
                 setattr(camera, name, value)
             self._renderer = OffscreenRenderer(load_model(visual=True), *self._picture_size, camera)
             self._picture_data = mujoco.MjData(load_model(visual=True))
-        self._picture_data.qpos[:] = self.data.qpos
+        self._picture_data.qpos[:] = positions
         mujoco.mj_forward(load_model(visual=True), self._picture_data)
         return self._renderer.render(self._picture_data)
 

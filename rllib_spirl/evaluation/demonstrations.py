@@ -1,0 +1,221 @@
+"""Pictures of the demonstrations in a data set: recorded states drawn again, with what was completed so far."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rllib_spirl.data.schema import Trajectories, load
+from rllib_spirl.data.scripted import ENVIRONMENTS
+from rllib_spirl.envs.skill_env import make_env
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.pictures import (
+    VIDEO_FORMATS,
+    Picture,
+    caption_lines,
+    captioned,
+    contact_sheet,
+    replacing,
+    suffix_of,
+    video_writer,
+)
+
+SUFFIXES = (".png", *VIDEO_FORMATS)
+_COLUMNS = 8  # of a contact sheet
+_TILE = 256  # width of its pictures, in pixels
+_SPEED = 2.0  # of a video
+# Environments of others whose states one of ours draws.
+_SAME_STATES = {"FrankaKitchen-v1": "rllib_spirl/Kitchen-v0"}
+
+
+@runtime_checkable
+class DrawsStates(Protocol):
+    """What an environment needs, besides being made with ``render_mode="rgb_array"``, for its data to be drawn."""
+
+    def render_state(self, state: NDArray[np.floating]) -> Any:
+        """A picture (H, W, 3) uint8 of a recorded state (S,)."""
+
+    def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:
+        """For each subtask of ``task`` whether it was completed by the time of each state: (T, S) to (T,).
+
+        Without subtasks the dict is empty. ``task`` is what the data set says of the episode, often
+        ``"name; name; ..."``.
+        """
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode, ready to be drawn."""
+
+    index: int
+    task: str
+    states: NDArray[np.floating]  # (T, S)
+    done: dict[str, NDArray[np.bool_]]  # for each subtask (T,)
+
+    @property
+    def title(self) -> str:
+        return f"Episode {self.index}:  {self.task.replace(';', ' ›')}  ({len(self.states) - 1} steps)"
+
+    def subtasks(self, step: int) -> dict[str, bool]:
+        return {name: bool(done[step]) for name, done in self.done.items()}
+
+
+def render_demonstrations(
+    path: str | Path,
+    output: str | Path,
+    *,
+    episodes: int = 3,
+    first: int = 0,
+    env: str | None = None,
+    show_progress: bool = True,
+) -> list[Demonstration]:
+    """Draw episodes of a data set from their recorded states; nothing is simulated again.
+
+    Args:
+        path: The data set's directory.
+        output: A .png file for a contact sheet, a row of evenly spaced steps for each episode; or an .mp4 or .gif
+            video, at twice the recorded speed. Replaced when all is done.
+        episodes: How many, or as many as there are.
+        first: Index of the first.
+        env: Name of the environment whose states these are, see `DrawsStates`; by default what the data set says.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        UserError: If the data set is invalid or has no such episode, its environment is not known or draws no states,
+            the machine or the installation cannot make pictures or videos, or the file cannot be written.
+    """
+    output = Path(output)
+    suffix = suffix_of(output, SUFFIXES)
+    writer = video_writer(suffix) if suffix in VIDEO_FORMATS else None
+    data = load(path)
+    if first >= data.num_episodes:
+        raise UserError(f"{path} has {data.num_episodes} episodes; choose the first from 0 to {data.num_episodes - 1}.")
+    made, drawer = _drawer(data, env)
+    try:
+        chosen = range(first, min(first + episodes, data.num_episodes))
+        demonstrations = [_demonstration(data, index, drawer) for index in chosen]
+        with replacing(output) as file, _progress(show_progress) as bar:
+            if writer is None:
+                name = data.path.resolve().name
+                rows = list(_rows(demonstrations, drawer, bar))
+                title = f"{name}:  {len(rows)} of {data.num_episodes} demonstrations"
+                Image.fromarray(contact_sheet(title, rows)).save(file)
+            else:
+                every = VIDEO_FORMATS[suffix].every
+                rate = _SPEED * float(data.info.get("fps") or 10) / every
+                with writer(file, rate) as append:
+                    for picture in _film(demonstrations, drawer, suffix, round(rate), bar):
+                        append(picture)
+    finally:
+        made.close()
+    return demonstrations
+
+
+def environment_of(info: dict[str, Any]) -> str | None:
+    """The environment whose states a data set holds, as far as its ``meta/info.json`` tells."""
+    ours = info.get("rllib_spirl", {})
+    if ours.get("env"):
+        return str(ours["env"])
+    # Made before there was that key: scripted data have their recipe's word for it, Minari's name it as the robot.
+    try:
+        return ENVIRONMENTS[ours["source"]["recipe"]["environment"]]
+    except (KeyError, TypeError):
+        robot = info.get("robot_type")
+        return robot if robot in _SAME_STATES else None
+
+
+def _drawer(data: Trajectories, name: str | None) -> tuple[gym.Env, DrawsStates]:
+    """The environment of a data set, and the same as what draws states."""
+    name = name or environment_of(data.info)
+    if name is None:
+        raise UserError(
+            f"{data.path}: meta/info.json does not tell of which environment these states are; "
+            "name it, e.g. --env rllib_spirl/Kitchen-v0"
+        )
+    name = _SAME_STATES.get(name, name)
+    try:
+        env = make_env(name, {"render_mode": "rgb_array"})
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise UserError(f"{data.path}: its environment {name} cannot be made here to draw it: {error}") from None
+    drawer: Any = env.unwrapped
+    if not isinstance(drawer, DrawsStates):
+        env.close()
+        raise UserError(
+            f"{data.path}: its environment {name} cannot draw recorded states; give it the methods render_state and "
+            "subtasks_along, or name another with --env, e.g. --env rllib_spirl/Kitchen-v0"
+        )
+    return env, drawer
+
+
+def _demonstration(data: Trajectories, index: int, drawer: DrawsStates) -> Demonstration:
+    start, stop = data.episode_starts[index], data.episode_starts[index + 1]
+    states = data.states[start:stop]
+    if data.next_states is not None:
+        states = np.concatenate([states, data.next_states[stop - 1 : stop]])
+    task = data.tasks[data.task_index[start]]
+    try:
+        return Demonstration(index, task, states, drawer.subtasks_along(states, task))
+    except UserError as error:
+        raise UserError(
+            f"{data.path} cannot be drawn: {error} Import it again with other --state-columns, or name its environment "
+            "with --env."
+        ) from None
+
+
+def _rows(
+    demonstrations: list[Demonstration], drawer: DrawsStates, bar: Progress
+) -> Iterator[tuple[str, list[Picture]]]:
+    """Title and pictures of each row of a contact sheet."""
+    steps = [np.unique(np.linspace(0, len(d.states) - 1, _COLUMNS).round().astype(int)) for d in demonstrations]
+    task = bar.add_task("drawing demonstrations", total=sum(map(len, steps)))
+    for demonstration, chosen in zip(demonstrations, steps, strict=True):
+        row = []
+        for step in chosen:
+            picture = drawer.render_state(demonstration.states[step])
+            row.append(captioned(picture, demonstration.subtasks(step), f"step {step}", _TILE))
+            bar.advance(task)
+        yield demonstration.title, row
+
+
+def _film(
+    demonstrations: list[Demonstration], drawer: DrawsStates, suffix: str, hold: int, bar: Progress
+) -> Iterator[Picture]:
+    """The pictures of a video. ``hold``: how often the last of an episode comes again, so that it can be seen."""
+    kind = VIDEO_FORMATS[suffix]
+    steps = [[*range(0, len(d.states) - 1, kind.every), len(d.states) - 1] for d in demonstrations]
+    task = bar.add_task("drawing demonstrations", total=sum(map(len, steps)))
+    lines: int | None = None
+    for demonstration, chosen in zip(demonstrations, steps, strict=True):
+        for step in chosen:
+            picture = drawer.render_state(demonstration.states[step])
+            width = kind.width or picture.shape[1]
+            if lines is None:
+                lines = max(caption_lines(d.done, width) for d in demonstrations)
+            status = f"episode {demonstration.index}   step {step}"
+            shown = captioned(picture, demonstration.subtasks(step), status, width, kind.colours, lines)
+            yield shown
+            bar.advance(task)
+        yield from [shown] * hold
+
+
+def _progress(show: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (show and console.is_terminal),  # in a log it would only leave an empty line
+    )
