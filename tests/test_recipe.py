@@ -198,8 +198,8 @@ def test_held_out_orders_are_never_planned() -> None:
     assert mixed.noise == 0.05
     assert mixed.target == TARGET
     assert len(mixed.subtasks) == 7
-    assert len(mixed.orders()) == 7 * 6 * 5 * 4 - 4
-    planned = [job.order for job in scripted.plan(mixed, Path("parts"))]
+    assert len(mixed.orders()) == 7 * 6 * 5 * 4 - 24 - 3
+    planned = [job.task["order"] for job in scripted.plan(mixed, Path("parts"))]
     assert len(set(planned)) == len(planned) == mixed.demonstrations, "no order twice"
     assert all(list(order[:3]) != TARGET[:3] for order in planned)
     assert {name for order in planned for name in order} == set(mixed.subtasks)
@@ -217,7 +217,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 def test_orders_repeat_only_when_all_were_used(recipe: Path, tmp_path: Path) -> None:
     parsed = recipes.read_recipe(recipe, {"subtasks": ["a", "b", "c"], "target": [], "exclude": [], "order_length": 2})
     assert isinstance(parsed, ScriptedRecipe)
-    orders = [job.order for job in scripted.plan(parsed, tmp_path)]
+    orders = [job.task["order"] for job in scripted.plan(parsed, tmp_path)]
     assert len(set(orders[:6])) == 6
     assert len(orders) == 10
 
@@ -228,6 +228,7 @@ BAD = {
     "out of range": ({"demonstrations": 0}, "demonstrations = 0"),
     "negative seed": ({"seed": -1}, "seed = -1"),
     "unknown source": ({"source": "script"}, "source 'script' is unknown (did you mean 'scripted'?)"),
+    "unknown environment": ({"environment": "kichen"}, "environment 'kichen' is unknown (did you mean 'kitchen'?)"),
     "missing key": ({"environment": None}, "'environment' is missing"),
     "key of another source": ({"source": "minari"}, "unknown key"),
     "misspelt target": ({"target": ["ketle"]}, "'ketle' in target or exclude is not one of the subtasks (did you mean"),

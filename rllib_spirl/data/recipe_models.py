@@ -1,12 +1,12 @@
 """What a recipe may say, and one-line errors for what it may not."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rllib_spirl.errors import UserError
 
@@ -21,23 +21,37 @@ class _Recipe(BaseModel):
 
 
 class ScriptedRecipe(_Recipe):
-    """Demonstrations by the package's own scripted demonstrators."""
+    """Demonstrations by the package's own scripted demonstrators: what all of these have in common."""
 
     source: Literal["scripted"]
-    environment: Literal["kitchen"]
+    environment: str
     demonstrations: int = Field(ge=1)
     seed: int = Field(0, ge=0)
     noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
+    max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
+    robot_type: str = "unknown"
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
+        raise NotImplementedError
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        """Whether a demonstration of ``task`` that completed this, in this order, belongs into the data."""
+        raise NotImplementedError
+
+
+class KitchenRecipe(ScriptedRecipe):
+    """Orders of kitchen subtasks."""
+
+    environment: Literal["kitchen"]
     subtasks: list[str] = Field(min_length=1, description="what orders are made of")
     order_length: int = Field(ge=1, description="subtasks in one demonstration")
     target: list[str] = Field([], description="the held-out order: it is never demonstrated")
     target_together: bool = Field(True, description="whether one demonstration may hold all of the target's subtasks")
     exclude: list[list[str]] = Field([], description="no demonstrated order begins with one of these")
-    max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
-    robot_type: str = "unknown"
 
     @model_validator(mode="after")
-    def _consistent(self) -> "ScriptedRecipe":
+    def _consistent(self) -> "KitchenRecipe":
         for name in [*self.target, *(name for order in self.exclude for name in order)]:
             if name not in self.subtasks:
                 raise ValueError(
@@ -62,6 +76,27 @@ class ScriptedRecipe(_Recipe):
     def orders(self) -> list[tuple[str, ...]]:
         """All orders of ``order_length`` subtasks that are not held out."""
         return [order for order in permutations(self.subtasks, self.order_length) if not self.excluded(order)]
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [{"order": order} for order in self.orders()]
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        # Held out is what happens, not only what was asked for.
+        return set(task["order"]) <= set(completed) and not self.excluded(completed)
+
+
+class BlockStackingRecipe(ScriptedRecipe):
+    """Stacks of two blocks, one after the other."""
+
+    environment: Literal["block_stacking"]
+    blocks: int = Field(5, ge=2, le=12, description="in the scene")
+    stacks: int = Field(4, ge=1, description="made in one demonstration")
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [{"blocks": self.blocks, "stacks": self.stacks}]
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        return len(completed) == task["stacks"]
 
 
 class MinariRecipe(_Recipe):
@@ -100,13 +135,8 @@ class LeRobotRecipe(_Recipe):
 
 
 Recipe = ScriptedRecipe | MinariRecipe | D4RLRecipe | LeRobotRecipe
-_MODELS: dict[str, type[_Recipe]] = {
-    "scripted": ScriptedRecipe,
-    "minari": MinariRecipe,
-    "d4rl": D4RLRecipe,
-    "lerobot": LeRobotRecipe,
-}
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="source")])
+_SCRIPTED: dict[str, type[ScriptedRecipe]] = {"kitchen": KitchenRecipe, "block_stacking": BlockStackingRecipe}
+_IMPORTED: dict[str, type[Recipe]] = {"minari": MinariRecipe, "d4rl": D4RLRecipe, "lerobot": LeRobotRecipe}
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -124,20 +154,18 @@ def parse(values: Any, file: Path) -> Recipe:
     """
     if not isinstance(values, dict):
         raise UserError(f"{file}: a recipe is a mapping with 'source' and what that source needs; see offline_data/")
-    source = values.get("source")
-    if source not in _MODELS:
-        what = f"source '{source}' is unknown" if "source" in values else "'source' is missing"
-        raise UserError(f"{file}: {what}{nearest(str(source), _MODELS)}")
+    source = _one_of(["scripted", *_IMPORTED], "source", values, file)
+    model = _SCRIPTED[_one_of(_SCRIPTED, "environment", values, file)] if source == "scripted" else _IMPORTED[source]
     try:
-        return _ADAPTER.validate_python(values)
+        return model.model_validate(values)
     except ValidationError as error:
         found = error.errors()
     # A misspelt key also leaves its right spelling missing: tell of the misspelling.
     problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
-    key = ".".join(str(part) for part in problem["loc"][1:])
+    key = ".".join(str(part) for part in problem["loc"])
     wrong = problem["type"]
     if wrong == "extra_forbidden":
-        message = f"unknown key '{key}'{nearest(key, _MODELS[source].model_fields)}"
+        message = f"unknown key '{key}'{nearest(key, model.model_fields)}"
     elif wrong == "missing" or (key and problem["input"] is None):
         message = f"'{key}' is missing; add it, or pass --set {key}=..."
     elif key:
@@ -145,3 +173,11 @@ def parse(values: Any, file: Path) -> Recipe:
     else:
         message = problem["msg"].removeprefix("Value error, ")
     raise UserError(f"{file}: {message}")
+
+
+def _one_of(valid: Collection[str], key: str, values: dict[str, Any], file: Path) -> str:
+    value = values.get(key)
+    if value not in valid:
+        what = f"'{key}' is missing" if value is None else f"{key} '{value}' is unknown"
+        raise UserError(f"{file}: {what}{nearest(str(value), valid)}")
+    return str(value)

@@ -21,20 +21,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.recipe_models import ScriptedRecipe, nearest
+from rllib_spirl.data.recipe_models import KitchenRecipe, ScriptedRecipe, nearest
 from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.errors import UserError
 
-DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen"}
-ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0"}  # whose states they record
+DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen", "block_stacking": "rllib_spirl.demos.block_stacking"}
+# Whose states they record.
+ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0", "block_stacking": "rllib_spirl/BlockStacking-v0"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One demonstration to record. ``seeds`` has one for each try."""
+    """One demonstration to record. ``task`` is one of the recipe's, ``seeds`` has one for each try."""
 
     module: str
-    order: tuple[str, ...]
+    task: dict[str, Any]
     seeds: tuple[int, ...]
     noise: float
     recipe: ScriptedRecipe
@@ -42,26 +43,27 @@ class Job:
 
 
 def demonstrator(recipe: ScriptedRecipe) -> Any:
-    """The module with ``demonstrate(order, seed, noise)``. Raises UserError for subtasks it does not know."""
+    """The module with ``demonstrate(**task, seed, noise)``. Raises UserError for subtasks it does not know."""
     module = importlib.import_module(DEMONSTRATORS[recipe.environment])
-    known = getattr(module, "SUBTASKS", recipe.subtasks)
-    for name in recipe.subtasks:
+    subtasks = recipe.subtasks if isinstance(recipe, KitchenRecipe) else []
+    known = getattr(module, "SUBTASKS", subtasks)
+    for name in subtasks:
         if name not in known:
             raise UserError(f"subtask '{name}' is unknown in the {recipe.environment}{nearest(name, known)}")
     return module
 
 
 def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
-    """All demonstrations of a recipe. Each order comes once before any comes again."""
-    orders = recipe.orders()
+    """All demonstrations of a recipe. Each task comes once before any comes again."""
+    tasks = recipe.tasks()
     rng = np.random.default_rng(recipe.seed)
     drawn: list[int] = []
     while len(drawn) < recipe.demonstrations:
-        drawn.extend(rng.permutation(len(orders)).tolist())
+        drawn.extend(rng.permutation(len(tasks)).tolist())
     return [
         Job(
             module=DEMONSTRATORS[recipe.environment],
-            order=orders[drawn[i]],
+            task=tasks[drawn[i]],
             # Drawn from the place in the plan, so that neither the worker nor other demonstrations matter.
             seeds=tuple(np.random.SeedSequence([recipe.seed, i]).generate_state(recipe.max_attempts).tolist()),
             noise=recipe.noise,
@@ -73,15 +75,11 @@ def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
 
 
 def record(job: Job) -> bool:
-    """Record one demonstration into ``<file>.npz``, or note in ``<file>.failed`` that every try failed.
-
-    A try counts when all subtasks were completed and the order in which they were is not a held-out one.
-    """
+    """Record one demonstration into ``<file>.npz``, or note in ``<file>.failed`` that every try failed."""
     module = importlib.import_module(job.module)
     for seed in job.seeds:
-        demonstration = module.demonstrate(list(job.order), seed=seed, noise=job.noise)
-        completed = list(demonstration.completed)
-        if set(job.order) <= set(completed) and not job.recipe.excluded(completed):
+        demonstration = module.demonstrate(**job.task, seed=seed, noise=job.noise)
+        if job.recipe.accepts(job.task, list(demonstration.completed)):
             _save(job.file.with_suffix(".npz"), demonstration.episode)
             return True
     job.file.with_suffix(".failed").touch()
@@ -101,7 +99,7 @@ def build(
     """Record what ``parts`` does not hold yet, then write the data set at ``output`` and remove ``parts``.
 
     An interrupted build goes on where it stopped: ``parts`` stays. Same recipe, same Parquet bytes, for any number of
-    workers. A demonstration that fails is tried again with its next seed, with the same order, and in the end left out.
+    workers. A demonstration that fails is tried again with its next seed, for the same task, and in the end left out.
 
     Args:
         workers: processes; None for one on each core this process may use.

@@ -41,7 +41,7 @@ class Demonstration:
 
     episode: Episode  # states (T+1, 6 + 4 blocks) float32, actions (T, 3) float64
     completed: list[str]  # "block 3 on block 0" for each stack made, in order
-    success: bool  # as many stacks as asked for, and at no time a higher one than of two blocks
+    success: bool  # as many stacks as asked for
     tries: int  # motions from a block to a stack, failed ones included
 
 
@@ -162,6 +162,8 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Dem
             states.append(observation)
             actions.append(action)
             rewards.append(reward)
+        if levels(states[-1]).max() > 1:
+            break  # by accident; higher towers are what is to be learned
         block, base = pair
         centres = split(states[-1])[1]
         if levels(states[-1])[block] == 1 and abs(centres[block, 0] - centres[base, 0]) < BLOCK:
@@ -174,5 +176,4 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Dem
         truncated=True,
         task="stacks of two blocks",
     )
-    success = len(completed) == stacks and bool(levels(episode.states).max() <= 1)
-    return Demonstration(episode, completed, success, tries)
+    return Demonstration(episode, completed, len(completed) == stacks, tries)

@@ -118,6 +118,11 @@ def split(states: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np
     return states[..., :gripper_dim], states[..., gripper_dim:].reshape(*states.shape[:-1], -1, block_dim)
 
 
+def angles(blocks: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Angles (...,) of blocks (..., 4), from -45 to 45 degrees, where they look the same as elsewhere."""
+    return np.arctan2(blocks[..., 2], blocks[..., 3]) / 4
+
+
 def held(states: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which blocks (..., blocks) the gripper holds: the closed fingers have their centre between them."""
     gripper, blocks = split(states)
@@ -202,7 +207,7 @@ def pictures(states: NDArray[np.floating]) -> NDArray[np.uint8]:
     boxes[..., 1, 0], boxes[..., 2, 0] = -edge - 1.0 - y, edge + 1.0 - y
     boxes[..., 3:-3, :2] = blocks[..., :2]
     boxes[..., 3:-3, 2:4] = BLOCK / 2
-    boxes[..., 3:-3, 4] = np.arctan2(blocks[..., 2], blocks[..., 3]) / 4
+    boxes[..., 3:-3, 4] = angles(blocks)
     boxes[..., -3, 0], boxes[..., -2, 0] = -left - FINGER_RADIUS, right + FINGER_RADIUS
     boxes[..., -3:-1, 1] = (FINGER_ABOVE - FINGER_BELOW) / 2
     boxes[..., -3:-1, 2:4] = FINGER_RADIUS, (FINGER_ABOVE + FINGER_BELOW) / 2
@@ -288,7 +293,7 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         self._worth = 0.0
         self._steps = 0
         self._picture: NDArray[np.uint8] | None = None
-        self._renderer: OffscreenRenderer | None = None
+        self._renderers: dict[int, OffscreenRenderer] = {}  # by the number of blocks
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -336,21 +341,37 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
 
     def render(self) -> Any:
         """A picture (height, width, 3) uint8 of the scene, or None without ``render_mode="rgb_array"``."""
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
+        return None if self.render_mode is None else self.render_state(self.state())
+
+    def render_state(self, state: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """A picture (height, width, 3) of a recorded state (S,) of any number of blocks; nothing else changes.
+
+        Raises:
+            UserError: On a state of another size; if the machine has no OpenGL back end.
+        """
+        gripper, blocks = split(state)
+        model = load_model(len(blocks))
+        data = mujoco.MjData(model)
+        data.qpos[:4] = gripper[:4]
+        data.qpos[4::3], data.qpos[5::3] = (gripper[:2] + blocks[:, :2]).T
+        data.qpos[6::3] = angles(blocks)
+        mujoco.mj_forward(model, data)
+        if len(blocks) not in self._renderers:
             camera = mujoco.MjvCamera()
             for name, value in _CAMERA.items():
                 setattr(camera, name, value)
-            self._renderer = OffscreenRenderer(self.model, *self._picture_size, camera)
-        mujoco.mj_kinematics(self.model, self.data)  # not mj_forward, which would alter what the next step computes
-        mujoco.mj_camlight(self.model, self.data)
-        return self._renderer.render(self.data)
+            self._renderers[len(blocks)] = OffscreenRenderer(model, *self._picture_size, camera)
+        return self._renderers[len(blocks)].render(data)
+
+    def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:
+        """Stacking has no subtasks. Raises UserError on states (T, S) of something else."""
+        split(states)
+        return {}
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
 
     def _observe(self, state: NDArray[np.float32]) -> Any:
         if not self.images:
