@@ -1,6 +1,7 @@
 """How good and how fast the scripted demonstrators are. The last line is one JSON object.
 
 python benchmarks/demos.py kitchen --chains 200 --seed 7
+python benchmarks/demos.py block_stacking --episodes 200 --seed 7
 """
 
 import json
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from rllib_spirl.demos import block_stacking as stacking
 from rllib_spirl.demos.kitchen import Demonstration, demonstrate
 from rllib_spirl.envs.kitchen import SUBTASKS
 
@@ -57,6 +59,39 @@ def kitchen(
         "still_completed": {n: _share(sum(n in d.still_completed for d in done[n]), len(done[n])) for n in SUBTASKS},
         "kettle_within_0.15": _share(sum(k < 0.15 for k in kettle), len(kettle)),
         "kettle_distance_max": round(max(kettle), 3) if kettle else None,
+    }
+    print(json.dumps(result))
+
+
+@app.command("block_stacking")
+def block_stacking(
+    episodes: int = typer.Option(200, help="Number of demonstrations."),
+    blocks: int = typer.Option(5, help="In the scene."),
+    stacks: int = typer.Option(4, help="Stacks of two to make in each."),
+    seed: int = typer.Option(7, help="Demonstration i has seed + i."),
+    noise: float = typer.Option(0.05, help="Standard deviation of the action noise."),
+) -> None:
+    """Stacks of two blocks, one after the other."""
+    start = time.process_time()
+    demos = [
+        stacking.demonstrate(blocks, stacks, seed + i, noise)
+        for i in track(range(episodes), "Demonstrating", console=Console(stderr=True))
+    ]
+    cpu = time.process_time() - start
+
+    steps = [len(d.episode) for d in demos if d.success]
+    result = {
+        "name": "block stacking demonstrations",
+        "episodes": episodes,
+        "blocks": blocks,
+        "stacks": stacks,
+        "seed": seed,
+        "noise": noise,
+        "success": _share(len(steps), episodes),
+        "stacks_per_try": _share(sum(len(d.completed) for d in demos), sum(d.tries for d in demos)),
+        "median_steps": float(np.median(steps)) if steps else None,
+        "p90_steps": float(np.percentile(steps, 90)) if steps else None,
+        "steps_per_cpu_second": round(sum(len(d.episode) for d in demos) / cpu),
     }
     print(json.dumps(result))
 
