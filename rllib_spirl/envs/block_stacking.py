@@ -27,7 +27,7 @@ PALM = 0.05  # half its width; its height is that of the fingers' roots
 SPEED = 0.8  # metres a second for an action of 1
 SPACING = 0.1  # least distance between two blocks' centres at the start: a finger fits in between
 STEP = 0.05  # seconds
-_SUBSTEPS = 5
+_SUBSTEPS = 8
 PICTURE, PIXEL = 32, 0.015  # pixels along a picture's edge, and their own edge
 
 _HELD_GAP = 0.06  # fingers nearer to each other than this hold the block between them
@@ -72,12 +72,13 @@ def load_model(blocks: int) -> mujoco.MjModel:
           </body>"""
         for name, side in (("left", -1), ("right", 1))
     )
-    # Elliptic cones with a high impratio: a held block does not slip. The fingers' servos are springs without a limit
-    # of force, for the springs keep a held block in the middle.
+    # Elliptic cones with a high impratio: a held block does not slip. Contacts as stiff as the time step allows: high
+    # towers do not sway. The fingers' servos are springs without a limit of force: they centre a held block.
+    timestep = STEP / _SUBSTEPS
     return mujoco.MjModel.from_xml_string(f"""
     <mujoco model="block stacking">
-      <option timestep="{STEP / _SUBSTEPS}" integrator="implicitfast" cone="elliptic" impratio="10" jacobian="dense"/>
-      <default><geom friction="1 0.005 0.0001"/></default>
+      <option timestep="{timestep}" integrator="implicitfast" cone="elliptic" impratio="10" jacobian="dense"/>
+      <default><geom friction="1 0.005 0.0001" solref="{2 * timestep} 1" solimp="0.95 0.99 0.001"/></default>
       <visual><headlight ambient="0.5 0.5 0.5" diffuse="0.4 0.4 0.4" specular="0 0 0"/></visual>
       <asset>
         <texture type="skybox" builtin="gradient" rgb1="0.93 0.95 0.98" rgb2="0.75 0.8 0.86" width="64" height="64"/>
