@@ -125,10 +125,11 @@ def angles(blocks: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def held(states: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which blocks (..., blocks) the gripper holds: the closed fingers have their centre between them."""
+    """Which blocks (..., blocks) the gripper holds: those between its closed fingers, not those just below."""
     gripper, blocks = split(states)
     closed = gripper[..., 2] + gripper[..., 3] < _HELD_GAP
-    between = (np.abs(blocks[..., 0]) < BLOCK / 2) & (np.abs(blocks[..., 1]) < BLOCK)
+    y, z = blocks[..., 0], blocks[..., 1]
+    between = (np.abs(y) < BLOCK / 2) & (z > _TOUCH - FINGER_BELOW - BLOCK / 2) & (z < FINGER_ABOVE)
     return between & closed[..., None]
 
 
