@@ -33,6 +33,8 @@ from rllib_spirl.skills.checkpoint import load_card, load_skills
 REPLAY_FILE = "replay.safetensors"
 # Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve.
 ENV_STEPS = "env_steps"
+# Batches in memory together.
+MAX_UPDATES_AT_ONCE = 16
 
 
 class SPiRLConfig(AlgorithmConfig):
@@ -314,17 +316,21 @@ class SPiRL(Algorithm):
         return added
 
     def _learn(self, updates: int, offline_fraction: float) -> None:
-        if updates == 0:
-            return
+        for first in range(0, updates, MAX_UPDATES_AT_ONCE):
+            self._update(min(MAX_UPDATES_AT_ONCE, updates - first), offline_fraction)
+        if updates:
+            self.metrics.log_value("updates", updates, reduce="lifetime_sum")
+            with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+                self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _update(self, updates: int, offline_fraction: float) -> None:
+        """Gradient steps on batches drawn together."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             size = self.config.train_batch_size_per_learner
             columns = mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
             batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=updates * size)
             results = self.learner_group.update(batch=batch)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self.metrics.log_value("updates", updates, reduce="lifetime_sum")
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)

@@ -6,10 +6,11 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor
-from torch.nn import Parameter
+from torch.distributions import Normal
 
 from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_loss, q_target, temperature_loss
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.nets import fast_matmul
 
 
 class SPiRLLearner(TorchLearner):
@@ -17,19 +18,16 @@ class SPiRLLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]
-        groups: dict[str, tuple[list[Parameter], float]] = {
-            "critic": (list(module.critic.parameters()), config.critic_lr),
-            "policy": (list(module.policy.parameters()), config.policy_lr),
-            "alpha": ([module.log_alpha], config.alpha_lr),
-        }
-        for name, (parameters, lr) in groups.items():
-            self.register_optimizer(
-                module_id=module_id,
-                optimizer_name=name,
-                optimizer=torch.optim.Adam(parameters, lr=lr, fused=True),
-                params=parameters,
-                lr_or_lr_schedule=lr,
-            )
+        groups: list[dict[str, Any]] = [
+            {"params": list(module.critic.parameters()), "lr": config.critic_lr},
+            {"params": list(module.policy.parameters()), "lr": config.policy_lr},
+            {"params": [module.log_alpha], "lr": config.alpha_lr},
+        ]
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.Adam(groups, fused=True),
+            params=[parameter for group in groups for parameter in group["params"]],
+        )
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         """All gradient steps of one training step; metrics are those of the last."""
@@ -38,24 +36,23 @@ class SPiRLLearner(TorchLearner):
             config = self.config.get_config_for_module(module_id)
             size = config.train_batch_size_per_learner
             module: SkillPriorRLModule = self._module[module_id]
-            optimizers = [self.get_optimizer(module_id, name) for name in ("critic", "policy", "alpha")]
+            optimizer = self.get_optimizer(module_id)
             online: list[Tensor] = list(module.critic.parameters())
             target: list[Tensor] = list(module.target_critic.parameters())
             policy: list[Tensor] = list(module.policy.parameters())
             averaged: list[Tensor] = list(module.averaged_policy.parameters())
             count = len(columns["rewards"]) // size
-            for index in range(count):
-                minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
-                last = index == count - 1
-                loss = self._loss(module_id, module, config, minibatch, log=last)
-                for optimizer in optimizers:
+            with fast_matmul():
+                columns = with_prior(module, columns)
+                for index in range(count):
+                    minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
+                    loss = self._loss(module_id, module, config, minibatch, log=index == count - 1)
                     optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                for optimizer in optimizers:
+                    loss.backward()
                     optimizer.step()
-                with torch.no_grad():
-                    torch._foreach_lerp_(target, online, config.tau)
-                    torch._foreach_lerp_(averaged, policy, config.policy_tau)
+                    with torch.no_grad():
+                        torch._foreach_lerp_(target, online, config.tau)
+                        torch._foreach_lerp_(averaged, policy, config.policy_tau)
             losses[module_id] = loss.detach()
         return {}, losses, {}
 
@@ -63,7 +60,8 @@ class SPiRLLearner(TorchLearner):
         self, *, module_id: str, config: AlgorithmConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """The sum of critic, policy and temperature losses on one minibatch; their gradients do not overlap."""
-        return self._loss(module_id, self._module[module_id], config, batch, log=True)
+        module = self._module[module_id]
+        return self._loss(module_id, module, config, with_prior(module, batch), log=True)
 
     def _loss(
         self, module_id: str, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor], *, log: bool
@@ -71,7 +69,7 @@ class SPiRLLearner(TorchLearner):
         states, next_states = batch["states"], batch["next_states"]
         alpha = module.log_alpha.detach().exp()
         with torch.no_grad():
-            next_policy, next_kl = module.skills(next_states)
+            next_policy, next_kl = module.skills(next_states, _normal(batch, "next_prior"))
             next_q = module.target_critic(module.prior.normalize(next_states), next_policy.sample())
             target = q_target(
                 batch["rewards"],
@@ -85,12 +83,13 @@ class SPiRLLearner(TorchLearner):
         q = module.critic(inputs, batch["z"])
         critic = critic_loss(q, target)
 
-        policy, kl = module.skills(states)
+        prior = _normal(batch, "prior")
+        policy, kl = module.skills(states, prior)
         z = policy.rsample()
         policy_q = module.critic(inputs, z, frozen=True)
         if config.conservatism > 0:
             with torch.no_grad():
-                prior_z = module.prior(states).sample()
+                prior_z = prior.sample()
             rivals = module.critic(inputs, z.detach()), module.critic(inputs, prior_z)
             critic = critic + config.conservatism * conservative_loss(*rivals, q)
         actor = policy_loss(policy_q, kl, alpha)
@@ -107,3 +106,19 @@ class SPiRLLearner(TorchLearner):
             }
             self.metrics.log_dict({k: v.item() for k, v in values.items()}, key=module_id, window=1)
         return critic + actor + temperature
+
+
+def with_prior(module: SkillPriorRLModule, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch (N, …) and the frozen prior's means and deviations in its states and next states, each (N, Z).
+
+    For many minibatches at once: the prior does not change between them.
+    """
+    added: dict[str, Tensor] = {}
+    for states, name in (("states", "prior"), ("next_states", "next_prior")):
+        prior = module.frozen_prior(batch[states])
+        added |= {f"{name}_mean": prior.mean, f"{name}_std": prior.stddev}
+    return dict(batch) | added
+
+
+def _normal(batch: dict[str, Tensor], name: str) -> Normal:
+    return Normal(batch[f"{name}_mean"], batch[f"{name}_std"], validate_args=False)

@@ -89,7 +89,7 @@ class CriticEnsemble(nn.Module):
                     scale, shift = self.scales[index], self.shifts[index]
                     if frozen:
                         scale, shift = scale.detach(), shift.detach()
-                    x = F.layer_norm(x, x.shape[-1:]) * scale + shift
+                    x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
                 x = F.silu(x)
         return x.squeeze(-1)
 
@@ -128,17 +128,25 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def get_non_inference_attributes(self) -> list[str]:
         return ["critic", "target_critic", "log_alpha"]
 
-    def skills(self, states: Tensor) -> tuple[Normal, Tensor]:
-        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the prior, (B,) in nats."""
-        return self._around_prior(self.policy, states)
+    def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
+        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the prior, (B,) in nats.
+
+        Args:
+            states: States in which skills start.
+            prior: The frozen prior there, if it is known already.
+        """
+        return self._around_prior(self.policy, states, prior or self.frozen_prior(states))
 
     def best_skills(self, states: Tensor) -> Tensor:
         """States (B, S) to the averaged policy's mean skills (B, Z): the deterministic policy."""
-        return self._around_prior(self.averaged_policy, states)[0].mean
+        return self._around_prior(self.averaged_policy, states, self.frozen_prior(states))[0].mean
 
-    def _around_prior(self, policy: nn.Module, states: Tensor) -> tuple[Normal, Tensor]:
-        with torch.no_grad():
-            prior = self.prior(states)
+    @torch.no_grad()
+    def frozen_prior(self, states: Tensor) -> Normal:
+        """p_a(z|s) for states (B, S), without gradient."""
+        return self.prior(states)
+
+    def _around_prior(self, policy: nn.Module, states: Tensor, prior: Normal) -> tuple[Normal, Tensor]:
         inputs = self.prior.normalize(states) if isinstance(policy, ResidualPolicy) else states
         return policy(prior, inputs)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rllib_spirl.nets import fast_matmul
 from rllib_spirl.skills.dataset import SkillData, WindowStream
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
 
@@ -40,7 +41,9 @@ class PretrainConfig(BaseModel):
 
     num_workers: int = Field(default=1, gt=0, description="Ray Train workers; one GPU each where there are GPUs.")
     use_gpu: bool | None = Field(default=None, description="None: where the cluster has a GPU for every worker.")
-    threads_per_worker: int = Field(default=2, gt=0)
+    threads_per_worker: int = Field(
+        default=1, gt=0, description="2 are a third faster on idle cores, far slower on busy ones."
+    )
     memory_gib: float = Field(default=1.0, gt=0, description="Frames a worker holds; data beyond that is streamed.")
 
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
@@ -98,9 +101,10 @@ class SkillTrainer:
     def step(self) -> dict[str, Tensor]:
         """One gradient step; returns the detached loss terms."""
         states, actions = next(self._batches)
-        loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with fast_matmul():
+            loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         self.optimizer.step()
         self._schedule.step()
         self.updates += 1

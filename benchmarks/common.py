@@ -1,0 +1,88 @@
+"""What the benchmarks share: skills to run, interleaved rounds, and the closing JSON line."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from rllib_spirl.algorithm.spirl import SPiRLConfig
+from rllib_spirl.envs.kitchen import KitchenEnv
+from rllib_spirl.skills.checkpoint import SkillCard, save_skills
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig
+
+TASK = {"tasks": ["microwave", "kettle", "bottom burner", "light switch"], "ordered": True}
+
+
+def kitchen_skills(decoder: Literal["closed_loop", "open_loop"] = "closed_loop", seed: int = 0) -> str:
+    """A checkpoint of untrained skills for Kitchen-v0, as large as trained ones: they take the same time."""
+    torch.manual_seed(seed)
+    model = SkillModel(SkillModelConfig(state_dim=30, action_dim=9, decoder=decoder))
+    folder = Path(tempfile.mkdtemp(prefix="skills-"))
+    return str(save_skills(folder, model, SkillCard(model=model.config, data="none")))
+
+
+def kitchen_config(skills: str, **training: Any) -> SPiRLConfig:
+    """The kitchen experiment with given skills and no demonstrations."""
+    config = SPiRLConfig().environment("rllib_spirl/Kitchen-v0", env_config=TASK)
+    return config.training(skill_checkpoint=skills, target_bounds=(0, 4), **training).debugging(seed=0)
+
+
+def start_ray(cpus: int = 2) -> None:
+    """A local Ray without its own output."""
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+class RecordedKitchen(KitchenEnv):
+    """Keeps what physics was asked for, so that bare MuJoCo can be asked the same."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.targets: list[np.ndarray | None] = []  # None where an episode began
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.targets.append(None)
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        self.targets.append(self.data.ctrl.copy())
+        return result
+
+
+def rounds(runs: Mapping[str, Callable[[], float]], count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Call each of ``runs`` once per round in random order, after a call to warm up; the rates they return, (count,)."""
+    rng = np.random.default_rng(seed)
+    for run in runs.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in track(range(count), "measuring", console=Console(stderr=True), transient=True):
+        for name in rng.permutation(list(runs)):
+            rates[name].append(runs[name]())
+    return {name: np.array(values) for name, values in rates.items()}
+
+
+def compare(name: str, rates: Mapping[str, np.ndarray], ours: str, reference: str, unit: str) -> dict[str, Any]:
+    """The figures of one bar: medians, and the median of the ratio within each round."""
+    ratio = rates[ours] / rates[reference]
+    return {
+        "name": name,
+        "ours": round(float(np.median(rates[ours])), 2),
+        "reference": round(float(np.median(rates[reference])), 2),
+        "unit": unit,
+        "ratio": round(float(np.median(ratio)), 3),
+        "rounds": len(ratio),
+        "spread": [round(float(ratio.min()), 3), round(float(ratio.max()), 3)],
+    }
+
+
+def report(result: Mapping[str, Any]) -> None:
+    """Print the closing line."""
+    print(json.dumps(result))
