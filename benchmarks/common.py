@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rllib_spirl.algorithm.spirl import SPiRLConfig
+from rllib_spirl.data.schema import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
@@ -40,16 +41,34 @@ def start_ray(cpus: int = 2) -> None:
     ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
+def synthetic_data(path: Path, transitions: int, seed: int = 0) -> Path:
+    """A data set of smooth random episodes of 200 steps as wide as the kitchen's, made unless it is there."""
+    if path.exists():
+        return path
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((4_000_000,), np.float32)
+    with TrajectoryWriter(path, fps=12.5, source={"source": "synthetic"}) as writer:
+        for _ in track(range(transitions // 200), "making data", console=Console(stderr=True), transient=True):
+            at, where = rng.integers(3_980_000, size=2)
+            steps = noise[at : at + 201 * 30].reshape(201, 30)
+            actions = np.tanh(noise[where : where + 200 * 9]).reshape(200, 9)
+            writer.add(Episode(np.cumsum(0.1 * steps, axis=0), actions, np.zeros(200, np.float32), False, True, "none"))
+    return path
+
+
 class RecordedKitchen(KitchenEnv):
     """Keeps what physics was asked for, so that bare MuJoCo can be asked the same."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(**config)
         self.targets: list[np.ndarray | None] = []  # None where an episode began
+        self.initial_positions = np.empty(0)
 
     def reset(self, **kwargs: Any) -> Any:
         self.targets.append(None)
-        return super().reset(**kwargs)
+        result = super().reset(**kwargs)
+        self.initial_positions = self.data.qpos.copy()
+        return result
 
     def step(self, action: Any) -> Any:
         result = super().step(action)
@@ -58,7 +77,7 @@ class RecordedKitchen(KitchenEnv):
 
 
 def rounds(runs: Mapping[str, Callable[[], float]], count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Call each of ``runs`` once per round in random order, after a call to warm up; the rates they return, (count,)."""
+    """Call each of ``runs`` once per round in random order, after a first call to warm up; their rates, (count,)."""
     rng = np.random.default_rng(seed)
     for run in runs.values():
         run()

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 import typer
+from common import compare, kitchen_config, kitchen_skills, report, rounds, start_ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from benchmarks.common import compare, kitchen_config, kitchen_skills, report, rounds, start_ray
 from rllib_spirl.algorithm import losses
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import SPiRL

@@ -1,11 +1,14 @@
 """The one network shape used throughout, a multi-layer perceptron with LayerNorm, and fast matrix products for it."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 
@@ -24,6 +27,36 @@ def mlp(inputs: int, outputs: int, *, hidden: int, layers: int, layer_norm: bool
         width = hidden
     modules.append(nn.Linear(width, outputs))
     return nn.Sequential(*modules)
+
+
+class NumpyMLP:
+    """An `mlp` with LayerNorm for one input at a time, in a fraction of PyTorch's time. Shares its weights."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        linear = [m for m in net if isinstance(m, nn.Linear)]
+        norms = [m for m in net if isinstance(m, nn.LayerNorm)]
+        self.weight, self.bias = _view(linear[0].weight), _view(linear[0].bias)
+        self._layers = [
+            (_view(n.weight), _view(n.bias), n.eps, _view(m.weight), _view(m.bias))
+            for n, m in zip(norms, linear[1:], strict=True)
+        ]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(inputs,) to (outputs,)."""
+        return self.head(self.weight @ x + self.bias)
+
+    def head(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What follows the first linear layer: its output (hidden,) to (outputs,)."""
+        for scale, shift, eps, weight, bias in self._layers:
+            x = x - np.add.reduce(x) / len(x)
+            x = x * (scale / math.sqrt(x @ x / len(x) + eps)) + shift  # LayerNorm
+            x = x / (1 + np.exp(-x))  # SiLU
+            x = weight @ x + bias
+        return x
+
+
+def _view(parameter: torch.Tensor) -> NDArray[np.float32]:
+    return parameter.detach().numpy()
 
 
 @contextmanager

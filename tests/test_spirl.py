@@ -1,5 +1,6 @@
 """The algorithm as a whole, on a point mass: it samples, learns, saves, restores and refuses nonsense."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.data.schema import load
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
@@ -66,6 +68,54 @@ def test_the_policy_starts_as_the_prior(algorithm: SPiRL, point_skills: str) -> 
     assert torch.equal(policy.mean, prior.mean)
     assert torch.equal(policy.stddev, prior.stddev)
     assert torch.equal(module(algorithm).best_skills(states), prior.mean)
+
+
+@pytest.mark.parametrize("policy", ["residual", "copied"])
+def test_what_acts_is_the_latest_policy(config: Maker, policy: str) -> None:
+    """The env runner's NumPy policy follows the learner's module through the updates."""
+    algorithm = config(policy=policy).build_algo()
+    try:
+        for _ in range(2):
+            algorithm.train()
+        acting = algorithm.env_runner._policy
+        for state in np.random.default_rng(0).normal(size=(5, 2)):
+            inputs = torch.tensor(state[None], dtype=torch.float32)
+            wanted, kl = module(algorithm).skills(inputs)
+            assert kl.item() > 1e-5
+            mean, std = acting._skills(acting._latest, state)
+            np.testing.assert_allclose(mean, wanted.mean[0].detach(), atol=1e-5)
+            np.testing.assert_allclose(std, wanted.stddev[0].detach(), atol=1e-5)
+            np.testing.assert_allclose(acting.best(state), module(algorithm).best_skills(inputs)[0], atol=1e-5)
+            drawn = np.array([acting.sample(state, np.random.default_rng(i)) for i in range(2000)])
+            np.testing.assert_allclose(drawn.std(0) / std, 1, atol=0.1)
+    finally:
+        algorithm.stop()
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_episodes_and_their_pieces_come_whole(config: Maker, envs: int) -> None:
+    """What several sample calls return, put together by episode, is the episodes that were run."""
+    made = config().env_runners(num_envs_per_env_runner=envs)
+    runner = SkillEnvRunner(config=made, worker_index=0)
+    pieces: dict[str, list[Any]] = {}
+    for _ in range(9):
+        sampled = runner.sample(num_timesteps=5)
+        assert 5 <= sum(len(e) for e in sampled) < 5 + envs
+        for piece in sampled:
+            pieces.setdefault(piece.id_, []).append(piece)
+    whole = [episode for episode in pieces.values() if episode[-1].is_done]
+    assert len(whole) > 2
+    for episode in whole:
+        assert not any(piece.is_done for piece in episode[:-1])
+        for before, after in itertools.pairwise(episode):
+            np.testing.assert_array_equal(before.get_observations(-1), after.get_observations(0))
+        assert sum(info["low_level_steps"] for piece in episode for info in piece.get_infos()[-len(piece) :]) <= 40
+    metrics = runner.get_metrics()
+    assert metrics["num_episodes_lifetime"].peek() == len(whole)
+    finished = runner.sample(num_episodes=2, explore=False)
+    assert len(finished) >= 2
+    assert all(episode.is_done for episode in finished)
+    runner.stop()
 
 
 def test_a_copied_policy_starts_as_the_prior_too(config: Maker) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
+import numpy as np
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
 
+from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
 from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
 
@@ -15,7 +17,14 @@ SKILL_ENV = "rllib_spirl/SkillEnv"
 
 
 class SkillEnvRunner(SingleAgentEnvRunner):
-    """Steps skills. Also runs whole evaluation episodes on given seeds."""
+    """Steps skills. Also runs whole evaluation episodes on given seeds.
+
+    Samples in a loop of its own: RLlib's costs a tenth of the kitchen's physics (benchmarks/rollout.py), most of it in
+    connectors, for which flat states and skills have no use. RLlib's callbacks are called.
+    """
+
+    module: Any
+    _needs_initial_reset: bool
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         skill_config = {
@@ -26,6 +35,70 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         register_env(SKILL_ENV, make_skill_env)  # here, not at import: it lasts as long as the connected cluster
         inner = config.copy(copy_frozen=False).environment(env=SKILL_ENV, env_config=skill_config)
         super().__init__(config=inner, **kwargs)
+        self._rng = np.random.default_rng(self._seed)
+
+    def make_module(self) -> None:
+        super().make_module()
+        self.module = self.module.cpu()  # single states: a GPU, if there is one here, is the simulator's
+        self._policy = ActingPolicy(self.module)
+
+    def _sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[SingleAgentEpisode]:
+        """Whole episodes, or about ``num_timesteps`` skills of ongoing ones; see RLlib's ``sample``."""
+        envs = self.env.unwrapped.envs
+        if force_reset or num_episodes is not None or self._needs_initial_reset:
+            self._ongoing_episodes_for_metrics.clear()
+            for index in range(len(envs)):
+                first = self._needs_initial_reset and self._seed is not None
+                self._begin_episode(index, self._seed + index if first else None)
+            self._needs_initial_reset = num_episodes is not None
+        finished: list[SingleAgentEpisode] = []
+        steps = 0
+        while steps < num_timesteps if num_timesteps is not None else len(finished) < (num_episodes or 0):
+            for index, env in enumerate(envs):
+                episode = self._ongoing_episodes[index]
+                state = episode.get_observations(-1)
+                if random_actions:
+                    z = env.action_space.sample()
+                else:
+                    z = self._policy.sample(state, self._rng) if explore else self._policy.best(state)
+                observation, reward, terminated, truncated, info = env.step(z)
+                episode.add_env_step(observation, z, float(reward), info, terminated=terminated, truncated=truncated)
+                steps += 1
+                self._make_on_episode_callback("on_episode_step", index, self._ongoing_episodes)
+                if episode.is_done:
+                    self._make_on_episode_callback("on_episode_end", index, self._ongoing_episodes)
+                    finished.append(episode.to_numpy())
+                    self._begin_episode(index)
+        self._done_episodes_for_metrics.extend(finished)
+        pieces = self._cut_episodes() if num_timesteps is not None else []
+        self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
+        self._increase_sampled_metrics(steps, len(finished))
+        return finished + pieces
+
+    def _begin_episode(self, index: int, seed: int | None = None) -> None:
+        self._new_episode(index)
+        observation, info = self.env.unwrapped.envs[index].reset(seed=seed)
+        self._ongoing_episodes[index].add_env_reset(observation, info)
+        self._make_on_episode_callback("on_episode_start", index, self._ongoing_episodes)
+
+    def _cut_episodes(self) -> list[SingleAgentEpisode]:
+        """What has been sampled of ongoing episodes; these go on in the next call."""
+        pieces = []
+        for index, episode in enumerate(self._ongoing_episodes):
+            if len(episode) == 0:
+                continue
+            self._ongoing_episodes[index] = episode.cut(len_lookback_buffer=self.config.episode_lookback_horizon)
+            self._ongoing_episodes_for_metrics[episode.id_].append(episode)
+            pieces.append(episode.to_numpy())
+        return pieces
 
     @cached_property
     def _evaluation_env(self) -> SkillEnv:
@@ -33,11 +106,4 @@ class SkillEnvRunner(SingleAgentEnvRunner):
 
     def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
         """One episode per seed with the deterministic policy, in an environment of its own."""
-        module = self.module
-
-        def policy(observation: Any) -> Any:
-            states = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
-            with torch.inference_mode():
-                return module.best_skills(states)[0].numpy()
-
-        return [run_episode(self._evaluation_env, policy, seed) for seed in seeds]
+        return [run_episode(self._evaluation_env, self._policy.best, seed) for seed in seeds]

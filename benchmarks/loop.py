@@ -1,0 +1,71 @@
+"""Low-level steps per second of the whole training loop. The last line is one JSON object.
+
+``ratio`` is against sampling alone on the same machine: one update of 256 transitions per skill, one remote env runner,
+so that learning overlaps sampling on a second core. ``defaults`` is with two updates per skill, as SPiRL trains by
+default. Half of every batch comes from demonstrations. Wall clock.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from common import compare, kitchen_config, kitchen_skills, report, rounds, start_ray
+
+from rllib_spirl.algorithm.replay_buffer import SkillReplay
+from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
+
+
+def build(skills: str, updates_per_step: float) -> SPiRL:
+    config = kitchen_config(skills, updates_per_step=updates_per_step, warmup_steps=100).env_runners(num_env_runners=1)
+    algorithm = config.build_algo()
+    algorithm.offline = SkillReplay(20_000, 30, 10)
+    columns = {"states": (30,), "z": (10,), "rewards": (), "next_states": (30,), "terminated": ()}
+    algorithm.offline.add({name: torch.rand(20_000, *shape) for name, shape in columns.items()})
+    algorithm._warm = True
+    return algorithm
+
+
+def env_steps(algorithm: SPiRL) -> float:
+    return float(algorithm.metrics.peek(ENV_STEPS, default=0))
+
+
+def main(count: int = 7, steps: int = 2000) -> None:
+    """Rounds of about ``steps`` low-level steps each."""
+    start_ray()
+    skills = kitchen_skills()
+    once, twice = build(skills, 1.0), build(skills, 2.0)
+
+    def drain(algorithm: SPiRL) -> None:
+        """No request in flight: nothing samples while another loop is timed."""
+        group = algorithm.env_runner_group
+        while group.num_in_flight_async_reqs("sample"):
+            group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.1)
+
+    def train(algorithm: SPiRL) -> float:
+        before, start = env_steps(algorithm), time.perf_counter()
+        while env_steps(algorithm) - before < steps:
+            algorithm.training_step()
+        rate = (env_steps(algorithm) - before) / (time.perf_counter() - start)
+        drain(algorithm)
+        return rate
+
+    def sample_only() -> float:
+        start, done = time.perf_counter(), 0
+        while done < steps:
+            for episode in once._sample():
+                done += sum(info["low_level_steps"] for info in episode.get_infos(slice(-len(episode), None)))
+        rate = done / (time.perf_counter() - start)
+        drain(once)
+        return rate
+
+    rates = rounds({"once": lambda: train(once), "twice": lambda: train(twice), "sampling": sample_only}, count)
+    result: dict[str, Any] = compare("training loop / sampling alone", rates, "once", "sampling", "env steps/s")
+    report(result | {"defaults": round(float(np.median(rates["twice"])), 1)})
+    for algorithm in (once, twice):
+        algorithm.stop()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,91 @@
+"""Samples (windows of H steps) per second of skill training. The last line is one JSON object.
+
+``ratio`` is the Ray Train job, from its first report to its last with validation and checkpoints, against a plain loop
+over the same model and data in memory, written with PyTorch's defaults; ``two_workers`` is the job with two workers
+and its ratio to the one with one. One thread each.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from common import compare, report, rounds, start_ray, synthetic_data
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rllib_spirl.data.schema import load
+from rllib_spirl.data.windows import window_starts
+from rllib_spirl.skills.model import SkillModel, skill_loss
+from rllib_spirl.skills.pretrain import pretrain
+from rllib_spirl.skills.training import PretrainConfig
+
+
+def job(data: Path, config: PretrainConfig) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(data, config, output=folder, show_progress=False)
+        events = EventAccumulator(f"{folder}/tensorboard").Reload().Scalars("skills/loss")
+    return (events[-1].step - events[0].step) * config.batch_size / (events[-1].wall_time - events[0].wall_time)
+
+
+class Plain:
+    """The loop one would write for data in memory."""
+
+    def __init__(self, data: Path, config: PretrainConfig) -> None:
+        trajectories = load(data)
+        self.config = config
+        self.states, self.actions = torch.from_numpy(trajectories.states), torch.from_numpy(trajectories.actions)
+        self.starts = torch.from_numpy(window_starts(trajectories.episode_starts, config.horizon))
+        self.model = SkillModel(config.model(trajectories.state_dim, trajectories.action_dim))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=10**7)
+        self.correction = 0.01 * torch.randn(trajectories.state_dim, trajectories.action_dim)
+
+    def run(self, updates: int) -> float:
+        config, offsets = self.config, torch.arange(self.config.horizon)
+        start = time.perf_counter()
+        for _ in range(updates):
+            frames = self.starts[torch.randint(len(self.starts), (config.batch_size,))][:, None] + offsets
+            states, actions = self.states[frames], self.actions[frames]
+            noise = config.state_noise * torch.randn_like(states)
+            corrected = (actions + noise @ self.correction).clamp(-1, 1)
+            loss, _ = skill_loss(
+                self.model,
+                states,
+                actions,
+                beta=config.beta,
+                perturbed_states=states + noise,
+                corrected_actions=corrected,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+        return updates * config.batch_size / (time.perf_counter() - start)
+
+
+def main(count: int = 5, updates: int = 1500) -> None:
+    """Rounds of jobs of ``updates`` gradient steps at the default batch size."""
+    torch.set_num_threads(1)
+    start_ray()
+    config = PretrainConfig(updates=updates, report_every=updates // 3, threads_per_worker=1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = synthetic_data(Path(folder) / "data", 140_000)
+        plain = Plain(data, config)
+        rates = rounds(
+            {
+                "ours": lambda: job(data, config),
+                "plain": lambda: plain.run(updates // 2),
+                "two": lambda: job(data, config.model_copy(update={"num_workers": 2})),
+            },
+            count,
+        )
+    result: dict[str, Any] = compare("Ray Train job / plain loop in memory", rates, "ours", "plain", "samples/s")
+    two = compare("two workers / one", rates, "two", "ours", "samples/s")
+    report(result | {"batch_size": config.batch_size, "two_workers": two, "least": round(float(np.min(rates["ours"])))})
+
+
+if __name__ == "__main__":
+    typer.run(main)
