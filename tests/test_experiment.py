@@ -10,6 +10,9 @@ from rllib_spirl.cli import algorithms, training
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.progress import StopAt, lookup
 from rllib_spirl.errors import UserError
+from rllib_spirl.skills.prepare import SkillsSection
+
+TUNED_EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
 
 PPO = """
 cart:
@@ -238,3 +241,15 @@ def test_skills_are_made_and_named_in_the_config(write, monkeypatch, tmp_path):
     assert calls == [({"data": "recipe.yaml"}, tmp_path, "CartPole-v1", {"tasks": ["a"]})]
     assert ready.config["skill_checkpoint"] == "/skills/a"
     assert ready.config["offline_data"] == "/data/a"
+
+
+@pytest.mark.parametrize("example", sorted(TUNED_EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_tuned_example_is_valid(example: Path) -> None:
+    """Keys, types, values and environments are; the skills it names are made when it runs."""
+    for experiment in load(example):
+        space = algorithms.param_space(experiment)
+        algorithms.validate(experiment, space, without_skills=True)
+        assert experiment.stop
+        if experiment.skills:
+            SkillsSection.model_validate(experiment.skills)
+            assert (TUNED_EXAMPLES.parent / experiment.skills["data"]).exists()

@@ -70,10 +70,20 @@ def test_the_policy_starts_as_the_prior(algorithm: SPiRL, point_skills: str) -> 
     assert torch.equal(module(algorithm).best_skills(states), prior.mean)
 
 
+def test_the_policy_can_be_regularized_to_a_unit_gaussian(config: Maker) -> None:
+    algorithm = config(regularize_to="unit").build_algo()
+    policy, kl = module(algorithm).skills(torch.randn(4, 2))
+    assert kl.abs().max().item() == 0
+    assert policy.mean.abs().max().item() == 0
+    assert (policy.stddev - 1).abs().max().item() == 0
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("policy", ["residual", "copied"])
-def test_what_acts_is_the_latest_policy(config: Maker, policy: str) -> None:
+@pytest.mark.parametrize("regularize_to", ["prior", "unit"])
+def test_what_acts_is_the_latest_policy(config: Maker, policy: str, regularize_to: str) -> None:
     """The env runner's NumPy policy follows the learner's module through the updates."""
-    algorithm = config(policy=policy).build_algo()
+    algorithm = config(policy=policy, regularize_to=regularize_to).build_algo()
     try:
         for _ in range(2):
             algorithm.train()

@@ -19,6 +19,7 @@ class ActingPolicy:
 
     def __init__(self, module: SkillPriorRLModule) -> None:
         self._prior = _Gaussian(module.prior)
+        self._around_prior = module.model_config["regularize_to"] == "prior"
         self._latest = self._residual_or_copy(module.policy)
         self._averaged = self._residual_or_copy(module.averaged_policy)
 
@@ -40,7 +41,7 @@ class ActingPolicy:
         inputs = self._prior.normalize(state)
         if isinstance(policy, _Gaussian):
             return policy(inputs)
-        prior_mean, prior_std = self._prior(inputs)
+        prior_mean, prior_std = self._prior(inputs) if self._around_prior else (np.float32(0), np.float32(1))
         mean, log_std = np.split(policy(inputs), 2)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
         log_std = LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND)

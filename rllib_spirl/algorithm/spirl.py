@@ -59,6 +59,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.target_bounds: tuple[float, float] | None = None
         self.conservatism = 0.0
         self.policy = "residual"
+        self.regularize_to = "prior"
         self.policy_hidden = 256
         self.policy_layers = 2
         self.critic_hidden = 256
@@ -103,6 +104,7 @@ class SPiRLConfig(AlgorithmConfig):
         target_bounds: tuple[float, float] | None = NotProvided,
         conservatism: float = NotProvided,
         policy: str = NotProvided,
+        regularize_to: str = NotProvided,
         policy_hidden: int = NotProvided,
         policy_layers: int = NotProvided,
         critic_hidden: int = NotProvided,
@@ -136,6 +138,8 @@ class SPiRLConfig(AlgorithmConfig):
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
             conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
             policy: "residual" around the prior, or "copied": a trainable copy of its network, as in the paper.
+            regularize_to: "prior", or "unit": N(0, I), which makes the entropy term that of maximum-entropy SAC in the
+                space of skills. A residual policy then starts there; a copied one still starts as the prior.
             policy_hidden, policy_layers: Width and depth of the residual policy.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
@@ -188,6 +192,8 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.policy not in ("residual", "copied"):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
+        if self.regularize_to not in ("prior", "unit"):
+            self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
         if self.num_learners > 1:
             self._value_error(
                 f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
@@ -205,6 +211,7 @@ class SPiRLConfig(AlgorithmConfig):
         names = (
             "skill_checkpoint",
             "policy",
+            "regularize_to",
             "policy_hidden",
             "policy_layers",
             "critic_hidden",

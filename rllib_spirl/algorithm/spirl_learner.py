@@ -109,13 +109,13 @@ class SPiRLLearner(TorchLearner):
 
 
 def with_prior(module: SkillPriorRLModule, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch (N, …) and the frozen prior's means and deviations in its states and next states, each (N, Z).
+    """The batch (N, …) and the reference's means and deviations in its states and next states, each (N, Z).
 
-    For many minibatches at once: the prior does not change between them.
+    For many minibatches at once: the reference does not change between them.
     """
     added: dict[str, Tensor] = {}
     for states, name in (("states", "prior"), ("next_states", "next_prior")):
-        prior = module.frozen_prior(batch[states])
+        prior = module.reference(batch[states])
         added |= {f"{name}_mean": prior.mean, f"{name}_std": prior.stddev}
     return dict(batch) | added
 

@@ -97,8 +97,8 @@ class CriticEnsemble(nn.Module):
 class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
 
-    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, policy_hidden, policy_layers,
-    critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha.
+    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, policy_hidden,
+    policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha.
     """
 
     def setup(self) -> None:
@@ -129,22 +129,25 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         return ["critic", "target_critic", "log_alpha"]
 
     def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
-        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the prior, (B,) in nats.
+        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
 
         Args:
             states: States in which skills start.
-            prior: The frozen prior there, if it is known already.
+            prior: The reference there, if it is known already.
         """
-        return self._around_prior(self.policy, states, prior or self.frozen_prior(states))
+        return self._around_prior(self.policy, states, prior or self.reference(states))
 
     def best_skills(self, states: Tensor) -> Tensor:
         """States (B, S) to the averaged policy's mean skills (B, Z): the deterministic policy."""
-        return self._around_prior(self.averaged_policy, states, self.frozen_prior(states))[0].mean
+        return self._around_prior(self.averaged_policy, states, self.reference(states))[0].mean
 
     @torch.no_grad()
-    def frozen_prior(self, states: Tensor) -> Normal:
-        """p_a(z|s) for states (B, S), without gradient."""
-        return self.prior(states)
+    def reference(self, states: Tensor) -> Normal:
+        """What the policy is regularised to in states (B, S): the frozen p_a(z|s), or N(0, I). Without gradient."""
+        prior: Normal = self.prior(states)
+        if self.model_config["regularize_to"] == "prior":
+            return prior
+        return Normal(torch.zeros_like(prior.mean), torch.ones_like(prior.stddev), validate_args=False)
 
     def _around_prior(self, policy: nn.Module, states: Tensor, prior: Normal) -> tuple[Normal, Tensor]:
         inputs = self.prior.normalize(states) if isinstance(policy, ResidualPolicy) else states

@@ -1,0 +1,80 @@
+"""The headline: a tuned example on several seeds, each with skills trained from its own seed. The last line is JSON.
+
+Runs are kept in ``--folder``; finished ones are not repeated and interrupted ones go on, so the command may be given
+again. Writes the report (curves, tables, pictures) to ``benchmarks/results/EXAMPLE`` and the closing line beside it.
+
+python benchmarks/kitchen.py --seeds 5
+python benchmarks/kitchen.py --example kitchen_human --seeds 5
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import typer
+from common import report
+
+from rllib_spirl.evaluation.aggregate import aggregate
+from rllib_spirl.evaluation.report import write_report
+from rllib_spirl.evaluation.runs import read_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+MILESTONES = (10_000, 25_000, 50_000, 100_000, 200_000)
+
+
+def main(
+    example: str = "kitchen",
+    seeds: int = 5,
+    first: int = 0,
+    steps: int = 200_000,
+    folder: Path = Path("~/rllib_spirl_runs"),
+    settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
+    name: str | None = None,
+) -> None:
+    """Train, then aggregate."""
+    name = name or example
+    runs = folder.expanduser() / name
+    for seed in range(first, first + seeds):
+        train(example, runs / f"seed-{seed}", seed, steps, settings)
+    found = [str(path) for path in sorted(runs.glob("seed-*"))]
+    results = ROOT / "benchmarks" / "results"
+    write_report([f"{name}={path}" for path in found], results / name, published=True)
+    curve = aggregate(name, read_runs([f"{name}={path}" for path in found]), "completed_subtasks")
+    summary = {
+        "name": f"{name}: completed subtasks, deterministic evaluation, IQM over seeds",
+        "seeds": len(found),
+        "skill_models": len({run.skill_checkpoint for run in curve.runs}),
+        "env_steps": curve.steps.tolist(),
+        "iqm": np.round(curve.iqm, 3).tolist(),
+        "ci_low": np.round(curve.low, 3).tolist(),
+        "ci_high": np.round(curve.high, 3).tolist(),
+        "lowest": np.round(np.nanmin(curve.values, axis=0), 3).tolist(),
+        "at": {str(step): round(float(curve.iqm[i]), 3) for step in MILESTONES if (i := curve.at(step)) is not None},
+        "settings": settings,
+    }
+    (results / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    report(summary)
+
+
+def train(example: str, storage: Path, seed: int, steps: int, settings: list[str]) -> None:
+    """One run, unless it is done; its output goes to ``log.txt``."""
+    if (storage / "done").exists():
+        return
+    storage.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", f"tuned_examples/{example}.yaml"]
+    changes = [f"config.seed={seed}", f"skills.pretrain.seed={seed}", f"storage_path={storage}", *settings]
+    for change in changes:
+        command += ["--set", change]
+    command += ["--stop", f"env_steps={steps}"]
+    if (storage / example).exists():
+        command.append("--resume")
+    print(f"{example}, seed {seed}: {storage}/log.txt", file=sys.stderr)
+    with (storage / "log.txt").open("a") as log:
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
+    (storage / "done").touch()
+
+
+if __name__ == "__main__":
+    typer.run(main)
