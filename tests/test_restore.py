@@ -84,8 +84,8 @@ def _cut(path: Path) -> Path:
     [
         (lambda path: path / "nowhere", "does not exist"),
         (lambda path: path / "replay.safetensors", "is a file"),
-        (lambda path: path.parent, "is not a checkpoint of SPiRL; did you mean .*/copy"),
-        (_remove, "is not a checkpoint of SPiRL"),
+        (lambda path: path.parent, "is not a checkpoint of rllib train; did you mean .*/copy"),
+        (_remove, "its policy cannot be restored"),
         (_cut, "class_and_ctor_args.pkl is missing or damaged"),
     ],
 )

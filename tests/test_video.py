@@ -37,7 +37,13 @@ def restored(point_skills: str, monkeypatch: pytest.MonkeyPatch) -> Restored:
         observation_space=env.observation_space,
         action_space=gym.spaces.Box(-np.inf, np.inf, (2,)),
         inference_only=True,
-        model_config={"skill_checkpoint": point_skills, "policy": "residual", "policy_hidden": 8, "policy_layers": 1},
+        model_config={
+            "skill_checkpoint": point_skills,
+            "policy": "residual",
+            "regularize_to": "prior",
+            "policy_hidden": 8,
+            "policy_layers": 1,
+        },
     )
     made = Restored(module, PicturedPoint, {"limit": 20}, point_skills)
     monkeypatch.setattr(video, "load_policy", lambda checkpoint: made)

@@ -1,19 +1,14 @@
 """``rllib evaluate``: deterministic episodes with the policy of a checkpoint."""
 
-import json
-import pickle
 from typing import Any
 
 import numpy as np
-from pyarrow import fs
 from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.cli import session
 from rllib_spirl.cli.experiment import storage
 from rllib_spirl.errors import UserError
-
-MARKER = "rllib_checkpoint.json"
-_ARGUMENTS = "class_and_ctor_args.pkl"
+from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
 
 
 def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
@@ -32,46 +27,16 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     Raises:
         UserError: there is no complete checkpoint.
     """
-    path = storage(checkpoint)
-    filesystem, inner = _find(path, checkpoint)
     import rllib_spirl  # noqa: F401 - registers the environments
 
-    try:
-        with filesystem.open_input_stream(f"{inner}/{_ARGUMENTS}") as stream:
-            made_by = pickle.load(stream)
-        kind, state = made_by["class"], made_by["ctor_args_and_kwargs"][0][0]
-    except (OSError, EOFError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{checkpoint}: {_ARGUMENTS} is missing or damaged ({error}); use another checkpoint") from None
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{checkpoint} was made by code that is not installed here: {error}") from None
+    kind, state = made_by(*locate(checkpoint), checkpoint)
+    path = storage(checkpoint)
     session.start(None, None, None, 0)
     if kind.__name__ == "SPiRL":
         from rllib_spirl.evaluation.restore import evaluate_checkpoint
 
         return evaluate_checkpoint(path, episodes=episodes, seed=seed)
     return _evaluate(path, checkpoint, state, episodes, seed)
-
-
-def _find(path: str, shown: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it of a directory that holds an RLlib checkpoint."""
-    try:
-        filesystem, inner = fs.FileSystem.from_uri(path)
-        kind = filesystem.get_file_info(inner).type
-        if kind == fs.FileType.NotFound:
-            raise UserError(f"{shown} does not exist")
-        if kind == fs.FileType.File:
-            raise UserError(f"{shown} is a file; name the checkpoint's directory")
-        if filesystem.get_file_info(f"{inner}/{MARKER}").type == fs.FileType.File:
-            with filesystem.open_input_stream(f"{inner}/{MARKER}") as stream:
-                json.loads(stream.read())
-            return filesystem, inner
-        below = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown} cannot be read as a checkpoint: {error}") from None
-    nested = [info for info in below if info.base_name == MARKER]
-    newest = max(nested, key=lambda info: (info.mtime_ns or 0, info.path), default=None)
-    hint = f"; did you mean {newest.path.rpartition('/')[0]}?" if newest else f" (no {MARKER} in it)"
-    raise UserError(f"{shown} is not a checkpoint of rllib train{hint}")
 
 
 def _evaluate(path: str, shown: str, state: dict[str, Any], episodes: int, seed: int) -> dict[str, Any]:
@@ -95,9 +60,8 @@ def _evaluate(path: str, shown: str, state: dict[str, Any], episodes: int, seed:
     config.evaluation_config = {**(config.evaluation_config or {}), "explore": False, "seed": seed}
     try:
         algorithm = Algorithm.from_checkpoint(path, config=config)
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{shown} cannot be restored: {reason}") from None
+    except UNREADABLE as error:
+        raise UserError(f"{shown} cannot be restored: {one_line(error)}") from None
     try:
         algorithm.evaluate()
     finally:

@@ -189,3 +189,7 @@ def _mapping(text: str, option: str) -> dict[str, Any]:
 def main() -> None:
     """Entry point of the console script."""
     errors.run(app)
+
+
+if __name__ == "__main__":
+    main()

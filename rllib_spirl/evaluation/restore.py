@@ -1,14 +1,12 @@
 """The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
 
-import pickle
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import gymnasium as gym
 import ray
 import torch
-from pyarrow import fs
 from ray.rllib.core import (
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
@@ -22,6 +20,7 @@ from rich.progress import Progress
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
 from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
 
 # Fewer than these take longer to hand to another process than to run.
@@ -63,7 +62,7 @@ class Restored:
         try:
             return make_env(self.env, {**self.env_config, **env_config})
         except (gym.error.Error, ImportError, TypeError) as error:
-            raise UserError(f"The environment {self.env} cannot be made here: {_line(error)}") from None
+            raise UserError(f"The environment {self.env} cannot be made here: {one_line(error)}") from None
 
 
 def load_policy(checkpoint: str) -> Restored:
@@ -77,22 +76,15 @@ def load_policy(checkpoint: str) -> Restored:
     Raises:
         UserError: If it is not there, not SPiRL's, or incomplete, or if its skill checkpoint is gone.
     """
-    filesystem, inner = _locate(checkpoint)
-    try:
-        with filesystem.open_input_stream(f"{inner}/class_and_ctor_args.pkl") as stream:
-            made_by = pickle.load(stream)
-        kind, config = made_by["class"], made_by["ctor_args_and_kwargs"][0][0]
-        skills, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{checkpoint} was made by code that is not installed here: {_line(error)}") from None
-    except (OSError, EOFError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{checkpoint}: class_and_ctor_args.pkl is missing or damaged: {_line(error)}") from None
+    filesystem, inner = locate(checkpoint)
+    kind, config = made_by(filesystem, inner, checkpoint)
+    skills, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
     if not skills:
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of SPiRL.")
     try:
         module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem)
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{checkpoint}: its policy cannot be restored: {_line(error)}") from None
+    except UNREADABLE as error:
+        raise UserError(f"{checkpoint}: its policy cannot be restored: {one_line(error)}") from None
     assert isinstance(module, SkillPriorRLModule)
     for name in module.get_non_inference_attributes():
         delattr(module, name)
@@ -143,32 +135,3 @@ class _Evaluator:
 
     def run(self, seed: int) -> EpisodeResult:
         return run_episode(self.env, self.restored.policy, seed)
-
-
-def _locate(checkpoint: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it of a checkpoint.
-
-    Raises:
-        UserError: If it is not there or not a checkpoint; names the newest checkpoint below it, if any.
-    """
-    path = checkpoint if "://" in checkpoint else str(Path(checkpoint).expanduser().absolute())
-    try:
-        filesystem, inner = fs.FileSystem.from_uri(path)
-        kind = filesystem.get_file_info(inner).type
-        if kind == fs.FileType.NotFound:
-            raise UserError(f"{checkpoint} does not exist.")
-        if kind == fs.FileType.File:
-            raise UserError(f"{checkpoint} is a file; name the checkpoint's directory.")
-        if filesystem.get_file_info(f"{inner}/{_MODULE}").type == fs.FileType.Directory:
-            return filesystem, inner
-        below = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} cannot be read: {_line(error)}") from None
-    nested = [info for info in below if info.path.endswith(f"/{_MODULE}")]
-    newest = max(nested, key=lambda info: (info.mtime_ns or 0, info.path), default=None)
-    hint = f"; did you mean {newest.path.removesuffix(f'/{_MODULE}')}?" if newest else "."
-    raise UserError(f"{checkpoint} is not a checkpoint of SPiRL{hint}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

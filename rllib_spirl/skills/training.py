@@ -16,7 +16,7 @@ from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
 
 
 class PretrainConfig(BaseModel):
-    """Hyper-parameters of skill pretraining. ``paper: true`` presets are spelled out in the tuned examples."""
+    """Hyper-parameters of skill pretraining. The paper's are in ``tuned_examples/kitchen_paper.yaml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,0 +1,65 @@
+"""Find RLlib's checkpoints and read what made them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from rllib_spirl.errors import UserError
+
+_MARKER = "rllib_checkpoint.json"
+_ARGUMENTS = "class_and_ctor_args.pkl"
+# What reading a damaged checkpoint raises.
+UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, ValueError)
+
+
+def locate(checkpoint: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a checkpoint of ``rllib train``, a directory or URI, and its path there.
+
+    Raises:
+        UserError: If it is not there or not a checkpoint; names the newest checkpoint below it, if any.
+    """
+    path = checkpoint if "://" in checkpoint else str(Path(checkpoint).expanduser().absolute())
+    try:
+        filesystem, inner = fs.FileSystem.from_uri(path)
+        kind = filesystem.get_file_info(inner).type
+        if kind == fs.FileType.NotFound:
+            raise UserError(f"{checkpoint} does not exist.")
+        if kind == fs.FileType.File:
+            raise UserError(f"{checkpoint} is a file; name the checkpoint's directory.")
+        if filesystem.get_file_info(f"{inner}/{_MARKER}").type == fs.FileType.File:
+            return filesystem, inner
+        below = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} cannot be read: {one_line(error)}") from None
+    # A checkpoint's parts are marked like the whole, which lies above them.
+    nested = {info.path.rpartition("/")[0]: info for info in below if info.base_name == _MARKER}
+    whole = [info for folder, info in nested.items() if not any(folder.startswith(f"{other}/") for other in nested)]
+    newest = max(whole, key=lambda info: (info.mtime_ns or 0, info.path), default=None)
+    hint = f"; did you mean {newest.path.rpartition('/')[0]}?" if newest else f" (no {_MARKER} in it)."
+    raise UserError(f"{checkpoint} is not a checkpoint of rllib train{hint}")
+
+
+def made_by(filesystem: fs.FileSystem, path: str, checkpoint: str) -> tuple[type, dict[str, Any]]:
+    """The algorithm's class, and the state of the config it was made with.
+
+    RLlib stores both with pickle: read only checkpoints you trust.
+
+    Raises:
+        UserError: If the file is damaged, or the class is not installed here.
+    """
+    try:
+        with filesystem.open_input_stream(f"{path}/{_ARGUMENTS}") as stream:
+            stored = pickle.load(stream)
+        return stored["class"], stored["ctor_args_and_kwargs"][0][0]
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{checkpoint} was made by code that is not installed here: {one_line(error)}") from None
+    except (*UNREADABLE, IndexError, TypeError) as error:
+        problem = f"{_ARGUMENTS} is missing or damaged: {one_line(error)}"
+        raise UserError(f"{checkpoint}: {problem}; use another checkpoint.") from None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
