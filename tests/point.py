@@ -39,6 +39,14 @@ class PointEnv(gym.Env):
         done = self.reached == 2
         return self.position.astype(np.float32), reward, done, not done and self.steps >= self.limit, info
 
+    def get_state(self) -> dict[str, Any]:
+        random = self.np_random.bit_generator.state
+        return {"position": self.position, "reached": self.reached, "steps": self.steps, "random": random}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.position, self.reached, self.steps = state["position"], state["reached"], state["steps"]
+        self.np_random.bit_generator.state = state["random"]
+
     def relabel(self, states: Any) -> tuple[Any, int | None]:
         rewards, reached, done_at = np.zeros(len(states) - 1), 0, None
         for t, state in enumerate(states[1:]):

@@ -163,3 +163,18 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 def test_relabel_rejects_other_states() -> None:
     with pytest.raises(UserError, match="these have 12"):
         relabel(np.zeros((3, 12)), ["kettle"], True)
+
+
+def test_a_restored_state_goes_on_the_same() -> None:
+    env, other = KitchenEnv(), KitchenEnv()
+    env.reset(seed=3)
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 9))
+    for action in actions[:10]:
+        env.step(action)
+    state = env.get_state()
+    other.reset(seed=4)
+    other.set_state(state)
+    for action in actions[10:]:
+        expected, result = env.step(action), other.step(action)
+        np.testing.assert_array_equal(expected[0], result[0])
+        assert expected[1:] == result[1:]

@@ -182,6 +182,26 @@ def test_evaluation_uses_fixed_seeds_and_leaves_training_alone(config: Maker) ->
     assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
+def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(config: Maker, tmp_path: Path) -> None:
+    """Bit by bit with a local env runner: environments, episodes, replay, random state and all."""
+    made = [config().build_algo()]
+    try:
+        expected = [made[0].train() for _ in range(6)][-1]
+        made.append(config().build_algo())  # after that run: PyTorch's random state is the process's
+        for _ in range(3):
+            made[1].train()
+        made.append(SPiRL.from_checkpoint(made[1].save_to_path(str(tmp_path / "checkpoint"))))
+        result = [made[2].train() for _ in range(3)][-1]
+        weights, same = module(made[0]).state_dict(), module(made[2]).state_dict()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
+        assert result["env_steps"] == expected["env_steps"]
+        assert result["env_runners"]["episode_return_mean"] == expected["env_runners"]["episode_return_mean"]
+        assert torch.equal(made[0].replay.sample(50)["z"], made[2].replay.sample(50)["z"])
+    finally:
+        for algorithm in made:
+            algorithm.stop()
+
+
 def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Maker, tmp_path: Path) -> None:
     algorithm.train()
     state = algorithm.get_state()["spirl"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -14,6 +15,7 @@ from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
 from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
 
 SKILL_ENV = "rllib_spirl/SkillEnv"
+_SAMPLING = "sampling"
 
 
 class SkillEnvRunner(SingleAgentEnvRunner):
@@ -100,6 +102,37 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             pieces.append(episode.to_numpy())
         return pieces
 
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's, and where sampling stands: random state, environments, ongoing episodes."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        if self.env is not None and self._check_component(_SAMPLING, components, not_components):
+            begun = not self._needs_initial_reset
+            state[_SAMPLING] = {
+                "random": self._rng.bit_generator.state,
+                "envs": [_skill_env(env).get_state() for env in self.env.unwrapped.envs] if begun else [],
+                "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
+                "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
+            }
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on as the env runner of `get_state`; with new episodes where the environment cannot restore its state."""
+        super().set_state(state)
+        if _SAMPLING not in state or self.env is None:
+            return
+        sampling, envs = state[_SAMPLING], self.env.unwrapped.envs
+        self._rng.bit_generator.state = sampling["random"]
+        if len(sampling["envs"]) != len(envs) or any(env is None for env in sampling["envs"]):
+            return
+        for env, env_state in zip(envs, sampling["envs"], strict=True):
+            env.reset()
+            _skill_env(env).set_state(env_state)
+        self._ongoing_episodes = [SingleAgentEpisode.from_state(e) for e in sampling["episodes"]]
+        self._ongoing_episodes_for_metrics.clear()
+        for piece in map(SingleAgentEpisode.from_state, sampling["pieces"]):
+            self._ongoing_episodes_for_metrics[piece.id_].append(piece)
+        self._needs_initial_reset = False
+
     @cached_property
     def _evaluation_env(self) -> SkillEnv:
         return make_skill_env(self.config.env_config)
@@ -107,3 +140,11 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
         """One episode per seed with the deterministic policy, in an environment of its own."""
         return [run_episode(self._evaluation_env, self._policy.best, seed) for seed in seeds]
+
+
+def _skill_env(env: gym.Env) -> SkillEnv:
+    """The skill environment below Gymnasium's own wrappers."""
+    while not isinstance(env, SkillEnv):
+        assert isinstance(env, gym.Wrapper)
+        env = env.env
+    return env

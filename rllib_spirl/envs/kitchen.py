@@ -36,6 +36,7 @@ THRESHOLD = 0.3
 SUBSTEPS = 40  # of 2 ms: one step is 0.08 s
 
 # What FrankaKitchen-v1 starts from and what it reads of its robot's configuration file.
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _START = np.fromstring(
     """
     0.148388023 -1.76848573 1.84390296 -2.4768576 0.260252026 0.712533105 1.59515394 0.0479267505 0.0371350919
@@ -238,6 +239,27 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         terminated = len(self._progress.completed) == len(self.tasks)
         truncated = not terminated and self._steps >= self.max_episode_steps
         return observation, float(reward), terminated, truncated, self._info()
+
+    def get_state(self) -> dict[str, Any]:
+        """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        return {
+            "physics": physics,
+            "observed": self._state.copy(),
+            "completed": self._progress.completed.copy(),
+            "steps": self._steps,
+            "random": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where the environment of `get_state` was, with the same noise."""
+        mujoco.mj_setState(self.model, self.data, state["physics"], _PHYSICS)
+        self._state[:] = state["observed"]
+        self._progress = Progress(self.tasks, self.ordered)
+        self._progress.completed = list(state["completed"])
+        self._steps = state["steps"]
+        self.np_random.bit_generator.state = state["random"]
 
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
         """`relabel` for this environment's task: what recorded states would have earned here."""

@@ -57,6 +57,18 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
             steps += 1
         return self._observation, total, terminated, truncated, {**info, "low_level_steps": steps}
 
+    def get_state(self) -> dict[str, Any] | None:
+        """What `set_state` needs to go on between two skills; None if the wrapped environment has no ``get_state``."""
+        if not hasattr(self.unwrapped, "get_state"):
+            return None
+        return {"observation": self._observation, "env": self.unwrapped.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where the environment of `get_state` was."""
+        self.reset()  # Gymnasium's wrappers want to have seen one
+        self.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
+        self._observation = state["observation"]
+
 
 def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: int) -> None:
     """Raise a UserError unless the environment's flat observations and actions have the skill model's dimensions."""
