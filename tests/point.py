@@ -76,3 +76,7 @@ def write_demonstrations(path: Path, episodes: int = 12, seed: int = 0) -> Path:
             rewards = PointEnv().relabel(np.array(states))[0]
             writer.add(Episode(np.array(states), np.array(actions), rewards, bool(rewards.sum() == 2), False, "point"))
     return path
+
+
+# For experiment files, as "tests.point:Point-v0".
+gym.register("Point-v0", entry_point=lambda **config: PointEnv(config))

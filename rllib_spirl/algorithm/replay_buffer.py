@@ -63,35 +63,39 @@ class SkillReplay:
         save_file(tensors, path, {"next": str(self._next), "size": str(self.size), "capacity": str(self.capacity)})
 
     def restore(self, path: Path) -> None:
-        """Read `save`'s file.
+        """Read `save`'s file; after an error this buffer is as it was.
 
         Raises:
             UserError: If the file is corrupt, has other dimensions, or holds more than this ring's capacity.
         """
+        generator = torch.Generator()
         try:
             with safe_open(path, framework="pt") as file:
-                facts = file.metadata()
+                facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"The replay buffer in {path} cannot be read ({error}). Use another checkpoint.") from None
-        size, start, capacity = int(facts["size"]), int(facts["next"]), int(facts["capacity"])
+            size, start, capacity = (int(facts[name]) for name in ("size", "next", "capacity"))
+            generator.set_state(tensors["rng"])
+            shapes = {name: tuple(tensors[name].shape) for name in self._columns}
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
         if size > self.capacity:
             raise UserError(
                 f"The replay buffer in {path} holds {size} transitions, this one only {self.capacity}. "
                 f"Set replay_capacity to at least {size}."
             )
         for name, column in self._columns.items():
-            if tensors[name].shape[1:] != column.shape[1:]:
+            if shapes[name] != (size, *column.shape[1:]):
                 raise UserError(
-                    f"The replay buffer in {path} has {name} of shape {tuple(tensors[name].shape[1:])}, "
-                    f"this run's have {tuple(column.shape[1:])}. Use a checkpoint of the same environment and skills."
+                    f"The replay buffer in {path} has {name} of shape {shapes[name]}, this run's would be "
+                    f"{(size, *column.shape[1:])}. Use a checkpoint of the same environment and skills."
                 )
         order = torch.arange(size) if capacity == self.capacity else (start + torch.arange(size)) % max(size, 1)
         for name, column in self._columns.items():
             column[:size] = tensors[name][order]
+        self.generator = generator
         self.size = size
         self._next = start if capacity == self.capacity else size % self.capacity
-        self.generator.set_state(tensors["rng"])
 
 
 def mixed_batch(

@@ -25,6 +25,8 @@ REQUIRED = (STATE, ACTION, EPISODE, FRAME)
 OPTIONAL = (NEXT_STATE, REWARD, TERMINATED, TRUNCATED, TASK)
 VECTORS = frozenset({STATE, ACTION, NEXT_STATE})
 
+# What reading a damaged Parquet file raises.
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 CORRUPT = "is not a readable Parquet file (truncated or corrupt); copy or build it again"
 
 
@@ -42,8 +44,10 @@ def data_files(path: Path) -> list[Path]:
 def open_parquet(file: Path) -> pq.ParquetFile:
     """Raises UserError when the file is truncated, corrupt or no Parquet at all."""
     try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+        parquet = pq.ParquetFile(file)
+        _ = parquet.schema_arrow.names  # decoded here, not when first asked for
+        return parquet
+    except DAMAGE as error:
         raise UserError(f"{file} {CORRUPT}") from error
 
 
@@ -59,7 +63,7 @@ def read_columns(file: Path, names: list[str], *, use_threads: bool = True) -> p
         )
     try:
         return parquet.read(columns=names, use_threads=use_threads)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise UserError(f"{file} {CORRUPT}") from error
 
 

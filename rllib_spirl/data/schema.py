@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from rllib_spirl.data import columns as c
 from rllib_spirl.data.episode import ACTION_TOLERANCE, Episode
@@ -98,8 +97,10 @@ def read_tasks(path: Path, indices: Iterable[int]) -> list[str]:
     tasks = [f"task {i}" for i in range(count)]
     file = path / "meta" / "tasks.parquet"
     if file.exists():
-        c.open_parquet(file)
-        frame = pq.read_table(file).to_pydict()
+        try:
+            frame = c.open_parquet(file).read().to_pydict()
+        except c.DAMAGE as error:
+            raise UserError(f"{file} {c.CORRUPT}") from error
         # pandas stores a nameless index under __index_level_0__: older LeRobot writers did that.
         names = frame.get("task") or frame.get("__index_level_0__") or []
         known = dict(zip(frame.get("task_index", []), names, strict=False))
