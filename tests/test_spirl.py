@@ -202,6 +202,23 @@ def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(config: Maker, 
             algorithm.stop()
 
 
+def test_another_target_divergence_holds_after_a_restoration(config: Maker, tmp_path: Path) -> None:
+    """As population-based training does it: a new trial with a mutated δ restores another trial's checkpoint."""
+    one = config(target_divergence=1.0).build_algo()
+    other = config(target_divergence=7.0).build_algo()
+    try:
+        one.train()
+        other.restore_from_path(one.save_to_path(str(tmp_path / "checkpoint")))
+        learner = other.learner_group._learner
+        assert learner.config.get_config_for_module("default_policy").target_divergence == 7
+        alpha = module(other).log_alpha.item()
+        other._learn(50, 0.5)
+        assert module(other).log_alpha.item() < alpha, "KL is below 7, so α falls"
+    finally:
+        one.stop()
+        other.stop()
+
+
 def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Maker, tmp_path: Path) -> None:
     algorithm.train()
     state = algorithm.get_state()["spirl"]

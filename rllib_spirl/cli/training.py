@@ -19,6 +19,7 @@ from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.cli.yaml_text import did_you_mean, parse
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.sweep import draw_sweep
 
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
@@ -118,6 +119,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     if stop.mistake:
         raise UserError(stop.mistake)
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
+    if len(progress.trials) > 1 and (picture := draw_sweep(directory(experiment))):
+        console().print(f"final scores  {picture}", soft_wrap=True, highlight=False)
     return failed, interrupt.interrupted
 
 

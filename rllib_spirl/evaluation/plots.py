@@ -144,6 +144,29 @@ def divergence(methods: Sequence[MethodCurve], path: Path) -> None:
         _save(figure, path)
 
 
+def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Curve], path: Path) -> None:
+    """The last evaluation of every trial, and their mean, against the setting ``key`` that varies; (N,) each."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        distinct = np.unique(values)
+        axes.plot(distinct, [scores[values == value].mean() for value in distinct], color=_COLOURS[0])
+        axes.plot(values, scores, "o", markersize=8, color=_COLOURS[0])
+        name = "target divergence δ, nats" if key == "target_divergence" else key
+        steps = np.median([run.env_steps[-1] for run in runs])
+        axes.set(xlabel=name, ylabel=f"{_LABELS[metric]} at {_thousands(round(steps, -3))} environment steps")
+        axes.set_title("\n".join(textwrap.fill(_shared(texts), 100) for texts in _facts(runs) if _shared(texts)))
+        if distinct.min() > 0 and distinct.max() / distinct.min() >= 20:
+            axes.set_xscale("log")
+        axes.set_xticks(distinct, [f"{value:g}" for value in distinct])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=min(0.0, float(scores.min())))
+        _save(figure, path)
+
+
+def _facts(runs: Sequence[Curve]) -> list[list[str]]:
+    return [[run.env for run in runs], [f"{run.task} {run.rule}".strip() for run in runs], [run.data for run in runs]]
+
+
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
     return figure, figure.subplots()

@@ -155,6 +155,21 @@ def _varied(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({json.dumps(p.get(key), sort_keys=True) for p in flat}) > 1]
 
 
+def varied_number(trials: Sequence[Path]) -> tuple[str, list[float]] | None:
+    """The one setting, seed and skill model aside, in which trials differ, and its value in each.
+
+    None if there are several, or it is no number.
+    """
+    parameters = [_parameters(trial) for trial in trials]
+    varied = _varied(parameters)
+    if len(varied) != 1:
+        return None
+    values = [_flat(p).get(varied[0]) for p in parameters]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return None
+    return varied[0], [float(value) for value in values if value is not None]
+
+
 def _labels(parameters: Mapping[str, Any], varied: Iterable[str]) -> list[str]:
     flat = _flat(parameters)
     names = {"target_divergence": "δ"}
