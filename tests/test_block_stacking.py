@@ -10,7 +10,6 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.data import recipe as recipes
 from rllib_spirl.data.schema import load
@@ -32,6 +31,7 @@ from rllib_spirl.envs.block_stacking import (
     split,
 )
 from rllib_spirl.envs.raster import rasterise
+from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ class TestEnvironment:
         check_env(env, skip_render_check=True)
         assert env.observation_space.shape == (6 + 4 * 11,)
         check_env(BlockStackingEnv(blocks=3, images=True), skip_render_check=True)
-        made = _global_registry.get(ENV_CREATOR, "rllib_spirl/BlockStacking-v0")({"blocks": 5, "reward": "sparse"})
+        made = make_env("rllib_spirl/BlockStacking-v0", {"blocks": 5, "reward": "sparse"})
         assert made.observation_space.shape == (6 + 4 * 5,)
         assert made.unwrapped.reward == "sparse"
 
