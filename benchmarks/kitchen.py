@@ -36,9 +36,9 @@ def main(
     """Train, then aggregate."""
     name = name or example
     runs = folder.expanduser() / name
-    for seed in range(first, first + seeds):
-        train(example, runs / f"seed-{seed}", seed, steps, settings)
-    found = [str(path) for path in sorted(runs.glob("seed-*"))]
+    found = [str(runs / f"seed-{seed}") for seed in range(first, first + seeds)]
+    for seed, run in enumerate(found, first):
+        train(example, Path(run), seed, steps, settings)
     results = ROOT / "benchmarks" / "results"
     write_report([f"{name}={path}" for path in found], results / name, published=True)
     curve = aggregate(name, read_runs([f"{name}={path}" for path in found]), "completed_subtasks")
@@ -60,9 +60,13 @@ def main(
 
 def train(example: str, storage: Path, seed: int, steps: int, settings: list[str]) -> None:
     """One run, unless it is done; its output goes to ``log.txt``."""
-    if (storage / "done").exists():
+    made = json.dumps({"example": (ROOT / f"tuned_examples/{example}.yaml").read_text(), "settings": settings})
+    if (storage / "made").exists() and (storage / "made").read_text() != made:
+        raise SystemExit(f"{storage} holds a run of other settings: remove it, or give another --name")
+    if (storage / "done").exists() and int((storage / "done").read_text()) >= steps:
         return
     storage.mkdir(parents=True, exist_ok=True)
+    (storage / "made").write_text(made)
     command = [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", f"tuned_examples/{example}.yaml"]
     changes = [f"config.seed={seed}", f"skills.pretrain.seed={seed}", f"storage_path={storage}", *settings]
     for change in changes:
@@ -73,7 +77,7 @@ def train(example: str, storage: Path, seed: int, steps: int, settings: list[str
     print(f"{example}, seed {seed}: {storage}/log.txt", file=sys.stderr)
     with (storage / "log.txt").open("a") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
-    (storage / "done").touch()
+    (storage / "done").write_text(str(steps))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from rllib_spirl.algorithm import losses
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import SPiRL
+from rllib_spirl.algorithm.spirl_learner import with_prior
 from rllib_spirl.algorithm.spirl_rl_module import MEAN_BOUND, SkillPriorRLModule
 from rllib_spirl.nets import fast_matmul, mlp
 
@@ -43,15 +44,21 @@ class Minimal:
         self.online, self.target = list(m.critic.parameters()), list(m.target_critic.parameters())
         self.policy, self.averaged = list(m.policy.parameters()), list(m.averaged_policy.parameters())
 
-    def step(self) -> None:
-        m, batch = self.module, self.replay.sample(self.batch)
+    def run(self, updates: int) -> None:
+        for _ in range(updates // 16):
+            batches = with_prior(self.module, self.replay.sample(16 * self.batch))
+            for first in range(0, 16 * self.batch, self.batch):
+                self.step({name: column[first : first + self.batch] for name, column in batches.items()})
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        m = self.module
         alpha = m.log_alpha.detach().exp()
         with torch.no_grad():
-            next_policy, _ = m.skills(batch["next_states"])
+            next_policy, _ = m.skills(batch["next_states"], prior(batch, "next_prior"))
             next_q = m.target_critic(m.prior.normalize(batch["next_states"]), next_policy.sample())
             target = losses.q_target(batch["rewards"], batch["terminated"], next_q, GAMMA, None, (0, 4))
         inputs = m.prior.normalize(batch["states"])
-        policy, kl = m.skills(batch["states"])
+        policy, kl = m.skills(batch["states"], prior(batch, "prior"))
         loss = (
             losses.critic_loss(m.critic(inputs, batch["z"]), target)
             + losses.policy_loss(m.critic(inputs, policy.rsample(), frozen=True), kl, alpha)
@@ -63,6 +70,10 @@ class Minimal:
         with torch.no_grad():
             torch._foreach_lerp_(self.target, self.online, TAU)
             torch._foreach_lerp_(self.averaged, self.policy, SLOW)
+
+
+def prior(batch: dict[str, Tensor], name: str) -> Normal:
+    return Normal(batch[f"{name}_mean"], batch[f"{name}_std"], validate_args=False)
 
 
 class Straightforward:
@@ -85,6 +96,10 @@ class Straightforward:
         mean = MEAN_BOUND * torch.tanh(mean / MEAN_BOUND)
         policy = Normal(prior.mean + prior.stddev * mean, prior.stddev * (2 * torch.tanh(log_std / 2)).exp())
         return policy, kl_divergence(policy, prior).sum(-1)
+
+    def run(self, updates: int) -> None:
+        for _ in range(updates):
+            self.step()
 
     def step(self) -> None:
         batch = self.replay.sample(self.batch)
@@ -132,17 +147,16 @@ def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int,
             algorithm._learn(16, 0.0)
         return updates / (time.perf_counter() - start)
 
-    def bare(step: Any) -> float:
+    def bare(run: Any) -> float:
         start = time.perf_counter()
-        for _ in range(updates):
-            step()
+        run(updates)
         return updates / (time.perf_counter() - start)
 
     def minimal_run() -> float:
         with fast_matmul():
-            return bare(minimal.step)
+            return bare(minimal.run)
 
-    rates = rounds({"ours": ours, "minimal": minimal_run, "straightforward": lambda: bare(straightforward.step)}, count)
+    rates = rounds({"ours": ours, "minimal": minimal_run, "straightforward": lambda: bare(straightforward.run)}, count)
     label = f"learner, {layers}x256 critics, batch {batch}, {threads} thread{'s' * (threads > 1)}"
     result = compare(label, rates, "ours", "minimal", "updates/s")
     plain = compare(label, rates, "ours", "straightforward", "updates/s")

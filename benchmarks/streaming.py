@@ -24,7 +24,7 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 def main(
     transitions: int = 20_000_000,
     folder: Path | None = None,
-    memory_gib: float = 0.25,
+    memory_gib: float = 0.1,
     count: int = 5,
     updates: int = 2500,
 ) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,21 @@ def fast_matmul() -> Iterator[None]:
     if setting is None or not _onednn_is_exact():
         yield
         return
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
+    global _users, _before
+    with _lock:  # the setting is the process's: the first user makes it, the last one takes it back
+        if _users == 0:
+            _before, setting.fp32_precision = setting.fp32_precision, "bf16"
+        _users += 1
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                setting.fp32_precision = _before
+
+
+_lock, _users, _before = Lock(), 0, "ieee"
 
 
 def _onednn() -> Any:

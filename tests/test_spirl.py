@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.data.schema import load
+from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from tests.point import PointEnv
@@ -266,9 +268,78 @@ def test_a_learner_in_its_own_process_learns_the_same_way(config: Maker) -> None
         algorithm.stop()
 
 
+def test_a_large_data_set_gives_a_share_of_its_transitions(point_skills: str, point_data: Path) -> None:
+    model, _ = load_skills(point_skills)
+    whole = offline_replay(str(point_data), model, PointEnv(), 100_000)
+    part = offline_replay(str(point_data), model, PointEnv(), load(point_data).num_frames // 2)
+    assert len(part) == len(whole) // 2
+    states = {tuple(row.tolist()) for row in whole._columns["states"]}
+    assert {tuple(row.tolist()) for row in part._columns["states"]} <= states
+
+
+class Reusing(PointEnv):
+    """Returns one array, again and again, as environments written for speed do."""
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        self.buffer = np.zeros(2, np.float32)
+        super().__init__(config)
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.buffer[:], info = super().reset(**kwargs)
+        return self.buffer, info
+
+    def step(self, action: Any) -> Any:
+        self.buffer[:], *rest = super().step(action)
+        return self.buffer, *rest
+
+
+def test_an_environment_may_reuse_its_observation(config: Maker) -> None:
+    runner = SkillEnvRunner(config=config().environment(Reusing, env_config={"limit": 40}), worker_index=0)
+    (episode,) = runner.sample(num_timesteps=4)
+    assert len(np.unique(episode.get_observations(), axis=0)) == 5
+    runner.stop()
+
+
+def test_a_time_limit_is_restored_and_an_unknown_wrapper_is_not(point_skills: str) -> None:
+    def skill_env(*wrappers: Callable[[gym.Env], gym.Env]) -> SkillEnv:
+        env: gym.Env = PointEnv({"limit": 10_000})
+        for wrapper in wrappers:
+            env = wrapper(env)
+        made = SkillEnv(env, point_skills)
+        made.reset(seed=0)
+        return made
+
+    first, second = (skill_env(lambda env: gym.wrappers.TimeLimit(env, 12)) for _ in range(2))
+    for _ in range(2):  # of 5 steps
+        first.step(np.zeros(2, np.float32))
+    state = first.get_state()
+    assert state is not None
+    second.set_state(state)
+    for env in (first, second):
+        assert env.step(np.zeros(2, np.float32))[4]["low_level_steps"] == 2
+    assert skill_env(lambda env: gym.wrappers.ClipAction(env)).get_state() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_bounds": [4, 0]}, "target_bounds"),
+        ({"grad_clip": 1.0}, "grad_clip"),
+        ({"regularize_to": "nothing"}, "regularize_to"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(
+    config: Maker, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes).validate()
+    with pytest.raises(ValueError, match="gym_env_vectorize_mode"):
+        config().env_runners(gym_env_vectorize_mode="async").validate()
+
+
 def test_demonstrations_become_skill_transitions(point_skills: str, point_data: Path) -> None:
     model, _ = load_skills(point_skills)
-    replay = offline_replay(str(point_data), model, PointEnv())
+    replay = offline_replay(str(point_data), model, PointEnv(), 100_000)
     columns = {name: column[: len(replay)] for name, column in replay._columns.items()}
     distance = (columns["next_states"] - torch.tensor([1.0, 1.0])).norm(dim=1)
     earned, last = columns["rewards"] > 0, columns["terminated"] == 1

@@ -19,7 +19,7 @@ class ActingPolicy:
 
     def __init__(self, module: SkillPriorRLModule) -> None:
         self._prior = _Gaussian(module.prior)
-        self._around_prior = module.model_config["regularize_to"] == "prior"
+        self._around_prior = module.regularized_to_prior
         self._latest = self._residual_or_copy(module.policy)
         self._averaged = self._residual_or_copy(module.averaged_policy)
 

@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
-from rllib_spirl.data.schema import Trajectories, load
+from rllib_spirl.data.schema import Trajectories, count_frames, load_files
 from rllib_spirl.data.windows import window_starts
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.model import SkillModel
 
 
-def offline_replay(path: str, model: SkillModel, env: gym.Env, seed: int = 0) -> SkillReplay:
+def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
+
+    Of a data set with more than ``capacity`` steps, the same random share of every file, one file in memory at a time.
 
     Rewards are those of the environment's ``relabel(states) -> (rewards, done_at)`` where it has one, so that
     demonstrations of other tasks serve the task at hand; else the recorded ones.
@@ -22,20 +24,36 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, seed: int = 0) ->
         UserError: If the data set's dimensions are not the skill model's, or it lacks final states.
     """
     config = model.config
-    data = load(path, min_episode_length=config.horizon)
-    if (data.state_dim, data.action_dim) != (config.state_dim, config.action_dim):
-        raise UserError(
-            f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the skills were "
-            f"trained on {config.state_dim} and {config.action_dim}. Set offline_data to the skills' own data."
-        )
-    columns = skill_transitions(data, model, env, seed)
-    replay = SkillReplay(len(columns["rewards"]), config.state_dim, config.latent_dim, seed)
-    replay.add(columns)
+    share = min(1.0, capacity / count_frames(path))
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[dict[str, Tensor]] = []
+    for data in load_files(path):
+        if (data.state_dim, data.action_dim) != (config.state_dim, config.action_dim):
+            raise UserError(
+                f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the skills were "
+                f"trained on {config.state_dim} and {config.action_dim}. Set offline_data to the skills' own data."
+            )
+        if np.diff(data.episode_starts).max() < config.horizon:
+            continue
+        columns = skill_transitions(data, model, env, generator)
+        if share < 1:
+            count = len(columns["rewards"])
+            rows = torch.randperm(count, generator=generator)[: int(share * count)]
+            columns = {name: column[rows] for name, column in columns.items()}
+        kept.append(columns)
+    total = sum(len(columns["rewards"]) for columns in kept)
+    if total == 0:
+        raise UserError(f"{path}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
+    replay = SkillReplay(total, config.state_dim, config.latent_dim, seed)
+    while kept:
+        replay.add(kept.pop(0))
     return replay
 
 
-def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed: int = 0) -> dict[str, Tensor]:
-    """The columns of `offline_replay`: windows that begin after the task is done are left out."""
+def skill_transitions(
+    data: Trajectories, model: SkillModel, env: gym.Env, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The columns of `offline_replay`, z drawn with ``generator``: windows after the task is done are left out."""
     if data.next_states is None:
         raise UserError(
             f"{data.path} has no column next.observation.state, so the states in which its skills end are unknown. "
@@ -63,7 +81,6 @@ def skill_transitions(data: Trajectories, model: SkillModel, env: gym.Env, seed:
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
     final = terminated[last] | (last + 1 + horizon > episode_end[starts])
     earned = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
-    generator = torch.Generator().manual_seed(seed)
     z = []
     with torch.no_grad():
         for chunk in np.array_split(starts, max(1, len(starts) // 4096)):

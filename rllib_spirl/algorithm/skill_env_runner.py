@@ -65,6 +65,8 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         steps = 0
         while steps < num_timesteps if num_timesteps is not None else len(finished) < (num_episodes or 0):
             for index, env in enumerate(envs):
+                if self._ongoing_episodes[index].is_done:
+                    continue  # enough have been begun
                 episode = self._ongoing_episodes[index]
                 state = episode.get_observations(-1)
                 if random_actions:
@@ -72,13 +74,15 @@ class SkillEnvRunner(SingleAgentEnvRunner):
                 else:
                     z = self._policy.sample(state, self._rng) if explore else self._policy.best(state)
                 observation, reward, terminated, truncated, info = env.step(z)
+                observation = np.array(observation)  # the environment may go on writing into its own
                 episode.add_env_step(observation, z, float(reward), info, terminated=terminated, truncated=truncated)
                 steps += 1
                 self._make_on_episode_callback("on_episode_step", index, self._ongoing_episodes)
                 if episode.is_done:
                     self._make_on_episode_callback("on_episode_end", index, self._ongoing_episodes)
                     finished.append(episode.to_numpy())
-                    self._begin_episode(index)
+                    if num_episodes is None or len(finished) < num_episodes:
+                        self._begin_episode(index)
         self._done_episodes_for_metrics.extend(finished)
         pieces = self._cut_episodes() if num_timesteps is not None else []
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
@@ -88,7 +92,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def _begin_episode(self, index: int, seed: int | None = None) -> None:
         self._new_episode(index)
         observation, info = self.env.unwrapped.envs[index].reset(seed=seed)
-        self._ongoing_episodes[index].add_env_reset(observation, info)
+        self._ongoing_episodes[index].add_env_reset(np.array(observation), info)
         self._make_on_episode_callback("on_episode_start", index, self._ongoing_episodes)
 
     def _cut_episodes(self) -> list[SingleAgentEpisode]:
@@ -118,7 +122,8 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on as the env runner of `get_state`; with new episodes where the environment cannot restore its state."""
         super().set_state(state)
-        if _SAMPLING not in state or self.env is None:
+        # The local runner's, when it is brought back; not for one that replaces a lost remote or evaluation runner.
+        if _SAMPLING not in state or self.env is None or self.worker_index > 0 or self.config.in_evaluation:
             return
         sampling, envs = state[_SAMPLING], self.env.unwrapped.envs
         self._rng.bit_generator.state = sampling["random"]

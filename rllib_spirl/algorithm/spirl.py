@@ -194,6 +194,17 @@ class SPiRLConfig(AlgorithmConfig):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
         if self.regularize_to not in ("prior", "unit"):
             self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
+        if self.target_bounds is not None and not (
+            isinstance(self.target_bounds, list | tuple)
+            and len(self.target_bounds) == 2
+            and self.target_bounds[0] < self.target_bounds[1]
+        ):
+            self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
+        if str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower() != "sync":
+            self._value_error("SPiRL steps its environments itself: `gym_env_vectorize_mode` must be 'sync'.")
+        for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
+            if getattr(self, name, None) is not None:
+                self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
         if self.num_learners > 1:
             self._value_error(
                 f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
@@ -249,7 +260,7 @@ class SPiRL(Algorithm):
         if self.config.offline_data and self.config.offline_fraction > 0:
             model, _ = load_skills(checkpoint)
             env = make_env(self.config.env, dict(self.config.env_config))
-            self.offline = offline_replay(self.config.offline_data, model, env, seed + 1)
+            self.offline = offline_replay(self.config.offline_data, model, env, self.config.replay_capacity, seed + 1)
             env.close()
         self._updates_owed = 0.0
         self._warm = False

@@ -106,6 +106,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         skills, card = load_skills(c["skill_checkpoint"])
         state_dim, latent_dim = card.model.state_dim, card.model.latent_dim
         self.prior = skills.prior
+        self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
         self.policy: ResidualPolicy | CopiedPolicy
         if c["policy"] == "residual":
             self.policy = ResidualPolicy(self.prior, state_dim, latent_dim, c["policy_hidden"], c["policy_layers"])
@@ -145,7 +146,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def reference(self, states: Tensor) -> Normal:
         """What the policy is regularised to in states (B, S): the frozen p_a(z|s), or N(0, I). Without gradient."""
         prior: Normal = self.prior(states)
-        if self.model_config["regularize_to"] == "prior":
+        if self.regularized_to_prior:
             return prior
         return Normal(torch.zeros_like(prior.mean), torch.ones_like(prior.stddev), validate_args=False)
 

@@ -167,6 +167,8 @@ def render(
     is_recipe = source.suffix in (".yaml", ".yml")
     output = output or Path(f"{source.stem if is_recipe else source.resolve().name}.png")
     suffix_of(output, SUFFIXES)  # before a long build, not after it
+    if set_ and not is_recipe:
+        raise UserError(f"--set changes a recipe, and {source} is none; leave it out")
     data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else source
     render_demonstrations(data, output, episodes=episodes, first=first, env=env)
     print(output)

@@ -92,6 +92,12 @@ class BlockStackingRecipe(ScriptedRecipe):
     blocks: int = Field(5, ge=2, le=12, description="in the scene")
     stacks: int = Field(4, ge=1, description="made in one demonstration")
 
+    @model_validator(mode="after")
+    def _room(self) -> "BlockStackingRecipe":
+        if self.blocks == 2 and self.stacks > 1:
+            raise ValueError(f"stacks = {self.stacks}: two blocks make one stack; give more blocks")
+        return self
+
     def tasks(self) -> list[dict[str, Any]]:
         return [{"blocks": self.blocks, "stacks": self.stacks}]
 

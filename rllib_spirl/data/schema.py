@@ -18,7 +18,17 @@ from rllib_spirl.data.episode import ACTION_TOLERANCE, Episode
 from rllib_spirl.data.writer import TrajectoryWriter, content_hash
 from rllib_spirl.errors import UserError
 
-__all__ = ["Episode", "Part", "Trajectories", "TrajectoryWriter", "fingerprint", "load", "read_parts"]
+__all__ = [
+    "Episode",
+    "Part",
+    "Trajectories",
+    "TrajectoryWriter",
+    "count_frames",
+    "fingerprint",
+    "load",
+    "load_files",
+    "read_parts",
+]
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ def read_parts(path: str | Path, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIO
     path = Path(path)
     info = read_info(path)
     files = c.data_files(path)
-    total = sum(c.open_parquet(file).metadata.num_rows for file in files)
+    total = count_frames(path)
     if total == 0:
         raise UserError(f"{path}: the data files have no rows; build or import the data set again")
     expected = info.get("total_frames", total)
@@ -185,7 +195,7 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
     """
     path = Path(path)
     info = read_info(path)
-    total = sum(c.open_parquet(file).metadata.num_rows for file in c.data_files(path))
+    total = count_frames(path)
     values: dict[str, np.ndarray] = {}
     starts, offset = [0], 0
     for part in read_parts(path):
@@ -198,6 +208,23 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
         offset = starts[-1]
     episode_starts = np.array(starts, np.int64)
     check_episode_length(path, episode_starts, min_episode_length)
+    return _trajectories(path, values, episode_starts, info, dtype)
+
+
+def load_files(path: str | Path, *, dtype: Any = np.float32) -> Iterator[Trajectories]:
+    """The data set file by file, each as `load` would give it alone. Raises UserError as `read_parts` does."""
+    path = Path(path)
+    info = read_info(path)
+    for part in read_parts(path):
+        floats = (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD)
+        values = {n: array.astype(dtype) if n in floats else array for n, array in part.columns.items()}
+        yield _trajectories(path, values, part.episode_starts, info, dtype)
+
+
+def _trajectories(
+    path: Path, values: dict[str, np.ndarray], episode_starts: np.ndarray, info: dict[str, Any], dtype: Any
+) -> Trajectories:
+    total = len(values[c.STATE])
     task_index = values.get(c.TASK, np.zeros(total, np.int64)).astype(np.int64)
     return Trajectories(
         path=path,
@@ -211,6 +238,11 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
         tasks=read_tasks(path, [int(i) for i in np.unique(task_index)]),
         info=info,
     )
+
+
+def count_frames(path: str | Path) -> int:
+    """Steps in a data set, from its files' footers. Raises UserError when there are no files or one is damaged."""
+    return sum(c.open_parquet(file).metadata.num_rows for file in c.data_files(Path(path)))
 
 
 def check_episode_length(path: Path, episode_starts: np.ndarray, least: int) -> None:

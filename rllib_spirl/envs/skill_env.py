@@ -5,12 +5,15 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, flatdim
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
+
+_KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
 class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
@@ -58,16 +61,33 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         return self._observation, total, terminated, truncated, {**info, "low_level_steps": steps}
 
     def get_state(self) -> dict[str, Any] | None:
-        """What `set_state` needs to go on between two skills; None if the wrapped environment has no ``get_state``."""
-        if not hasattr(self.unwrapped, "get_state"):
+        """What `set_state` needs to go on between two skills.
+
+        None if the environment has no ``get_state``, or is in a wrapper other than those that ``gym.make`` adds: what
+        such a wrapper remembers is unknown.
+        """
+        wrappers = _wrappers(self.env)
+        if not hasattr(self.unwrapped, "get_state") or not all(isinstance(w, _KNOWN_WRAPPERS) for w in wrappers):
             return None
-        return {"observation": self._observation, "env": self.unwrapped.get_state()}
+        limits = [w._elapsed_steps for w in wrappers if isinstance(w, TimeLimit)]
+        return {"observation": self._observation, "env": self.unwrapped.get_state(), "time_limits": limits}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where the environment of `get_state` was."""
-        self.reset()  # Gymnasium's wrappers want to have seen one
+        """Go on where the environment of `get_state` was, after a reset: Gymnasium's wrappers want to have seen one."""
         self.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
+        limits = (w for w in _wrappers(self.env) if isinstance(w, TimeLimit))
+        for limit, elapsed in zip(limits, state["time_limits"], strict=True):
+            limit._elapsed_steps = elapsed
         self._observation = state["observation"]
+
+
+def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
+    """From the outermost inwards."""
+    found = []
+    while isinstance(env, gym.Wrapper):
+        found.append(env)
+        env = env.env
+    return found
 
 
 def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: int) -> None:

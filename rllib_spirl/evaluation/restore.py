@@ -1,6 +1,7 @@
 """The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.util import ActorPool
 from rich.progress import Progress
 
+from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
@@ -41,9 +43,11 @@ class Restored:
 
     def policy(self, observation: Any) -> Any:
         """Observation (S,) to the deterministic policy's z, (Z,) float32."""
-        states = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
-        with torch.inference_mode():
-            return self.module.best_skills(states)[0].numpy()
+        return self._acting.best(observation)
+
+    @cached_property
+    def _acting(self) -> ActingPolicy:
+        return ActingPolicy(self.module)
 
     def make_env(self, **env_config: Any) -> SkillEnv:
         """The environment with skills for actions; ``env_config`` adds to the one trained with.

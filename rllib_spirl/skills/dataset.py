@@ -103,7 +103,7 @@ class Windows:
 
 
 class WindowStream:
-    """One worker's training windows in random order for ever, each once per pass.
+    """One worker's training windows in random order for ever, each once per pass (but for a last part of a batch).
 
     Frames that fit in ``memory`` bytes are read once and stay. Else a pass takes the files in random order, as many at
     a time as fit in half of it, while a thread reads the next ones into the other half.
@@ -127,6 +127,7 @@ class WindowStream:
     ) -> None:
         """Raises UserError when none of the episodes has H steps."""
         self._horizon, self._generator, self._device = horizon, generator, device
+        self._state_dim, self._action_dim = data.state_dim, data.action_dim
         self._files: list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] = []  # file, its starts, episodes to use
         first = 0
         for file, starts in zip(data.files, data.file_starts, strict=True):
@@ -152,6 +153,7 @@ class WindowStream:
             order = torch.randperm(len(windows), generator=self._generator).to(self._device)
             for first in range(0, len(windows) - size + 1, size):
                 yield windows.gather(order[first : first + size])
+            del windows, order  # before the next group comes
 
     def _groups(self) -> Iterator[Windows]:
         if not self.streamed:
@@ -165,7 +167,6 @@ class WindowStream:
                 windows = coming.result()
                 coming = reader.submit(self._read, next(plan))
                 yield windows
-                del windows  # before the next group comes
 
     def _plan(self) -> Iterator[list[int]]:
         """Files to hold together, for ever."""
@@ -181,23 +182,25 @@ class WindowStream:
             yield group
 
     def _read(self, files: Sequence[int]) -> Windows:
-        states, actions, window_frames = [], [], []
+        total = sum(int(np.diff(self._files[index][1])[self._files[index][2]].sum()) for index in files)
+        states, actions = torch.empty(total, self._state_dim), torch.empty(total, self._action_dim)
+        window_frames = []
         offset = 0
         for index in files:
             file, starts, used = self._files[index]
             lengths = np.diff(starts)[used]
             rows = np.repeat(starts[used] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
             table = c.read_columns(file, [c.STATE, c.ACTION], use_threads=not self.streamed)
-            states.append(torch.from_numpy(c.matrix(table, c.STATE, file)[rows].astype(np.float32)))
-            actions.append(torch.from_numpy(c.matrix(table, c.ACTION, file)[rows].astype(np.float32)))
+            for name, values in ((c.STATE, states), (c.ACTION, actions)):
+                values[offset : offset + len(rows)] = torch.from_numpy(c.matrix(table, name, file)[rows])
             del table
             kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             window_frames.append(offset + window_starts(kept, self._horizon))
             offset += len(rows)
         pa.default_memory_pool().release_unused()
         return Windows(
-            torch.cat(states).to(self._device),
-            torch.cat(actions).to(self._device),
+            states.to(self._device),
+            actions.to(self._device),
             torch.from_numpy(np.concatenate(window_frames)).to(self._device),
             self._horizon,
         )

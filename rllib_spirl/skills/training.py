@@ -85,6 +85,8 @@ class SkillTrainer:
         correction = data.statistics.correction(std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
         self._noise_scale = config.state_noise * self.model.prior.std
+        torch.manual_seed(config.seed + 1000 * rank)  # every worker begins with the same weights and draws other noise
+        self._rank = rank
         loss_module = SkillLoss(self.model)
         self._trained = wrap(loss_module) if wrap else loss_module
 
@@ -153,9 +155,13 @@ class SkillTrainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self._schedule.load_state_dict({"last_epoch": updates - 1, "_step_count": updates + 1})
         self._schedule.step()
-        self._order.set_state(groups["rng"]["order"])
-        self._noise.set_state(groups["rng"]["noise"])
-        torch.set_rng_state(groups["rng"]["torch"])
+        if self._rank == 0:
+            self._order.set_state(groups["rng"]["order"])
+            self._noise.set_state(groups["rng"]["noise"])
+            torch.set_rng_state(groups["rng"]["torch"])
+        else:  # the file is rank 0's: others draw anew
+            for offset, generator in enumerate((self._order, self._noise, torch.default_generator)):
+                generator.manual_seed(hash((self.config.seed, self._rank, updates, offset)) % 2**63)
 
 
 def load_weights(model: SkillModel, path: Path) -> None:
