@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import h5py
@@ -153,7 +154,7 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
     states = torch.as_tensor(trajectories.states, dtype=torch.float32)
     actions = np.asarray(trajectories.actions)
 
-    def action_error() -> float:
+    def action_error(algorithm: Any) -> float:
         """RMS distance of the policy's mean action from the recorded one. (The log-likelihood is no measure here: the
         actions are a function of the state, so it has no bound and jumps as the policy's deviation shrinks.)"""
         module = algorithm.learner_group._learner.module["default_policy"]  # RLlib has no env runner here to ask
@@ -191,10 +192,10 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
             )
         )
         algorithm = config.build_algo()
-        before = action_error()
+        before = action_error(algorithm)
         for _ in range(3):
             algorithm.train()
-        after = action_error()
+        after = action_error(algorithm)
         algorithm.stop()
         # Ray Data's iterator asks Ray for its statistics when it is freed: now, not when Ray is gone.
         del algorithm
