@@ -46,16 +46,21 @@ def main(
         "name": f"{name}: completed subtasks, deterministic evaluation, IQM over seeds",
         "seeds": len(found),
         "skill_models": len({run.skill_checkpoint for run in curve.runs}),
-        "env_steps": curve.steps.tolist(),
-        "iqm": np.round(curve.iqm, 3).tolist(),
-        "ci_low": np.round(curve.low, 3).tolist(),
-        "ci_high": np.round(curve.high, 3).tolist(),
-        "lowest": np.round(np.nanmin(curve.values, axis=0), 3).tolist(),
+        "env_steps": numbers(curve.steps),
+        "iqm": numbers(curve.iqm),
+        "ci_low": numbers(curve.low),
+        "ci_high": numbers(curve.high),
+        "lowest": numbers(np.nanmin(curve.values, axis=0)),
         "at": {str(step): round(float(curve.iqm[i]), 3) for step in MILESTONES if (i := curve.at(step)) is not None},
         "settings": settings,
     }
     (results / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
     report(summary)
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """JSON has no NaN: a single run has no interval."""
+    return [round(float(value), 3) if np.isfinite(value) else None for value in values]
 
 
 def train(example: str, storage: Path, seed: int, steps: int, settings: list[str]) -> None:
