@@ -56,6 +56,17 @@ def synthetic_data(path: Path, transitions: int, seed: int = 0) -> Path:
     return path
 
 
+def random_transitions(count: int) -> dict[str, torch.Tensor]:
+    """Columns for a `SkillReplay` as wide as the kitchen's."""
+    return {
+        "states": torch.randn(count, 30),
+        "z": torch.randn(count, 10),
+        "rewards": (torch.rand(count) > 0.9).float(),
+        "next_states": torch.randn(count, 30),
+        "terminated": (torch.rand(count) > 0.98).float(),
+    }
+
+
 class RecordedKitchen(KitchenEnv):
     """Keeps what physics was asked for, so that bare MuJoCo can be asked the same."""
 

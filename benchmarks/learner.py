@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import typer
-from common import compare, kitchen_config, kitchen_skills, report, rounds, start_ray
+from common import compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from rllib_spirl.algorithm import losses
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import SPiRL
-from rllib_spirl.algorithm.spirl_learner import with_prior
+from rllib_spirl.algorithm.spirl_learner import prior_in, with_prior
 from rllib_spirl.algorithm.spirl_rl_module import MEAN_BOUND, SkillPriorRLModule
 from rllib_spirl.nets import fast_matmul, mlp
 
@@ -54,11 +54,11 @@ class Minimal:
         m = self.module
         alpha = m.log_alpha.detach().exp()
         with torch.no_grad():
-            next_policy, _ = m.skills(batch["next_states"], prior(batch, "next_prior"))
+            next_policy, _ = m.skills(batch["next_states"], prior_in(batch, "next_prior"))
             next_q = m.target_critic(m.prior.normalize(batch["next_states"]), next_policy.sample())
             target = losses.q_target(batch["rewards"], batch["terminated"], next_q, GAMMA, None, (0, 4))
         inputs = m.prior.normalize(batch["states"])
-        policy, kl = m.skills(batch["states"], prior(batch, "prior"))
+        policy, kl = m.skills(batch["states"], prior_in(batch, "prior"))
         loss = (
             losses.critic_loss(m.critic(inputs, batch["z"]), target)
             + losses.policy_loss(m.critic(inputs, policy.rsample(), frozen=True), kl, alpha)
@@ -70,10 +70,6 @@ class Minimal:
         with torch.no_grad():
             torch._foreach_lerp_(self.target, self.online, TAU)
             torch._foreach_lerp_(self.averaged, self.policy, SLOW)
-
-
-def prior(batch: dict[str, Tensor], name: str) -> Normal:
-    return Normal(batch[f"{name}_mean"], batch[f"{name}_std"], validate_args=False)
 
 
 class Straightforward:
@@ -170,16 +166,7 @@ def main(count: int = 7, updates: int = 96, batch: int = 256) -> None:
     for layers in (5, 2):
         config = kitchen_config(kitchen_skills(), critic_layers=layers, train_batch_size_per_learner=batch)
         algorithm = config.build_algo()
-        transitions = 20_000
-        algorithm.replay.add(
-            {
-                "states": torch.randn(transitions, 30),
-                "z": torch.randn(transitions, 10),
-                "rewards": (torch.rand(transitions) > 0.9).float(),
-                "next_states": torch.randn(transitions, 30),
-                "terminated": (torch.rand(transitions) > 0.98).float(),
-            }
-        )
+        algorithm.replay.add(random_transitions(20_000))
         results += [measure(algorithm, layers, batch, threads, count, updates) for threads in (1, 2)]
         algorithm.stop()
     report(results[0] | {"results": results})

@@ -9,9 +9,8 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 import typer
-from common import compare, kitchen_config, kitchen_skills, report, rounds, start_ray
+from common import compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
@@ -21,8 +20,7 @@ def build(skills: str, updates_per_step: float) -> SPiRL:
     config = kitchen_config(skills, updates_per_step=updates_per_step, warmup_steps=100).env_runners(num_env_runners=1)
     algorithm = config.build_algo()
     algorithm.offline = SkillReplay(20_000, 30, 10)
-    columns = {"states": (30,), "z": (10,), "rewards": (), "next_states": (30,), "terminated": ()}
-    algorithm.offline.add({name: torch.rand(20_000, *shape) for name, shape in columns.items()})
+    algorithm.offline.add(random_transitions(20_000))
     algorithm._warm = True
     return algorithm
 

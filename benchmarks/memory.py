@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 import typer
-from common import kitchen_config, kitchen_skills, report, start_ray
+from common import kitchen_config, kitchen_skills, random_transitions, report, start_ray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -52,8 +52,7 @@ def resident() -> float:
 def replay_memory() -> float:
     before = resident()
     replay = SkillReplay(1_000_000, 30, 10)
-    columns = {"states": (30,), "z": (10,), "rewards": (), "next_states": (30,), "terminated": ()}
-    piece = {name: torch.ones(10_000, *shape) for name, shape in columns.items()}
+    piece = random_transitions(10_000)
     for _ in range(100):
         replay.add(piece)
     used = resident() - before

@@ -1,14 +1,19 @@
 """Shared fixtures: a toy environment's data and skills, and a local Ray."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 from ray.tune.registry import register_env
 
+from rllib_spirl.cli import data as cli
+from rllib_spirl.cli.errors import run
 from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.dataset import SkillData
@@ -40,6 +45,42 @@ def point_skills(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         trainer.step()
     card = SkillCard(model=trainer.model.config, data=fingerprint(point_data))
     return str(save_skills(tmp_path_factory.mktemp("skills"), trainer.model, card))
+
+
+@pytest.fixture
+def point_settings(point_skills: str, point_data: Path) -> dict[str, Any]:
+    """Training settings of a small SPiRL on them."""
+    return {
+        "skill_checkpoint": point_skills,
+        "offline_data": str(point_data),
+        "warmup_steps": 20,
+        "offline_updates": 10,
+        "replay_capacity": 2000,
+        "train_batch_size_per_learner": 32,
+        "policy_hidden": 32,
+        "critic_hidden": 32,
+    }
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Calls ``spirl data`` with arguments."""
+
+    def call(*arguments: object) -> CommandResult:
+        monkeypatch.setattr(sys, "argv", ["spirl data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run(cli.app)
+        captured = capsys.readouterr()
+        return CommandResult(int(caught.value.code or 0), captured.out, captured.err)
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rllib_spirl.cli import data as cli
-from rllib_spirl.cli.errors import run
 from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
 
 FILE = "data/chunk-000/file-000.parquet"
@@ -30,23 +28,6 @@ def data(tmp_path: Path) -> Path:
             task = "kettle; microwave" if i < 2 else "kettle; light switch"
             writer.add(Episode(states, np.tanh(states[:-1, :2]), np.full(steps, 0.5), i == 0, i != 0, task))
     return tmp_path / "set"
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["spirl data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run(cli.app)
-        captured = capsys.readouterr()
-        return Result(int(caught.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def test_inspect_json(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]

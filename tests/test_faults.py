@@ -21,25 +21,12 @@ pytestmark = pytest.mark.faults
 POINT = "tests.point:Point-v0"
 
 
-def settings(point_skills: str, point_data: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "skill_checkpoint": point_skills,
-        "offline_data": str(point_data),
-        "warmup_steps": 20,
-        "offline_updates": 10,
-        "replay_capacity": 2000,
-        "train_batch_size_per_learner": 32,
-        "policy_hidden": 32,
-        "critic_hidden": 32,
-    } | changes
-
-
 @pytest.mark.usefixtures("ray_session")
-def test_training_goes_on_without_a_killed_env_runner(point_skills: str, point_data: Path) -> None:
+def test_training_goes_on_without_a_killed_env_runner(point_settings: dict[str, Any]) -> None:
     config = (
         SPiRLConfig()
         .environment("point", env_config={"limit": 40})
-        .training(**settings(point_skills, point_data))
+        .training(**point_settings)
         .env_runners(num_env_runners=1, rollout_fragment_length=8)
         .reporting(min_sample_timesteps_per_iteration=24)
         .debugging(seed=3)
@@ -67,7 +54,7 @@ def test_training_goes_on_without_a_killed_env_runner(point_skills: str, point_d
 
 
 def test_a_driver_killed_at_any_moment_leaves_a_whole_checkpoint(
-    point_skills: str, point_data: Path, tmp_path: Path
+    point_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """Killed 20 times while it writes one checkpoint after the other: the newest that is complete always loads."""
     file = tmp_path / "point.yaml"
@@ -77,7 +64,7 @@ def test_a_driver_killed_at_any_moment_leaves_a_whole_checkpoint(
         "stop": {"training_iteration": 10_000},
         "storage_path": str(tmp_path / "out"),
         "checkpoint_config": {"checkpoint_frequency": 1, "num_to_keep": 2},
-        "config": settings(point_skills, point_data) | {"min_sample_timesteps_per_iteration": 8},
+        "config": point_settings | {"min_sample_timesteps_per_iteration": 8},
     }
     file.write_text(yaml.safe_dump({"point": experiment}))
     rng = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +12,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from rllib_spirl.cli import data as cli
-from rllib_spirl.cli.errors import run
 from rllib_spirl.data.schema import Episode, TrajectoryWriter, load
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv
 from rllib_spirl.errors import UserError
@@ -129,24 +126,11 @@ def test_which_environment() -> None:
     assert environment_of({}) is None
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
+def spirl(spirl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path / "home"))
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["spirl data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run(cli.app)
-        captured = capsys.readouterr()
-        return Result(int(caught.value.code or 0), captured.out, captured.err)
-
-    return call
+    return spirl
 
 
 def test_recipe_is_built_first(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -24,24 +24,14 @@ Maker = Callable[..., SPiRLConfig]
 
 
 @pytest.fixture
-def config(point_skills: str, point_data: Path) -> Maker:
+def config(point_settings: dict[str, Any]) -> Maker:
     """Makes a small configuration, with changes to the training settings."""
 
     def make(**training: Any) -> SPiRLConfig:
-        settings: dict[str, Any] = {
-            "skill_checkpoint": point_skills,
-            "offline_data": str(point_data),
-            "warmup_steps": 20,
-            "offline_updates": 10,
-            "replay_capacity": 2000,
-            "train_batch_size_per_learner": 32,
-            "policy_hidden": 32,
-            "critic_hidden": 32,
-        }
         return (
             SPiRLConfig()
             .environment("point", env_config={"limit": 40})
-            .training(**(settings | training))
+            .training(**(point_settings | training))
             .env_runners(rollout_fragment_length=8)
             .reporting(min_sample_timesteps_per_iteration=24)
             .evaluation(evaluation_interval=2, evaluation_duration=3)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -113,7 +112,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             begun = not self._needs_initial_reset
             state[_SAMPLING] = {
                 "random": self._rng.bit_generator.state,
-                "envs": [_skill_env(env).get_state() for env in self.env.unwrapped.envs] if begun else [],
+                "envs": [env.get_wrapper_attr("get_state")() for env in self.env.unwrapped.envs] if begun else [],
                 "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
                 "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
             }
@@ -131,7 +130,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             return
         for env, env_state in zip(envs, sampling["envs"], strict=True):
             env.reset()
-            _skill_env(env).set_state(env_state)
+            env.get_wrapper_attr("set_state")(env_state)
         self._ongoing_episodes = [SingleAgentEpisode.from_state(e) for e in sampling["episodes"]]
         self._ongoing_episodes_for_metrics.clear()
         for piece in map(SingleAgentEpisode.from_state, sampling["pieces"]):
@@ -145,11 +144,3 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
         """One episode per seed with the deterministic policy, in an environment of its own."""
         return [run_episode(self._evaluation_env, self._policy.best, seed) for seed in seeds]
-
-
-def _skill_env(env: gym.Env) -> SkillEnv:
-    """The skill environment below Gymnasium's own wrappers."""
-    while not isinstance(env, SkillEnv):
-        assert isinstance(env, gym.Wrapper)
-        env = env.env
-    return env

@@ -69,7 +69,7 @@ class SPiRLLearner(TorchLearner):
         states, next_states = batch["states"], batch["next_states"]
         alpha = module.log_alpha.detach().exp()
         with torch.no_grad():
-            next_policy, next_kl = module.skills(next_states, _normal(batch, "next_prior"))
+            next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
             next_q = module.target_critic(module.prior.normalize(next_states), next_policy.sample())
             target = q_target(
                 batch["rewards"],
@@ -83,7 +83,7 @@ class SPiRLLearner(TorchLearner):
         q = module.critic(inputs, batch["z"])
         critic = critic_loss(q, target)
 
-        prior = _normal(batch, "prior")
+        prior = prior_in(batch, "prior")
         policy, kl = module.skills(states, prior)
         z = policy.rsample()
         policy_q = module.critic(inputs, z, frozen=True)
@@ -120,5 +120,6 @@ def with_prior(module: SkillPriorRLModule, batch: dict[str, Tensor]) -> dict[str
     return dict(batch) | added
 
 
-def _normal(batch: dict[str, Tensor], name: str) -> Normal:
+def prior_in(batch: dict[str, Tensor], name: str) -> Normal:
+    """What `with_prior` added: ``prior`` or ``next_prior``."""
     return Normal(batch[f"{name}_mean"], batch[f"{name}_std"], validate_args=False)

@@ -105,6 +105,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         c: dict[str, Any] = self.model_config
         skills, card = load_skills(c["skill_checkpoint"])
         state_dim, latent_dim = card.model.state_dim, card.model.latent_dim
+        self.latent_dim = latent_dim
         self.prior = skills.prior
         self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
         self.policy: ResidualPolicy | CopiedPolicy
@@ -145,10 +146,10 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:
         """What the policy is regularised to in states (B, S): the frozen p_a(z|s), or N(0, I). Without gradient."""
-        prior: Normal = self.prior(states)
         if self.regularized_to_prior:
-            return prior
-        return Normal(torch.zeros_like(prior.mean), torch.ones_like(prior.stddev), validate_args=False)
+            return self.prior(states)
+        mean = states.new_zeros(*states.shape[:-1], self.latent_dim)
+        return Normal(mean, torch.ones_like(mean), validate_args=False)
 
     def _around_prior(self, policy: nn.Module, states: Tensor, prior: Normal) -> tuple[Normal, Tensor]:
         inputs = self.prior.normalize(states) if isinstance(policy, ResidualPolicy) else states

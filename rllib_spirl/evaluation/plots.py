@@ -72,9 +72,14 @@ def learning_curve(methods: Sequence[MethodCurve], path: Path, *, published: boo
             handles += [_published(axes, index, name) for index, name in enumerate(PUBLISHED)]
         figure.legend(handles=handles, title=_band_title(methods), loc="outside right upper", alignment="left")
         metric = methods[0].metric
-        total = {len(run.task.split(", ")) for method in methods for run in method.runs if run.task}
+        runs = [run for method in methods for run in method.runs]
+        total = {len(run.task.split(", ")) for run in runs if run.task}
         of = f" (of {total.pop()})" if metric == "completed_subtasks" and len(total) == 1 else ""
-        axes.set(xlabel=_STEPS, ylabel=f"{_LABELS[metric]}{of}", title=_title(methods))
+        axes.set(
+            xlabel=_STEPS,
+            ylabel=f"{_LABELS[metric]}{of}",
+            title=_title(runs),
+        )
         if metric != "episode_return":
             axes.set_ylim(0, 1.04 * max(axes.get_yticks()[-2], axes.dataLim.y1))
         if published:
@@ -154,17 +159,13 @@ def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Cu
         name = "target divergence δ, nats" if key == "target_divergence" else key
         steps = np.median([run.env_steps[-1] for run in runs])
         axes.set(xlabel=name, ylabel=f"{_LABELS[metric]} at {_thousands(round(steps, -3))} environment steps")
-        axes.set_title("\n".join(textwrap.fill(_shared(texts), 100) for texts in _facts(runs) if _shared(texts)))
+        axes.set_title(_title(runs))
         if distinct.min() > 0 and distinct.max() / distinct.min() >= 20:
             axes.set_xscale("log")
         axes.set_xticks(distinct, [f"{value:g}" for value in distinct])
         axes.set_xticks([], minor=True)
         axes.set_ylim(bottom=min(0.0, float(scores.min())))
         _save(figure, path)
-
-
-def _facts(runs: Sequence[Curve]) -> list[list[str]]:
-    return [[run.env for run in runs], [f"{run.task} {run.rule}".strip() for run in runs], [run.data for run in runs]]
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -191,9 +192,8 @@ def _band_title(methods: Sequence[MethodCurve]) -> str | None:
     return "IQM and 95 % interval" if any(np.isfinite(m.low).any() for m in methods) else None
 
 
-def _title(methods: Sequence[MethodCurve]) -> str:
+def _title(runs: Sequence[Curve]) -> str:
     """Environment, task and data, as far as all runs share them."""
-    runs = [run for method in methods for run in method.runs]
     shared = []
     for text in (_shared(r.env for r in runs), _shared(r.task for r in runs), _shared(r.rule for r in runs)):
         if text:

@@ -47,7 +47,8 @@ class SkillData:
             UserError: Like `rllib_spirl.data.schema.read_parts`, or when no episode has ``horizon`` steps.
         """
         path = Path(path)
-        lengths = np.concatenate([_episode_lengths(file) for file in c.data_files(path)])
+        every_file = c.data_files(path)
+        lengths = np.concatenate([_episode_lengths(file) for file in every_file])
         train, held_out = split_episodes(len(lengths), validation_fraction, seed)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         windows = _windows(starts, held_out, horizon)
@@ -57,7 +58,7 @@ class SkillData:
         offset = 0
         parts = read_parts(path, columns=())
         with Progress(console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
-            for part in progress.track(parts, len(c.data_files(path)), description="reading data"):
+            for part in progress.track(parts, len(every_file), description="reading data"):
                 s, a = part.columns[c.STATE], part.columns[c.ACTION]
                 statistics = statistics or StateStatistics(s.shape[1], a.shape[1])
                 statistics.add(s, a, part.episode_starts)
@@ -128,13 +129,15 @@ class WindowStream:
         """Raises UserError when none of the episodes has H steps."""
         self._horizon, self._generator, self._device = horizon, generator, device
         self._state_dim, self._action_dim = data.state_dim, data.action_dim
-        self._files: list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] = []  # file, its starts, episodes to use
+        # Of each file, the episodes to use: their first rows and their lengths.
+        self._files: list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] = []
         first = 0
         for file, starts in zip(data.files, data.file_starts, strict=True):
             count = len(starts) - 1
             used = episodes[(first <= episodes) & (episodes < first + count)] - first
-            if (np.diff(starts)[used] >= horizon).any():
-                self._files.append((file, starts, used))
+            lengths = np.diff(starts)[used]
+            if (lengths >= horizon).any():
+                self._files.append((file, starts[used], lengths))
             first += count
         if not self._files:
             raise UserError(
@@ -142,7 +145,7 @@ class WindowStream:
                 "longer episodes, a smaller horizon or validation_fraction, or fewer workers"
             )
         frame = 4 * (data.state_dim + data.action_dim)
-        self._sizes = [frame * int(np.diff(starts)[used].sum()) for _, starts, used in self._files]
+        self._sizes = [frame * int(lengths.sum()) for _, _, lengths in self._files]
         self._memory = memory
         self.streamed = sum(self._sizes) > memory
 
@@ -182,19 +185,18 @@ class WindowStream:
             yield group
 
     def _read(self, files: Sequence[int]) -> Windows:
-        total = sum(int(np.diff(self._files[index][1])[self._files[index][2]].sum()) for index in files)
+        total = sum(int(self._files[index][2].sum()) for index in files)
         states, actions = torch.empty(total, self._state_dim), torch.empty(total, self._action_dim)
         window_frames = []
         offset = 0
         for index in files:
-            file, starts, used = self._files[index]
-            lengths = np.diff(starts)[used]
-            rows = np.repeat(starts[used] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+            file, starts, lengths = self._files[index]
+            kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            rows = np.repeat(starts - kept[:-1], lengths) + np.arange(kept[-1])
             table = c.read_columns(file, [c.STATE, c.ACTION], use_threads=not self.streamed)
             for name, values in ((c.STATE, states), (c.ACTION, actions)):
                 values[offset : offset + len(rows)] = torch.from_numpy(c.matrix(table, name, file)[rows])
             del table
-            kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             window_frames.append(offset + window_starts(kept, self._horizon))
             offset += len(rows)
         pa.default_memory_pool().release_unused()
