@@ -84,7 +84,7 @@ def test_what_acts_is_the_latest_policy(config: Maker, policy: str, regularize_t
             inputs = torch.tensor(state[None], dtype=torch.float32)
             wanted, kl = module(algorithm).skills(inputs)
             assert kl.item() > 1e-5
-            mean, std = acting._skills(acting._latest, state)
+            mean, std = acting._skills(state)
             np.testing.assert_allclose(mean, wanted.mean[0].detach(), atol=1e-5)
             np.testing.assert_allclose(std, wanted.stddev[0].detach(), atol=1e-5)
             np.testing.assert_allclose(acting.best(state), module(algorithm).best_skills(inputs)[0], atol=1e-5)

@@ -1,6 +1,7 @@
 """The policy as an env runner uses it: one state in, one skill out, in NumPy."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, MEAN_BOUND, ResidualPolicy, SkillPriorRLModule
@@ -18,31 +19,29 @@ class ActingPolicy:
     """
 
     def __init__(self, module: SkillPriorRLModule) -> None:
+        self._module = module
         self._prior = _Gaussian(module.prior)
         self._around_prior = module.regularized_to_prior
-        self._latest = self._residual_or_copy(module.policy)
-        self._averaged = self._residual_or_copy(module.averaged_policy)
-
-    @staticmethod
-    def _residual_or_copy(policy: object) -> "NumpyMLP | _Gaussian":
-        net = policy.net  # type: ignore[attr-defined]
-        return NumpyMLP(net) if isinstance(policy, ResidualPolicy) else _Gaussian(net)
+        policy = module.policy
+        self._policy = NumpyMLP(policy.net) if isinstance(policy, ResidualPolicy) else _Gaussian(policy.net)
 
     def sample(self, state: NDArray[np.floating], rng: np.random.Generator) -> Array:
         """z ~ π(z|s), (Z,), for a state (S,) in environment units."""
-        mean, std = self._skills(self._latest, state)
+        mean, std = self._skills(state)
         return mean + std * rng.standard_normal(len(mean), np.float32)
 
+    @torch.no_grad()
     def best(self, state: NDArray[np.floating]) -> Array:
-        """The averaged policy's mean, (Z,)."""
-        return self._skills(self._averaged, state)[0]
+        """The deterministic policy's skill, (Z,). In evaluation only, so PyTorch's overhead does not count."""
+        return self._module.best_skills(torch.as_tensor(np.asarray(state, np.float32))[None])[0].numpy()
 
-    def _skills(self, policy: "NumpyMLP | _Gaussian", state: NDArray[np.floating]) -> tuple[Array, Array]:
+    def _skills(self, state: NDArray[np.floating]) -> tuple[Array, Array]:
+        """π(z|s)'s mean and deviation, (Z,) each."""
         inputs = self._prior.normalize(state)
-        if isinstance(policy, _Gaussian):
-            return policy(inputs)
+        if isinstance(self._policy, _Gaussian):
+            return self._policy(inputs)
         prior_mean, prior_std = self._prior(inputs) if self._around_prior else (np.float32(0), np.float32(1))
-        mean, log_std = np.split(policy(inputs), 2)
+        mean, log_std = np.split(self._policy(inputs), 2)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
         log_std = LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND)
         return prior_mean + prior_std * mean, prior_std * np.exp(log_std)

@@ -19,6 +19,8 @@ from rllib_spirl.skills.checkpoint import load_skills
 
 # How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
 MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
+# How far from its mean the deterministic policy looks for better skills, in its standard deviations.
+CANDIDATE_SPREAD = 0.5
 
 
 class ResidualPolicy(nn.Module):
@@ -68,6 +70,9 @@ class CriticEnsemble(nn.Module):
             bound = 1 / math.sqrt(fan_in)  # torch's default for a Linear layer
             self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
+        # Before it has learned anything a critic prefers no skill to another.
+        nn.init.zeros_(self.weights[-1])
+        nn.init.zeros_(self.biases[-1])
         self.scales = nn.ParameterList(
             nn.Parameter(torch.ones(members, 1, hidden)) for _ in range(layers if layer_norm else 0)
         )
@@ -98,7 +103,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
 
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, policy_hidden,
-    policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha.
+    policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
+    evaluation_candidates.
     """
 
     def setup(self) -> None:
@@ -115,20 +121,24 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             self.policy = CopiedPolicy(self.prior)
         # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself.
+        around = torch.randn(c["evaluation_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
+        around[0] = 0
+        self.register_buffer("_around", around, persistent=False)
+        self.target_critic = CriticEnsemble(
+            state_dim + latent_dim,
+            hidden=c["critic_hidden"],
+            layers=c["critic_layers"],
+            members=c["critic_members"],
+            layer_norm=c["critic_layer_norm"],
+        ).requires_grad_(False)
         if not self.inference_only:
-            self.critic = CriticEnsemble(
-                state_dim + latent_dim,
-                hidden=c["critic_hidden"],
-                layers=c["critic_layers"],
-                members=c["critic_members"],
-                layer_norm=c["critic_layer_norm"],
-            )
-            self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+            self.critic = copy.deepcopy(self.target_critic).requires_grad_(True)
             # A parameter, so that it is saved with the module.
             self.log_alpha = nn.Parameter(torch.tensor(math.log(c["initial_alpha"])))
 
     def get_non_inference_attributes(self) -> list[str]:
-        return ["critic", "target_critic", "log_alpha"]
+        return ["critic", "log_alpha"]
 
     def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
         """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
@@ -140,8 +150,17 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         return self._around_prior(self.policy, states, prior or self.reference(states))
 
     def best_skills(self, states: Tensor) -> Tensor:
-        """States (B, S) to the averaged policy's mean skills (B, Z): the deterministic policy."""
-        return self._around_prior(self.averaged_policy, states, self.reference(states))[0].mean
+        """States (B, S) to skills (B, Z): the deterministic policy.
+
+        Of the averaged policy's mean and fixed points around it, the skill that the target critics value most. A mean
+        between two good skills can be a bad one, and a robot that only ever takes it stays stuck.
+        """
+        policy, _ = self._around_prior(self.averaged_policy, states, self.reference(states))
+        candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
+        inputs = self.prior.normalize(states).expand(len(candidates), -1, -1)
+        q = self.target_critic(inputs.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
+        best = q.view(len(candidates), -1).argmax(0)
+        return candidates[best, torch.arange(len(states))]
 
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:

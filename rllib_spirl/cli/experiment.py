@@ -77,13 +77,16 @@ class Experiment:
         return folder
 
 
-def load(path: str | Path, *, overrides: Sequence[str] = (), stops: Sequence[str] = ()) -> list[Experiment]:
+def load(
+    path: str | Path, *, overrides: Sequence[str] = (), stops: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[Experiment]:
     """Read an experiment file and check everything that can be checked without the algorithm.
 
     Args:
         path: the YAML file, ``{experiment name: {run, env, stop, config, ...}}``.
         overrides: ``"path.to.key=value"``; the path starts inside each experiment, the value is YAML.
         stops: ``"metric=number"``; when given, they replace the ``stop:`` of every experiment.
+        only: names of experiments; when given, the others are left out.
 
     Raises:
         UserError: one line that names file, experiment, key and the nearest valid key.
@@ -92,10 +95,15 @@ def load(path: str | Path, *, overrides: Sequence[str] = (), stops: Sequence[str
     document = parse_file(path)
     if not isinstance(document, dict) or not document:
         raise UserError(f"{path} holds no experiment; expected 'name: {{run: ..., env: ..., config: ...}}'")
+    for name in only:
+        if name not in document:
+            raise UserError(f"{path} has no experiment '{name}'{did_you_mean(name, [str(key) for key in document])}")
     criteria = dict(_parse_stop(text) for text in stops)
     changes = [_parse_override(text) for text in overrides]
     experiments = []
     for name, spec in document.items():
+        if only and name not in only:
+            continue
         if not isinstance(spec, dict):
             raise UserError(f"{path}: '{name}' is not an experiment (a mapping with 'run', 'env', 'config', ...)")
         spec = copy.deepcopy(spec)  # YAML aliases share objects between experiments

@@ -46,6 +46,7 @@ def train_file(
         list[str] | None,
         typer.Option("--set", help="path.to.key=value, e.g. config.lr=1e-4 (value: YAML). Repeatable."),
     ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this experiment of the file. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,
     verbose: Annotated[int, typer.Option("-v", count=True, help="-v: Ray's warnings and tables, -vv: more.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Tune scheduler: fifo, asha, hyperband, pbt, ...")] = None,
@@ -66,7 +67,7 @@ def train_file(
     from rllib_spirl.cli import session
 
     session.quiet(verbose)
-    experiments = load(file, overrides=set_ or (), stops=stop or ())
+    experiments = load(file, overrides=set_ or (), stops=stop or (), only=only or ())
     checkpoints = _checkpoint_flags(checkpoint_freq, checkpoint_at_end, keep_checkpoints_num, checkpoint_score_attr)
     plain: dict[str, Any] = {}
     if env is not None:
