@@ -1,4 +1,4 @@
-"""The one network shape used throughout, a multi-layer perceptron with LayerNorm, and fast matrix products for it."""
+"""The networks used throughout, perceptrons with LayerNorm and sets in front of them, and fast matrix products."""
 
 import math
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 
 def mlp(inputs: int, outputs: int, *, hidden: int, layers: int, layer_norm: bool = True) -> nn.Sequential:
@@ -28,6 +29,59 @@ def mlp(inputs: int, outputs: int, *, hidden: int, layers: int, layer_norm: bool
         width = hidden
     modules.append(nn.Linear(width, outputs))
     return nn.Sequential(*modules)
+
+
+class SetEncoder(nn.Module):
+    """Features of a state that is an agent's own numbers followed by any number of items: one attention pool.
+
+    Each item is embedded together with the agent's own part; each head then takes a weighted mean of its share of the
+    embeddings, with weights that depend on them too. Neither the items' order nor, in the size of the features, their
+    number matters: what is learned among five blocks works among eleven.
+
+    Args:
+        own: Numbers of the agent, at the front of a state.
+        item: Numbers of each item.
+        hidden: Width of an embedding; a multiple of ``heads``.
+    """
+
+    def __init__(self, own: int, item: int, *, hidden: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.own, self.item, self.heads = own, item, heads
+        self.outputs = own + hidden
+        self.from_own = nn.Linear(own, hidden)
+        self.from_item = nn.Linear(item, hidden, bias=False)
+        self.embed = nn.Linear(hidden, hidden)
+        self.score = nn.Linear(hidden, heads)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States (..., own + N·item) to features (..., own + hidden), the agent's own numbers in front."""
+        own, items = states[..., : self.own], states[..., self.own :].unflatten(-1, (-1, self.item))
+        items = self.embed(F.silu(self.from_item(items) + self.from_own(own).unsqueeze(-2)))
+        weights = self.score(items).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
+        pooled = (weights * items.unflatten(-1, (self.heads, -1))).sum(-3)
+        return torch.cat([own, F.silu(pooled.flatten(-2))], -1)
+
+
+class NumpySetEncoder:
+    """A `SetEncoder` for one state at a time. Shares its weights."""
+
+    def __init__(self, net: SetEncoder) -> None:
+        self._own, self._item, self._heads = net.own, net.item, net.heads
+        self._weights = [_view(x.weight) for x in (net.from_own, net.from_item, net.embed, net.score)]
+        self._biases = [_view(x.bias) for x in (net.from_own, net.embed, net.score)]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(own + N·item,) to (own + hidden,)."""
+        from_own, from_item, embed, score = self._weights
+        own_bias, embed_bias, score_bias = self._biases
+        own = x[: self._own]
+        items = _silu(x[self._own :].reshape(-1, self._item) @ from_item.T + (from_own @ own + own_bias))
+        items = items @ embed.T + embed_bias
+        scores = items @ score.T + score_bias
+        weights = np.exp(scores - scores.max(0))
+        weights /= weights.sum(0)
+        pooled = np.einsum("nh,nhd->hd", weights, items.reshape(len(items), self._heads, -1))
+        return np.concatenate([own, _silu(pooled.ravel())])
 
 
 class NumpyMLP:
@@ -51,9 +105,13 @@ class NumpyMLP:
         for scale, shift, eps, weight, bias in self._layers:
             x = x - np.add.reduce(x) / len(x)
             x = x * (scale / math.sqrt(x @ x / len(x) + eps)) + shift  # LayerNorm
-            x = x / (1 + np.exp(-x))  # SiLU
+            x = _silu(x)
             x = weight @ x + bias
         return x
+
+
+def _silu(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x / (1 + np.exp(-x))
 
 
 def _view(parameter: torch.Tensor) -> NDArray[np.float32]:

@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, MEAN_BOUND, ResidualPolicy, SkillPriorRLModule
 from rllib_spirl.nets import NumpyMLP
+from rllib_spirl.skills.decoder import NumpyStates
 from rllib_spirl.skills.model import LOG_STD_MAX, LOG_STD_MIN, SkillPrior
 
 Array = NDArray[np.float32]
@@ -20,10 +22,13 @@ class ActingPolicy:
 
     def __init__(self, module: SkillPriorRLModule) -> None:
         self._module = module
-        self._prior = _Gaussian(module.prior)
-        self._around_prior = module.regularized_to_prior
         policy = module.policy
-        self._policy = NumpyMLP(policy.net) if isinstance(policy, ResidualPolicy) else _Gaussian(policy.net)
+        self._residual = isinstance(policy, ResidualPolicy)
+        if isinstance(policy, ResidualPolicy):
+            self._policy = _Parameters(module.prior, policy.features, policy.net)
+        else:
+            self._policy = _Parameters(policy.net, policy.net.features, policy.net.net)
+        self._prior = _Parameters(module.prior, module.prior.features, module.prior.net)
 
     def sample(self, state: NDArray[np.floating], rng: np.random.Generator) -> Array:
         """z ~ π(z|s), (Z,), for a state (S,) in environment units."""
@@ -37,27 +42,28 @@ class ActingPolicy:
 
     def _skills(self, state: NDArray[np.floating]) -> tuple[Array, Array]:
         """π(z|s)'s mean and deviation, (Z,) each."""
-        inputs = self._prior.normalize(state)
-        if isinstance(self._policy, _Gaussian):
-            return self._policy(inputs)
-        prior_mean, prior_std = self._prior(inputs) if self._around_prior else (np.float32(0), np.float32(1))
-        mean, log_std = np.split(self._policy(inputs), 2)
+        if not self._residual:
+            return _gaussian(*self._policy(state))
+        mean, log_std = self._policy(state)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
-        log_std = LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND)
-        return prior_mean + prior_std * mean, prior_std * np.exp(log_std)
+        std = np.exp(LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND))
+        if not self._module.regularized_to_prior:
+            return mean, std
+        prior_mean, prior_std = _gaussian(*self._prior(state))
+        return prior_mean + prior_std * mean, prior_std * std
 
 
-class _Gaussian:
-    """A `SkillPrior` for single states."""
+class _Parameters:
+    """A network's two outputs for single states in environment units."""
 
-    def __init__(self, prior: SkillPrior) -> None:
-        self._net = NumpyMLP(prior.net)
-        self._mean, self._std = prior.mean.numpy(), prior.std.numpy()
+    def __init__(self, scale: SkillPrior, encoder: nn.Module, net: nn.Sequential) -> None:
+        self._states = NumpyStates(scale, encoder)
+        self._net = NumpyMLP(net)
 
-    def normalize(self, state: NDArray[np.floating]) -> Array:
-        return (np.asarray(state, np.float32) - self._mean) / self._std
+    def __call__(self, state: NDArray[np.floating]) -> tuple[Array, Array]:
+        mean, log_std = np.split(self._net(self._states(state)), 2)
+        return mean, log_std
 
-    def __call__(self, inputs: Array) -> tuple[Array, Array]:
-        """Normalised state (S,) to means and deviations, (Z,) each."""
-        mean, log_std = np.split(self._net(inputs), 2)
-        return mean, np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
+
+def _gaussian(mean: Array, log_std: Array) -> tuple[Array, Array]:
+    return mean, np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 from torch import Tensor
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
@@ -24,14 +25,16 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
         UserError: If the data set's dimensions are not the skill model's, or it lacks final states.
     """
     config = model.config
+    state_dim = flatdim(env.observation_space)
     share = min(1.0, capacity / count_frames(path))
     generator = torch.Generator().manual_seed(seed)
     kept: list[dict[str, Tensor]] = []
     for data in load_files(path):
-        if (data.state_dim, data.action_dim) != (config.state_dim, config.action_dim):
+        if (data.state_dim, data.action_dim) != (state_dim, config.action_dim):
             raise UserError(
-                f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the skills were "
-                f"trained on {config.state_dim} and {config.action_dim}. Set offline_data to the skills' own data."
+                f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the environment "
+                f"{state_dim} and {config.action_dim}. Set offline_data to demonstrations in this environment, or "
+                "offline_fraction to 0."
             )
         if np.diff(data.episode_starts).max() < config.horizon:
             continue
@@ -44,7 +47,7 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
     total = sum(len(columns["rewards"]) for columns in kept)
     if total == 0:
         raise UserError(f"{path}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
-    replay = SkillReplay(total, config.state_dim, config.latent_dim, seed)
+    replay = SkillReplay(total, state_dim, config.latent_dim, seed)
     while kept:
         replay.add(kept.pop(0))
     return replay

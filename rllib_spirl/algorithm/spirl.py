@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from gymnasium.spaces import flatdim
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -261,7 +262,8 @@ class SPiRL(Algorithm):
         checkpoint = str(self.config.skill_checkpoint)
         shape = load_card(checkpoint).model
         seed = self.config.seed or 0
-        self.replay = SkillReplay(self.config.replay_capacity, shape.state_dim, shape.latent_dim, seed)
+        state_dim = flatdim(self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID][0])  # of a set, not the skills' own
+        self.replay = SkillReplay(self.config.replay_capacity, state_dim, shape.latent_dim, seed)
         self.offline: SkillReplay | None = None
         if self.config.offline_data and self.config.offline_fraction > 0:
             model, _ = load_skills(checkpoint)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rllib_spirl.algorithm.losses import residual_kl
 from rllib_spirl.nets import mlp
 from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 
 # How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
 MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
@@ -30,16 +31,17 @@ class ResidualPolicy(nn.Module):
     copy of the prior's network makes the KL and Q explode where the prior is almost deterministic.
     """
 
-    def __init__(self, prior: nn.Module, state_dim: int, latent_dim: int, hidden: int, layers: int) -> None:
+    def __init__(self, shape: SkillModelConfig, hidden: int, layers: int) -> None:
         super().__init__()
-        self.net = mlp(state_dim, 2 * latent_dim, hidden=hidden, layers=layers)
+        self.features, inputs = shape.state_encoder()
+        self.net = mlp(inputs, 2 * shape.latent_dim, hidden=hidden, layers=layers)
         head = self.net[-1]
         assert isinstance(head, nn.Linear)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
 
     def forward(self, prior: Normal, states: Tensor) -> tuple[Normal, Tensor]:
-        mean, log_std = self.net(states).chunk(2, -1)
+        mean, log_std = self.net(self.features(states)).chunk(2, -1)
         mean = MEAN_BOUND * torch.tanh(mean / MEAN_BOUND)
         log_std = LOG_STD_BOUND * torch.tanh(log_std / LOG_STD_BOUND)
         z = Normal(prior.mean + prior.stddev * mean, prior.stddev * log_std.exp(), validate_args=False)
@@ -49,7 +51,7 @@ class ResidualPolicy(nn.Module):
 class CopiedPolicy(nn.Module):
     """π(z|s) as a trainable copy of the prior's network, the paper's parameterisation."""
 
-    def __init__(self, prior: nn.Module) -> None:
+    def __init__(self, prior: SkillPrior) -> None:
         super().__init__()
         self.net = copy.deepcopy(prior).requires_grad_(True)
 
@@ -61,9 +63,10 @@ class CopiedPolicy(nn.Module):
 class CriticEnsemble(nn.Module):
     """E critics Q(s, z) evaluated as one batched matrix product per layer."""
 
-    def __init__(self, inputs: int, *, hidden: int, layers: int, members: int, layer_norm: bool) -> None:
+    def __init__(self, shape: SkillModelConfig, *, hidden: int, layers: int, members: int, layer_norm: bool) -> None:
         super().__init__()
-        widths = [inputs, *[hidden] * layers, 1]
+        self.features, inputs = shape.state_encoder()  # one for all members
+        widths = [inputs + shape.latent_dim, *[hidden] * layers, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for fan_in, fan_out in pairwise(widths):
@@ -83,7 +86,10 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, states: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
         """Normalised states (B, S) and latents (B, Z) to values (E, B). ``frozen``: no gradient for the weights."""
-        x = torch.cat([states, z], -1).expand(self.members, -1, -1)
+        features = self.features(states)
+        if frozen:
+            features = features.detach()
+        x = torch.cat([features, z], -1).expand(self.members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:
@@ -110,13 +116,12 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def setup(self) -> None:
         c: dict[str, Any] = self.model_config
         skills, card = load_skills(c["skill_checkpoint"])
-        state_dim, latent_dim = card.model.state_dim, card.model.latent_dim
-        self.latent_dim = latent_dim
+        self.latent_dim = latent_dim = card.model.latent_dim
         self.prior = skills.prior
         self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
         self.policy: ResidualPolicy | CopiedPolicy
         if c["policy"] == "residual":
-            self.policy = ResidualPolicy(self.prior, state_dim, latent_dim, c["policy_hidden"], c["policy_layers"])
+            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"])
         else:
             self.policy = CopiedPolicy(self.prior)
         # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
@@ -126,7 +131,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         around[0] = 0
         self.register_buffer("_around", around, persistent=False)
         self.target_critic = CriticEnsemble(
-            state_dim + latent_dim,
+            card.model,
             hidden=c["critic_hidden"],
             layers=c["critic_layers"],
             members=c["critic_members"],

@@ -12,6 +12,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
+from rllib_spirl.skills.model import SkillModelConfig
 
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
@@ -35,14 +36,14 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
     def __init__(self, env: gym.Env, skill_checkpoint: str) -> None:
         super().__init__(env)
         model, card = load_skills(skill_checkpoint)
-        check_dimensions(env, skill_checkpoint, card.model.state_dim, card.model.action_dim)
+        check_dimensions(env, skill_checkpoint, card.model)
         self.horizon = card.model.horizon
         bound = np.full(card.model.latent_dim, np.inf, np.float32)
         self.action_space = Box(-bound, bound)
         assert isinstance(env.action_space, Box)
         self._low, self._high = env.action_space.low, env.action_space.high
         self._decoder = SkillDecoder(model)
-        self._observation: NDArray[np.floating] = np.zeros(card.model.state_dim, np.float32)
+        self._observation: NDArray[np.floating] = np.zeros(0, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observation, info = self.env.reset(seed=seed, options=options)
@@ -90,18 +91,20 @@ def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
     return found
 
 
-def check_dimensions(env: gym.Env, checkpoint: str, state_dim: int, action_dim: int) -> None:
+def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> None:
     """Raise a UserError unless the environment's flat observations and actions have the skill model's dimensions."""
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
-    for what, space, wanted in (
-        ("observations", env.observation_space, state_dim),
-        ("actions", env.action_space, action_dim),
-    ):
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
-        if flatdim(space) != wanted:
+    states, actions = flatdim(env.observation_space), flatdim(env.action_space)
+    for what, found, wanted, fits in (
+        ("observations", states, model.state_dim, model.fits(states)),
+        ("actions", actions, model.action_dim, actions == model.action_dim),
+    ):
+        if not fits:
             raise UserError(
-                f"{name} has {flatdim(space)}-dimensional {what}, but the skills in {checkpoint} were "
+                f"{name} has {found}-dimensional {what}, but the skills in {checkpoint} were "
                 f"trained on {wanted}. Use skills pretrained on this environment's data."
             )
 

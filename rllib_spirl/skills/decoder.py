@@ -2,11 +2,28 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from rllib_spirl.nets import NumpyMLP
-from rllib_spirl.skills.model import SkillModel
+from rllib_spirl.nets import NumpyMLP, NumpySetEncoder, SetEncoder
+from rllib_spirl.skills.model import SkillModel, SkillPrior
 
 Array = NDArray[np.float32]
+
+
+class NumpyStates:
+    """`SkillPrior.normalize` and a state encoder, for one state at a time. Shares their weights."""
+
+    def __init__(self, prior: SkillPrior, encoder: nn.Module) -> None:
+        self._prior = prior
+        self._encoder = NumpySetEncoder(encoder) if isinstance(encoder, SetEncoder) else None
+        self._mean, self._std = np.zeros(0, np.float32), np.ones(0, np.float32)
+
+    def __call__(self, state: NDArray[np.floating]) -> Array:
+        """A state (S,) in environment units to features (F,)."""
+        if len(self._mean) != len(state):
+            self._mean, self._std = (x.numpy() for x in self._prior.scale(len(state)))
+        normalised = (np.asarray(state, np.float32) - self._mean) / self._std
+        return normalised if self._encoder is None else self._encoder(normalised)
 
 
 class SkillDecoder:
@@ -21,12 +38,17 @@ class SkillDecoder:
         self._horizon = model.config.horizon
         self._plan: Array | None = None
         self._closed_loop = model.closed_loop
-        self._states = model.config.state_dim if model.closed_loop else 0
-        # The normalisation of states as part of the first layer, and what z adds to it, once per skill.
-        scaled = self._net.weight[:, : self._states] / model.prior.std.numpy()[: self._states]
-        self._from_state = np.ascontiguousarray(scaled)
-        self._from_z = np.ascontiguousarray(self._net.weight[:, self._states :])
-        self._bias = self._net.bias - scaled @ model.prior.mean.numpy()[: self._states]
+        weight, self._bias = self._net.weight, self._net.bias
+        inputs = weight.shape[1] - model.config.latent_dim
+        self._encoder: NumpyStates | None = None
+        from_state = weight[:, :inputs]
+        if model.config.state_set is not None:
+            self._encoder = NumpyStates(model.prior, model.features)
+        elif self._closed_loop:  # the normalisation of states as part of the first layer
+            from_state = from_state / model.prior.std.numpy()
+            self._bias = self._bias - from_state @ model.prior.mean.numpy()
+        self._from_state = np.ascontiguousarray(from_state)
+        self._from_z = np.ascontiguousarray(weight[:, inputs:])  # what z adds, once per skill
         self._start = self._bias
         self._step = 0
 
@@ -42,6 +64,7 @@ class SkillDecoder:
         if self._plan is not None:
             action = self._plan[self._step]
         else:
-            action = self._net.head(self._from_state @ np.asarray(state, np.float32) + self._start)
+            inputs = np.asarray(state, np.float32) if self._encoder is None else self._encoder(state)
+            action = self._net.head(self._from_state @ inputs + self._start)
         self._step += 1
         return action

@@ -4,17 +4,26 @@ Shapes: B batch, H horizon (low-level steps), S state, A action, Z latent. State
 everywhere outside this file; the model normalises them itself.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.nets import mlp
+from rllib_spirl.nets import SetEncoder, mlp
 
 # Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+class StateSet(BaseModel):
+    """How to read a state as a set: the agent's ``own`` numbers, then items of ``item`` numbers each, in any order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    own: int = Field(gt=0)
+    item: int = Field(gt=0)
 
 
 class SkillModelConfig(BaseModel):
@@ -23,6 +32,8 @@ class SkillModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_dim: int = Field(gt=0)
+    state_set: StateSet | None = None
+    """Where there is one, the model works with states of any number of items."""
     action_dim: int = Field(gt=0)
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0)
@@ -30,6 +41,29 @@ class SkillModelConfig(BaseModel):
     hidden: int = Field(default=128, gt=0)
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
+
+    @model_validator(mode="after")
+    def _whole_items(self) -> Self:
+        if self.state_set is not None and not self.fits(self.state_dim):
+            raise ValueError(
+                f"states of {self.state_dim} numbers are not {self.state_set.own} and a number of items of "
+                f"{self.state_set.item}"
+            )
+        return self
+
+    def fits(self, state_dim: int) -> bool:
+        """Whether the model works with states of ``state_dim`` numbers."""
+        if self.state_set is None:
+            return state_dim == self.state_dim
+        items = state_dim - self.state_set.own
+        return items > 0 and items % self.state_set.item == 0
+
+    def state_encoder(self) -> tuple[nn.Module, int]:
+        """A new network from normalised states (..., S) to features (..., F), and F: for flat states, themselves."""
+        if self.state_set is None:
+            return nn.Identity(), self.state_dim
+        encoder = SetEncoder(self.state_set.own, self.state_set.item)
+        return encoder, encoder.outputs
 
 
 def gaussian(parameters: Tensor) -> Normal:
@@ -39,24 +73,53 @@ def gaussian(parameters: Tensor) -> Normal:
 
 
 class SkillPrior(nn.Module):
-    """p_a(z|s): the Gaussian over skills that the demonstrations make likely in a state. Normalises states itself."""
+    """p_a(z|s): the Gaussian over skills that the demonstrations make likely in a state. Normalises states itself.
+
+    ``mean`` and ``std`` are (S,); of a set, (own + item,): all items share theirs.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: SkillModelConfig) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(config.state_dim))
-        self.register_buffer("std", torch.ones(config.state_dim))
-        self.net = mlp(config.state_dim, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
+        self.state_set = config.state_set
+        width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.features, inputs = config.state_encoder()
+        self.net = mlp(inputs, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
+
+    @torch.no_grad()
+    def set_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Normalise by means and deviations (S,) from now on; those of a set's items are pooled."""
+        if self.state_set is not None:
+            own = self.state_set.own
+            means, variances = (x[own:].unflatten(0, (-1, self.state_set.item)) for x in (mean, std.square()))
+            spread = (variances + means.square()).mean(0) - means.mean(0).square()
+            mean, std = torch.cat([mean[:own], means.mean(0)]), torch.cat([std[:own], spread.sqrt()])
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def scale(self, state_dim: int) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (S,) of states of ``state_dim`` numbers."""
+        if self.state_set is None:
+            return self.mean, self.std
+        own, item = self.state_set.own, self.state_set.item
+        items = (state_dim - own) // item
+        return (
+            torch.cat([self.mean[:own], self.mean[own:].repeat(items)]),
+            torch.cat([self.std[:own], self.std[own:].repeat(items)]),
+        )
 
     def normalize(self, states: Tensor) -> Tensor:
         """States (..., S) in environment units to zero mean and unit variance over the data set."""
-        return (states - self.mean) / self.std
+        mean, std = self.scale(states.shape[-1])
+        return (states - mean) / std
 
     def forward(self, states: Tensor) -> Normal:
         """The states (B, S) in which skills start to a Gaussian over (B, Z)."""
-        return gaussian(self.net(self.normalize(states)))
+        return gaussian(self.net(self.features(self.normalize(states))))
 
 
 class SkillModel(nn.Module):
@@ -70,17 +133,19 @@ class SkillModel(nn.Module):
         super().__init__()
         self.config = c = config
         self.closed_loop = c.decoder == "closed_loop"
-        encoder_inputs = c.horizon * (c.action_dim + (c.state_dim if self.closed_loop else 0))
+        features, inputs = c.state_encoder() if self.closed_loop else (nn.Identity(), 0)
+        self.features = features  # of the encoder and the decoder; the prior has its own
+        encoder_inputs = c.horizon * (c.action_dim + inputs)
         self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
         if self.closed_loop:
-            self.decoder = mlp(c.state_dim + c.latent_dim, c.action_dim, hidden=c.hidden, layers=c.layers)
+            self.decoder = mlp(inputs + c.latent_dim, c.action_dim, hidden=c.hidden, layers=c.layers)
         else:
             self.decoder = mlp(c.latent_dim, c.horizon * c.action_dim, hidden=c.hidden, layers=c.layers)
         self.prior = SkillPrior(config)
 
     def posterior(self, states: Tensor, actions: Tensor) -> Normal:
         """q(z | window): states (B, H, S) and actions (B, H, A) to a Gaussian over (B, Z)."""
-        window = torch.cat([self.prior.normalize(states), actions], -1) if self.closed_loop else actions
+        window = torch.cat([self._seen(states), actions], -1) if self.closed_loop else actions
         return gaussian(self.encoder(window.flatten(1)))
 
     def decode(self, z: Tensor, states: Tensor) -> Tensor:
@@ -88,7 +153,10 @@ class SkillModel(nn.Module):
         if not self.closed_loop:
             return self.decoder(z).unflatten(-1, (self.config.horizon, self.config.action_dim))
         repeated = z.unsqueeze(1).expand(-1, states.shape[1], -1)
-        return self.decoder(torch.cat([self.prior.normalize(states), repeated], -1))
+        return self.decoder(torch.cat([self._seen(states), repeated], -1))
+
+    def _seen(self, states: Tensor) -> Tensor:
+        return self.features(self.prior.normalize(states))
 
 
 def skill_loss(

@@ -20,6 +20,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rllib_spirl import paths
@@ -126,7 +127,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         rank=rank,
         world_size=world_size,
         device=get_device(),
-        wrap=prepare_model if world_size > 1 else None,
+        wrap=_distributed if world_size > 1 else None,
     )
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
@@ -162,6 +163,11 @@ def train_worker(settings: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint=checkpoint)
     if writer is not None:
         writer.close()
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    # The buffers are constants; sending them around before every step would cost as much as the gradients do.
+    return prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True})
 
 
 @ray.remote(num_cpus=0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.skills.dataset import SkillData, WindowStream
-from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
 
 
 class PretrainConfig(BaseModel):
@@ -26,6 +26,7 @@ class PretrainConfig(BaseModel):
     hidden: int = Field(default=128, gt=0)
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
+    state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
 
     updates: int = Field(default=10_000, gt=0, description="Gradient steps in all.")
     batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
@@ -47,7 +48,8 @@ class PretrainConfig(BaseModel):
     memory_gib: float = Field(default=1.0, gt=0, description="Frames a worker holds; data beyond that is streamed.")
 
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
-        shape = self.model_dump(include={"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers"})
+        names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
+        shape = self.model_dump(include=names)
         return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, **shape)
 
 
@@ -80,11 +82,10 @@ class SkillTrainer:
 
         std = np.maximum(data.statistics.std, config.std_floor)
         self.model = SkillModel(config.model(data.state_dim, data.action_dim)).to(device)
-        self.model.prior.mean.copy_(torch.from_numpy(data.statistics.mean))
-        self.model.prior.std.copy_(torch.from_numpy(std))
+        self.model.prior.set_scale(torch.from_numpy(data.statistics.mean), torch.from_numpy(std))
         correction = data.statistics.correction(std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
-        self._noise_scale = config.state_noise * self.model.prior.std
+        self._noise_scale = config.state_noise * torch.from_numpy(std).to(device)
         torch.manual_seed(config.seed + 1000 * rank)  # every worker begins with the same weights and draws other noise
         self._rank = rank
         loss_module = SkillLoss(self.model)
