@@ -31,6 +31,10 @@ def mlp(inputs: int, outputs: int, *, hidden: int, layers: int, layer_norm: bool
     return nn.Sequential(*modules)
 
 
+# Items are given a second time on a scale that is fine about their origin, where the agent is: it works there.
+FINE = np.float32(30)
+
+
 class SetEncoder(nn.Module):
     """Features of a state that is an agent's own numbers followed by any number of items: one attention pool.
 
@@ -49,13 +53,14 @@ class SetEncoder(nn.Module):
         self.own, self.item, self.heads = own, item, heads
         self.outputs = own + hidden
         self.from_own = nn.Linear(own, hidden)
-        self.from_item = nn.Linear(item, hidden, bias=False)
+        self.from_item = nn.Linear(2 * item, hidden, bias=False)
         self.embed = nn.Linear(hidden, hidden)
         self.score = nn.Linear(hidden, heads)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., own + N·item) to features (..., own + hidden), the agent's own numbers in front."""
         own, items = states[..., : self.own], states[..., self.own :].unflatten(-1, (-1, self.item))
+        items = torch.cat([items, torch.asinh(float(FINE) * items)], -1)
         items = self.embed(F.silu(self.from_item(items) + self.from_own(own).unsqueeze(-2)))
         weights = self.score(items).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
         pooled = (weights * items.unflatten(-1, (self.heads, -1))).sum(-3)
@@ -75,7 +80,9 @@ class NumpySetEncoder:
         from_own, from_item, embed, score = self._weights
         own_bias, embed_bias, score_bias = self._biases
         own = x[: self._own]
-        items = _silu(x[self._own :].reshape(-1, self._item) @ from_item.T + (from_own @ own + own_bias))
+        items = x[self._own :].reshape(-1, self._item)
+        items = np.concatenate([items, np.arcsinh(float(FINE) * items)], 1)
+        items = _silu(items @ from_item.T + (from_own @ own + own_bias))
         items = items @ embed.T + embed_bias
         scores = items @ score.T + score_bias
         weights = np.exp(scores - scores.max(0))

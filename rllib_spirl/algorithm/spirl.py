@@ -79,7 +79,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.offline_updates = 2000
         self.learner_threads = 1
         self.eval_seed = 10_000
-        self.evaluation_candidates = 32
+        self.skill_candidates = 32
 
         # RLlib's own settings, where this algorithm wants other values.
         self.gamma = 0.97
@@ -125,7 +125,7 @@ class SPiRLConfig(AlgorithmConfig):
         offline_updates: int = NotProvided,
         learner_threads: int = NotProvided,
         eval_seed: int = NotProvided,
-        evaluation_candidates: int = NotProvided,
+        skill_candidates: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set the training-related configuration.
@@ -156,7 +156,7 @@ class SPiRLConfig(AlgorithmConfig):
             offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
             learner_threads: Torch threads of a local learner.
             eval_seed: Evaluation episodes use the seeds eval_seed, eval_seed + 1, …
-            evaluation_candidates: How many skills at and around the averaged policy's mean the deterministic policy
+            skill_candidates: How many skills at and around the averaged policy's mean the deterministic policy
                 chooses from, by their value; 1 is the mean.
 
         Returns:
@@ -184,7 +184,7 @@ class SPiRLConfig(AlgorithmConfig):
             "critic_layers",
             "policy_layers",
             "train_batch_size_per_learner",
-            "evaluation_candidates",
+            "skill_candidates",
         ):
             if getattr(self, name) < 1:
                 self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -236,7 +236,7 @@ class SPiRLConfig(AlgorithmConfig):
             "critic_members",
             "critic_layer_norm",
             "initial_alpha",
-            "evaluation_candidates",
+            "skill_candidates",
         )
         return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
 

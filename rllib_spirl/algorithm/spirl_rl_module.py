@@ -110,7 +110,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, policy_hidden,
     policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
-    evaluation_candidates.
+    skill_candidates.
     """
 
     def setup(self) -> None:
@@ -127,7 +127,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
         # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself.
-        around = torch.randn(c["evaluation_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
+        around = torch.randn(c["skill_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
         around[0] = 0
         self.register_buffer("_around", around, persistent=False)
         self.target_critic = CriticEnsemble(

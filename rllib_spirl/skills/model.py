@@ -92,12 +92,15 @@ class SkillPrior(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Normalise by means and deviations (S,) from now on; those of a set's items are pooled."""
+        """Normalise by means and deviations (S,) from now on; a set's items by one scale for all.
+
+        Items are not centred: zero is where the agent is.
+        """
         if self.state_set is not None:
             own = self.state_set.own
             means, variances = (x[own:].unflatten(0, (-1, self.state_set.item)) for x in (mean, std.square()))
-            spread = (variances + means.square()).mean(0) - means.mean(0).square()
-            mean, std = torch.cat([mean[:own], means.mean(0)]), torch.cat([std[:own], spread.sqrt()])
+            spread = (variances + means.square()).mean(0).sqrt()
+            mean, std = torch.cat([mean[:own], torch.zeros_like(spread)]), torch.cat([std[:own], spread])
         self.mean.copy_(mean)
         self.std.copy_(std)
 
