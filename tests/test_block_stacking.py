@@ -76,7 +76,7 @@ class TestEnvironment:
             state, info = env.reset(seed=seed)
             assert np.diff(np.sort(split(state)[1][:, 0])).min() > SPACING - 1e-6
             assert levels(state).tolist() == [0] * 11
-            assert info == {"tower_height": 1, "stacked_blocks": 0}
+            assert info["measures"] == {"tower_height": 1, "stacked_blocks": 0}
 
     def test_actions_are_velocities_and_an_opening(self) -> None:
         env = BlockStackingEnv(blocks=2)
@@ -146,7 +146,7 @@ class TestPhysics:
             state, _, _, _, info = env.step(np.array([0.0, 0.0, 1.0]))
         moved = np.abs((split(state)[1] - split(before)[1])[:, :2] + (state[:2] - before[:2])).max()
         assert moved < 0.004  # they sink a fraction of a millimetre into each other
-        assert info["tower_height"] == height
+        assert info["measures"]["tower_height"] == height
 
     def test_lifts_a_block_and_keeps_it(self) -> None:
         env = BlockStackingEnv(blocks=2)
@@ -217,7 +217,7 @@ class TestRewards:
                     state, earned, terminated, _, info = env.step(action)
                     states.append(state)
                     rewards.append(earned)
-                    assert potential(state, "sparse") == info["tower_height"]
+                    assert potential(state, "sparse") == info["measures"]["tower_height"]
                     if terminated:
                         done_at = len(rewards) - 1
                         break

@@ -335,11 +335,17 @@ class SPiRL(Algorithm):
             infos = episode.get_infos(slice(-count, None))
             self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
             added += count
-            if episode.is_done and "subtasks" in infos[-1]:
-                subtasks = infos[-1]["subtasks"]
-                self.metrics.log_value("completed_subtasks", sum(subtasks.values()), window=20)
-                self.metrics.log_dict({k: float(v) for k, v in subtasks.items()}, key="subtask_rate", window=20)
+            if episode.is_done:
+                self._log_end(infos[-1])
         return added
+
+    def _log_end(self, info: dict[str, Any]) -> None:
+        """What the environment says of a training episode's end, as means over the last 20."""
+        if "subtasks" in info:
+            self.metrics.log_value("completed_subtasks", sum(info["subtasks"].values()), window=20)
+            self.metrics.log_dict({k: float(v) for k, v in info["subtasks"].items()}, key="subtask_rate", window=20)
+        for name, value in info.get("measures", {}).items():
+            self.metrics.log_value(name, value, window=20)
 
     def _learn(self, updates: int, offline_fraction: float) -> None:
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):

@@ -21,7 +21,12 @@ ALIASES = {
     "episode_reward_mean": "env_runners/episode_return_mean",
     "episode_return_mean": "env_runners/episode_return_mean",
 }
-EVALUATION = ("evaluation/completed_subtasks", "evaluation/env_runners/episode_return_mean")
+EVALUATION = (
+    "evaluation/completed_subtasks",
+    "evaluation/stacked_blocks",
+    "evaluation/episode_return",
+    "evaluation/env_runners/episode_return_mean",
+)
 LINE_EVERY_S = 1.0
 
 

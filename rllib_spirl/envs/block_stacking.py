@@ -245,8 +245,8 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     Lifting again and again earns nothing. What is worth something is read off the (float32) observation, so that
     recorded states determine the rewards.
     Terminated: all blocks are one tower. Truncated: after ``max_episode_steps``.
-    Info: ``tower_height`` (blocks in the highest tower; 1 while none is stacked), ``stacked_blocks`` (how many stand on
-    another).
+    Info: ``measures``, of which ``tower_height`` (blocks in the highest tower; 1 while none is stacked) and
+    ``stacked_blocks`` (how many stand on another).
 
     Args:
         blocks: How many; 2 to 12. They start on the floor, at least ``SPACING`` apart.
@@ -324,7 +324,7 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         level = levels(state)
         before, self._worth = self._worth, float(_potential(state, level, self.reward))
         info = self._info(level)
-        terminated = info["tower_height"] == self.blocks
+        terminated = info["measures"]["tower_height"] == self.blocks
         truncated = not terminated and self._steps >= self.max_episode_steps
         return self._observe(state), self._worth - before, terminated, truncated, info
 
@@ -383,4 +383,4 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         return {"state": state, "images": np.stack((previous, picture))}
 
     def _info(self, level: NDArray[np.intp]) -> dict[str, Any]:
-        return {"tower_height": int(level.max()) + 1, "stacked_blocks": int((level > 0).sum())}
+        return {"measures": {"tower_height": int(level.max()) + 1, "stacked_blocks": int((level > 0).sum())}}

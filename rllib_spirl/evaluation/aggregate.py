@@ -9,7 +9,14 @@ import numpy as np
 from rllib_spirl.evaluation.runs import Array, Curve
 from rllib_spirl.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
 
-Metric = Literal["completed_subtasks", "all_completed", "episode_return"]
+Metric = Literal["completed_subtasks", "all_completed", "stacked_blocks", "tower_height", "episode_return"]
+METRICS: dict[Metric, str] = {
+    "completed_subtasks": "completed subtasks",
+    "all_completed": "episodes with all subtasks completed",
+    "stacked_blocks": "stacked blocks",
+    "tower_height": "height of the tower",
+    "episode_return": "episode return",
+}
 # Of every bootstrap of a report: the same runs give the same report.
 BOOTSTRAP_SEED = 0
 
@@ -55,10 +62,13 @@ def by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def choose_metric(curves: Sequence[Curve]) -> Metric:
-    """Completed subtasks where every evaluated run reports them, else the episode return."""
+    """What the task is about where every evaluated run reports it, else the episode return."""
     evaluated = [c for c in curves if len(c.env_steps)]
-    if all(np.isfinite(c.completed_subtasks).any() for c in evaluated):
-        return "completed_subtasks"
+    sparse = all(c.rule == "sparse reward" for c in evaluated)
+    metrics: tuple[Metric, ...] = ("completed_subtasks", "tower_height" if sparse else "stacked_blocks")
+    for metric in metrics:
+        if all(np.isfinite(getattr(c, metric)).any() for c in evaluated):
+            return metric
     return "episode_return"
 
 

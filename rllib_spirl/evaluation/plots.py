@@ -12,18 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from rllib_spirl.evaluation.aggregate import MethodCurve, align
+from rllib_spirl.evaluation.aggregate import METRICS, MethodCurve, Metric, align
 from rllib_spirl.evaluation.runs import Array, Curve
 
 # Okabe and Ito's colours, which colour-blind people tell apart too; then the same ones with other line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "-.", ":")
 _STEPS = "environment steps (low-level, warm-up included)"
-_LABELS = {
-    "completed_subtasks": "completed subtasks",
-    "all_completed": "episodes with all subtasks completed",
-    "episode_return": "episode return",
-}
 _STYLE: Any = {
     "font.size": 13,
     "axes.titlesize": 14,
@@ -77,7 +72,7 @@ def learning_curve(methods: Sequence[MethodCurve], path: Path, *, published: boo
         of = f" (of {total.pop()})" if metric == "completed_subtasks" and len(total) == 1 else ""
         axes.set(
             xlabel=_STEPS,
-            ylabel=f"{_LABELS[metric]}{of}",
+            ylabel=f"{METRICS[metric]}{of}",
             title=_title(runs),
         )
         if metric != "episode_return":
@@ -149,7 +144,7 @@ def divergence(methods: Sequence[MethodCurve], path: Path) -> None:
         _save(figure, path)
 
 
-def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Curve], path: Path) -> None:
+def sweep(key: str, values: Array, scores: Array, metric: Metric, runs: Sequence[Curve], path: Path) -> None:
     """The last evaluation of every trial, and their mean, against the setting ``key`` that varies; (N,) each."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
@@ -158,7 +153,7 @@ def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Cu
         axes.plot(values, scores, "o", markersize=8, color=_COLOURS[0])
         name = "target divergence δ, nats" if key == "target_divergence" else key
         steps = np.median([run.env_steps[-1] for run in runs])
-        axes.set(xlabel=name, ylabel=f"{_LABELS[metric]} at {_thousands(round(steps, -3))} environment steps")
+        axes.set(xlabel=name, ylabel=f"{METRICS[metric]} at {_thousands(round(steps, -3))} environment steps")
         axes.set_title(_title(runs))
         if distinct.min() > 0 and distinct.max() / distinct.min() >= 20:
             axes.set_xscale("log")

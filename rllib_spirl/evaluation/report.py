@@ -17,6 +17,7 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import plots
 from rllib_spirl.evaluation.aggregate import (
     BOOTSTRAP_SEED,
+    METRICS,
     MethodCurve,
     Metric,
     aggregate,
@@ -39,12 +40,6 @@ from rllib_spirl.skills.checkpoint import load_card
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
-_METRICS: tuple[Metric, ...] = ("completed_subtasks", "all_completed", "episode_return")
-_NAMES = {
-    "completed_subtasks": "completed subtasks",
-    "all_completed": "all subtasks completed",
-    "episode_return": "episode return",
-}
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path, *, published: bool = False) -> Path:
@@ -131,7 +126,7 @@ def _reported(groups: dict[str, list[Curve]]) -> list[tuple[str, MethodCurve]]:
     return [
         (metric, aggregate(name, members, metric))
         for name, members in groups.items()
-        for metric in _METRICS
+        for metric in METRICS
         if all(np.isfinite(getattr(run, metric)).all() for run in members)
     ]
 
@@ -175,7 +170,7 @@ def _json(groups: dict[str, list[Curve]], metric: Metric) -> dict[str, Any]:
 
 
 def _run(run: Curve) -> dict[str, Any]:
-    names = ("env_steps", "seconds", "episodes", *_METRICS)
+    names = ("env_steps", "seconds", "episodes", *METRICS)
     return {
         "trial": run.trial.name,
         "seed": run.seed,
@@ -200,7 +195,7 @@ def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: M
     parts.append(f"## At the last evaluation\n\n{_final_table(methods, metric)}")
     if milestones := _milestone_table(methods):
         parts.append(
-            f"## Along the way\n\nIQM of {_NAMES[metric]} at the evaluation nearest to each number of steps.\n\n"
+            f"## Along the way\n\nIQM of {METRICS[metric]} at the evaluation nearest to each number of steps.\n\n"
             f"{milestones}"
         )
     if "subtask_rates.png" in pictures:
@@ -242,7 +237,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
     subtasks = metric == "completed_subtasks"
-    header = ["method", "data", "runs (skill models)", "env steps", f"{_NAMES[metric]}: IQM [95 %]", "mean"]
+    header = ["method", "data", "runs (skill models)", "env steps", f"{METRICS[metric]}: IQM [95 %]", "mean"]
     header += ["all completed"] if subtasks else []
     header += ["first evaluation", "prior alone: mean / sampled", "minutes"]
     rows = []

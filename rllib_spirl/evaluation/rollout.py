@@ -16,6 +16,8 @@ class EpisodeResult(BaseModel):
     low_level_steps: int
     subtasks: dict[str, bool] = {}
     """Which of the target's subtasks were completed, where the environment reports them."""
+    measures: dict[str, float] = {}
+    """What else the environment says of the episode's end, in ``info["measures"]``."""
 
 
 def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> EpisodeResult:
@@ -27,11 +29,17 @@ def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> Episod
         total += float(reward)
         steps += info.get("low_level_steps", 1)
         done = terminated or truncated
-    return EpisodeResult(seed=seed, episode_return=total, low_level_steps=steps, subtasks=info.get("subtasks", {}))
+    return EpisodeResult(
+        seed=seed,
+        episode_return=total,
+        low_level_steps=steps,
+        subtasks=info.get("subtasks", {}),
+        measures=info.get("measures", {}),
+    )
 
 
 def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Means over episodes: return, length and, where subtasks are known, how many and which were completed."""
+    """Means over episodes: return, length and, where they are known, subtasks (how many and which) and measures."""
     summary: dict[str, Any] = {
         "episodes": len(episodes),
         "episode_return": float(np.mean([e.episode_return for e in episodes])),
@@ -42,4 +50,6 @@ def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
         summary["completed_subtasks"] = float(done.sum(1).mean())
         summary["all_completed"] = float(done.all(1).mean())
         summary["subtask_rate"] = dict(zip(episodes[0].subtasks, done.mean(0).tolist(), strict=True))
+    for name in episodes[0].measures:
+        summary[name] = float(np.mean([e.measures[name] for e in episodes]))
     return summary

@@ -16,6 +16,7 @@ RESULTS = "result.json"
 # Tune's copy of the experiment's YAML, see rllib_spirl.cli.training.
 RECORD = "experiment.yaml"
 KITCHEN = "rllib_spirl/Kitchen-v0"
+BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
 Array = NDArray[np.float64]
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
@@ -33,7 +34,7 @@ class Curve:
     task: str
     """Target subtasks, ``microwave, kettle``; empty where the environment has none."""
     rule: str
-    """"in this order" or "in any order" where the environment distinguishes them, else empty."""
+    """"in this order", "in any order", "sparse reward" and the like, where the environment distinguishes them."""
     data: str
     skill_checkpoint: str
     target_divergence: float
@@ -44,6 +45,8 @@ class Curve:
     episodes: Array
     completed_subtasks: Array
     all_completed: Array
+    stacked_blocks: Array
+    tower_height: Array
     episode_return: Array
     subtask_rate: dict[str, Array]
     train_steps: Array
@@ -278,6 +281,8 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         episodes=evaluations("episodes"),
         completed_subtasks=evaluations("completed_subtasks"),
         all_completed=evaluations("all_completed"),
+        stacked_blocks=evaluations("stacked_blocks"),
+        tower_height=evaluations("tower_height"),
         episode_return=np.array([_return(r["evaluation"]) for r in evaluated]),
         subtask_rate={name: evaluations("subtask_rate", name) for name in names},
         train_steps=np.array([_steps(r) for r in results]),
@@ -291,6 +296,8 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
 
 
 def _rule(env: Any, env_config: Mapping[str, Any]) -> str:
+    if env == BLOCK_STACKING:
+        return f"{env_config.get('reward', 'dense')} reward"
     ordered = env_config.get("ordered", True if env == KITCHEN else None)
     return "" if ordered is None else "in this order" if ordered else "in any order"
 
