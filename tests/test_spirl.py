@@ -72,6 +72,28 @@ def test_the_policy_can_be_regularized_to_a_unit_gaussian(config: Maker) -> None
 
 
 @pytest.mark.parametrize("policy", ["residual", "copied"])
+def test_the_deterministic_policy_takes_the_most_valuable_skill_near_its_mean(config: Maker, policy: str) -> None:
+    algorithm = config(policy=policy, skill_candidates=16).build_algo()
+    states = torch.randn(32, 2)
+    try:
+        acting = module(algorithm)
+        mean = acting._around_prior(acting.averaged_policy, states, acting.reference(states))[0].mean
+        with torch.no_grad():
+            assert torch.equal(acting.best_skills(states), mean)  # critics that know nothing
+            acting.target_critic.weights[-1].normal_()
+            best = acting.best_skills(states)
+            inputs = acting.prior.normalize(states)
+            gain = acting.target_critic(inputs, best).amin(0) - acting.target_critic(inputs, mean).amin(0)
+        assert (gain >= 0).all()
+        assert (gain > 0).any()
+        assert torch.equal(acting.best_skills(states), best)  # deterministic
+        acting._around = acting._around[:1]
+        assert torch.equal(acting.best_skills(states), mean)
+    finally:
+        algorithm.stop()
+
+
+@pytest.mark.parametrize("policy", ["residual", "copied"])
 @pytest.mark.parametrize("regularize_to", ["prior", "unit"])
 def test_what_acts_is_the_latest_policy(config: Maker, policy: str, regularize_to: str) -> None:
     """The env runner's NumPy policy follows the learner's module through the updates."""
