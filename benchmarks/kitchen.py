@@ -28,6 +28,7 @@ def main(
     folder: Path = Path("~/rllib_spirl_runs"),
     settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
     name: str | None = None,
+    jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
 ) -> None:
     """Train, then aggregate."""
     learn(
@@ -37,6 +38,7 @@ def main(
         steps,
         folder,
         settings,
+        jobs,
         experiment=experiment,
         record=record,
         results=RESULTS / "kitchen.json",

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ def learn(
     steps: int | None,
     folder: Path,
     settings: list[str],
+    jobs: int,
     *,
     experiment: str | None,
     record: Callable[[str, Curve], dict[str, Any]],
@@ -45,6 +47,8 @@ def learn(
         steps: Low-level environment steps, instead of the example's.
         folder: Of runs; finished ones are not repeated and interrupted ones go on.
         settings: ``path.to.key=value``, as for ``rllib train file --set``.
+        jobs: Runs at a time. Several have their env runner in their own process: on as many cores as jobs that takes
+            less time in all, because no core waits for another.
         experiment: Which of the file's experiments, if it is not called like the file.
         record: What to keep of a run of this name.
         results: JSON file to which the runs are added, in the place of those of the same method, task and seed.
@@ -52,7 +56,15 @@ def learn(
     """
     [spec] = load(ROOT / f"tuned_examples/{example}.yaml", only=[experiment or example])
     runs = {seed: folder.expanduser() / name / f"seed-{seed}" for seed in seeds}
-    commands = {seed: train(spec, path, seed, steps, settings) for seed, path in runs.items()}
+    if jobs > 1:
+        settings = [*settings, "config.num_env_runners=0"]
+        if spec.skills:  # made once, not by every run at the same time
+            subprocess.run(
+                [sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", spec.skills["data"]], cwd=ROOT
+            )
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(lambda run: train(spec, run[1], run[0], steps, settings), runs.items())
+        commands = dict(zip(runs, done, strict=True))
     found = [f"{name}={path}" for path in runs.values()]
     write_report(found, RESULTS / name, published=published)
     curves = read_runs(found)

@@ -65,7 +65,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.policy_layers = 2
         self.critic_hidden = 256
         self.critic_layers = 2
-        self.critic_members = 2
+        self.critic_members = 4
         self.critic_layer_norm = True
         self.policy_lr = 3e-4
         self.critic_lr = 3e-4
