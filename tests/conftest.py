@@ -15,6 +15,7 @@ from ray.tune.registry import register_env
 from rllib_spirl.cli import data as cli
 from rllib_spirl.cli.errors import run
 from rllib_spirl.data.schema import fingerprint
+from rllib_spirl.locations import Location
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
@@ -27,7 +28,7 @@ TINY = PretrainConfig(
 )
 
 
-def scan(path: Path, config: PretrainConfig = TINY) -> SkillData:
+def scan(path: Location, config: PretrainConfig = TINY) -> SkillData:
     return SkillData.scan(path, config.horizon, config.validation_fraction, config.seed)
 
 

@@ -132,7 +132,8 @@ class SPiRLConfig(AlgorithmConfig):
 
         Args:
             skill_checkpoint: Folder or URI of the pretrained skills. Required.
-            offline_data: Data set whose trajectories are replayed as skill transitions beside the agent's own.
+            offline_data: Folder or URI of the data set whose trajectories are replayed as skill transitions beside the
+                agent's own.
             target_divergence: δ, the KL(π ‖ prior) in nats (summed over z) that α is adjusted to reach. The paper's is
                 5; with skills as smooth as ours, a whole choice of skill takes 4 to 5 nats, and 1 learned best.
             initial_alpha: α at the start.

@@ -104,7 +104,9 @@ class SPiRLLearner(TorchLearner):
                 "policy_q": policy_q.mean(),
                 "q_target": target.mean(),
             }
-            self.metrics.log_dict({k: v.item() for k, v in values.items()}, key=module_id, window=1)
+            # The δ in use: population-based training changes it.
+            logged = {k: v.item() for k, v in values.items()} | {"target_divergence": config.target_divergence}
+            self.metrics.log_dict(logged, key=module_id, window=1)
         return critic + actor + temperature
 
 

@@ -89,7 +89,7 @@ def import_d4rl(
 
 @app.command("import-lerobot")
 def import_lerobot(
-    path: Annotated[Path, typer.Argument(help="Directory of a LeRobot v3 data set.")],
+    path: Annotated[str, typer.Argument(help="Directory of a LeRobot v3 data set, or its URI.")],
     output: Output,
     state_key: Annotated[list[str] | None, typer.Option(help="State column; several are joined.")] = None,
     action_key: Annotated[str, typer.Option(help="Action column.")] = "action",
@@ -112,7 +112,7 @@ def import_lerobot(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Directory of a data set.")],
+    path: Annotated[str, typer.Argument(help="Directory of a data set, or its URI.")],
     horizon: Annotated[int, typer.Option("--horizon", "-H", min=1, help="Steps of a skill, to count windows.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -174,7 +174,7 @@ def render(
     print(output)
 
 
-def describe(path: Path, horizon: int) -> dict[str, Any]:
+def describe(path: str | Path, horizon: int) -> dict[str, Any]:
     """What ``inspect`` tells, as JSON values. Raises UserError like ``load`` and ``window_starts``."""
     data = load(path)
     starts = data.episode_starts

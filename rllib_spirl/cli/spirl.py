@@ -23,7 +23,7 @@ app.command()(video)
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Argument(help="A data set directory, or a recipe (.yaml) to build it from.")],
+    data: Annotated[str, typer.Argument(help="A data set directory or URI, or a recipe (.yaml) to build it from.")],
     output: Annotated[str | None, typer.Option(help="Folder for the skill checkpoint.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A PretrainConfig field; repeatable.")

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from ray import tune
 from ray.train._internal.storage import get_fs_and_path
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 
-from rllib_spirl.cli import algorithms
+from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
@@ -24,6 +25,7 @@ from rllib_spirl.evaluation.sweep import draw_sweep
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
 _FIXED = ("run", "env", "config", "skills", "num_samples")
+_EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
 _NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 
 
@@ -52,12 +54,7 @@ def check_storage(experiment: Experiment) -> None:
 
 def resumable(experiment: Experiment) -> bool:
     """Whether Tune has left a state in the experiment's directory that a run can go on from."""
-    filesystem, inner = get_fs_and_path(directory(experiment))
-    selector = fs.FileSelector(inner, allow_not_found=True)
-    return any(
-        info.base_name.startswith("experiment_state-") and info.base_name.endswith(".json")
-        for info in filesystem.get_file_info(selector)
-    )
+    return storage.resumable(directory(experiment))
 
 
 def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) -> tuple[int, bool]:
@@ -75,6 +72,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     Raises:
         UserError: a mistake in the experiment that only shows now.
     """
+    if resume:
+        storage.check_state(directory(experiment))
     finished_too = resume and check_record(experiment)
     if experiment.skills is not None:
         experiment = with_skills(experiment)
@@ -85,6 +84,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     if not experiment.stop and experiment.time_budget_s is None:
         console().print(f"{experiment.name}: no 'stop:' is given; it trains until Ctrl-C", highlight=False)
 
+    # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
     stop = StopAt(experiment.stop, experiment.where, experiment.name)
     tuner = tune.Tuner(
@@ -101,12 +102,12 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         ),
         run_config=tune.RunConfig(
             name=experiment.name,
-            storage_path=experiment.storage_path,
+            **storage.storage_arguments(experiment.storage_path),
             # A Stopper, not a mapping: Tune freezes a mapping into its trials, and a resumed run could not go further.
             stop=stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            callbacks=[progress, interrupt],
+            callbacks=[progress, interrupt, *([storage.FromNewestCheckpoint()] if resume else [])],
             log_to_file=experiment.log_to_file,
             verbose=verbosity,
         ),
@@ -121,7 +122,19 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
     if len(progress.trials) > 1 and (picture := draw_sweep(directory(experiment))):
         console().print(f"final scores  {picture}", soft_wrap=True, highlight=False)
+    metric = _metric(experiment)
+    seen = {name for trial in progress.trials for name in trial.metric_analysis}
+    if metric and seen and metric not in seen and not interrupt.interrupted:
+        raise UserError(
+            f"{experiment.where}: metric: no result has '{metric}'{did_you_mean(metric, sorted(seen))}, so trials were "
+            "not compared"
+        )
     return failed, interrupt.interrupted
+
+
+def _metric(experiment: Experiment) -> str | None:
+    """What trials are compared by, where they are."""
+    return experiment.scheduler_config.get("metric") or experiment.metric
 
 
 def scheduler(experiment: Experiment) -> TrialScheduler | None:
@@ -146,7 +159,15 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
             if key not in arguments:
                 hint = did_you_mean(key, arguments)
                 raise UserError(f"{experiment.where}: scheduler_config: unknown key '{key}'{hint}")
-        return kind(**experiment.scheduler_config)
+        for key in ("metric", "mode"):
+            given = experiment.scheduler_config.get(key) or getattr(experiment, key)
+            if key in arguments and not given:
+                raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
+        if (_metric(experiment) or "").startswith("evaluation/") and not experiment.config.get("evaluation_interval"):
+            raise UserError(f"{experiment.where}: metric: {_metric(experiment)} needs 'config.evaluation_interval'")
+        # An evaluation's metric is not in every result; PBT alone insists on it.
+        lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
+        return kind(**{**lenient, **experiment.scheduler_config})
     except (ValueError, TypeError, AssertionError, ImportError, tune.TuneError) as error:
         raise UserError(f"{experiment.where}: scheduler {name}: {' '.join(str(error).split())}") from None
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Location
 
 STATE = "observation.state"
 ACTION = "action"
@@ -30,9 +31,12 @@ DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 CORRUPT = "is not a readable Parquet file (truncated or corrupt); copy or build it again"
 
 
-def data_files(path: Path) -> list[Path]:
+def data_files(path: Location) -> list[Location]:
     """The frame files of a data set, in order. Raises UserError when there are none."""
-    files = sorted((path / "data").glob("chunk-*/file-*.parquet"))
+    try:
+        files: list[Location] = sorted((path / "data").glob("chunk-*/file-*.parquet"), key=str)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); check the access to it") from None
     if not files:
         raise UserError(
             f"{path}: no data/chunk-*/file-*.parquet here; give the directory of a LeRobot v3 data set, or "
@@ -41,17 +45,17 @@ def data_files(path: Path) -> list[Path]:
     return files
 
 
-def open_parquet(file: Path) -> pq.ParquetFile:
+def open_parquet(file: Location) -> pq.ParquetFile:
     """Raises UserError when the file is truncated, corrupt or no Parquet at all."""
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file) if isinstance(file, Path) else pq.ParquetFile(file.open(), pre_buffer=True)
         _ = parquet.schema_arrow.names  # decoded here, not when first asked for
         return parquet
     except DAMAGE as error:
         raise UserError(f"{file} {CORRUPT}") from error
 
 
-def read_columns(file: Path, names: list[str], *, use_threads: bool = True) -> pa.Table:
+def read_columns(file: Location, names: list[str], *, use_threads: bool = True) -> pa.Table:
     """The columns ``names`` of a file. Raises UserError when one is missing or the file is damaged."""
     parquet = open_parquet(file)
     present = set(parquet.schema_arrow.names)
@@ -67,7 +71,7 @@ def read_columns(file: Path, names: list[str], *, use_threads: bool = True) -> p
         raise UserError(f"{file} {CORRUPT}") from error
 
 
-def matrix(table: pa.Table, name: str, file: Path) -> np.ndarray:
+def matrix(table: pa.Table, name: str, file: Location) -> np.ndarray:
     """A column of lists (or of scalars, for width 1) as an array (N, width) of the stored number type.
 
     Raises UserError when the rows differ in width, are empty, or hold no numbers.
@@ -94,7 +98,7 @@ def matrix(table: pa.Table, name: str, file: Path) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
-def scalars(table: pa.Table, name: str, file: Path) -> np.ndarray:
+def scalars(table: pa.Table, name: str, file: Location) -> np.ndarray:
     """A column of numbers or booleans as an array (N,). Raises UserError on empty rows and on other types."""
     column = table.column(name)
     if column.null_count:

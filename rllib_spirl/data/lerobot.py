@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from rllib_spirl.data.episode import Episode
 from rllib_spirl.data.importing import Source, choose_columns, floats, scale_actions
 from rllib_spirl.data.schema import read_info, read_tasks
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Location, location
 
 
 def read(
-    path: str | Path,
+    path: str | Location,
     *,
     state_keys: Sequence[str] = (c.STATE,),
     action_key: str = c.ACTION,
@@ -32,7 +32,7 @@ def read(
     ``observation.state``.
 
     Args:
-        path: the data set's directory.
+        path: the data set's directory, or its URI.
         state_keys: columns that make up the state, joined in this order.
         action_key: the column of actions.
         state_columns: dimensions of the joined state to keep, e.g. ``0:7``.
@@ -43,7 +43,7 @@ def read(
     Raises:
         UserError: when files or columns are missing or damaged, or frames of an episode are missing.
     """
-    path = Path(path)
+    path = location(path)
     info = read_info(path)
     files = c.data_files(path)
     present = set(c.open_parquet(files[0]).schema_arrow.names)

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from rllib_spirl.data import columns as c
 from rllib_spirl.data.episode import ACTION_TOLERANCE, Episode
 from rllib_spirl.data.writer import TrajectoryWriter, content_hash
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Location, location
 
 __all__ = [
     "Episode",
@@ -35,7 +35,7 @@ __all__ = [
 class Trajectories:
     """A data set in memory: the frames of all episodes, one after the other. N frames, E episodes."""
 
-    path: Path
+    path: Location
     states: np.ndarray  # (N, S) float32
     actions: np.ndarray  # (N, A) float32
     rewards: np.ndarray  # (N,) float32; zeros when the files have none
@@ -81,7 +81,7 @@ class Trajectories:
         )
 
 
-def read_info(path: Path) -> dict[str, Any]:
+def read_info(path: Location) -> dict[str, Any]:
     """``meta/info.json``. Raises UserError when it is missing, no JSON, or of another format version."""
     file = path / "meta" / "info.json"
     try:
@@ -101,7 +101,7 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def read_tasks(path: Path, indices: Iterable[int]) -> list[str]:
+def read_tasks(path: Location, indices: Iterable[int]) -> list[str]:
     """The task of each task index, from ``meta/tasks.parquet`` where there is one, else ``task <i>``."""
     count = max(indices, default=-1) + 1
     tasks = [f"task {i}" for i in range(count)]
@@ -125,12 +125,12 @@ def read_tasks(path: Path, indices: Iterable[int]) -> list[str]:
 class Part:
     """The rows of one file, checked."""
 
-    file: Path
+    file: Location
     columns: dict[str, np.ndarray]  # column name -> (R,) or (R, width), of the stored type
     episode_starts: np.ndarray  # (E+1,) int64, rows of this file; episodes never straddle files
 
 
-def read_parts(path: str | Path, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIONAL)) -> Iterator[Part]:
+def read_parts(path: str | Location, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIONAL)) -> Iterator[Part]:
     """Read a data set file by file and check all of it, with one file in memory at a time.
 
     Args:
@@ -142,7 +142,7 @@ def read_parts(path: str | Path, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIO
             infinity, an action outside of [-1, 1], a damaged file, a directory without data, frames that are
             not consecutive, or an episode in two files.
     """
-    path = Path(path)
+    path = location(path)
     info = read_info(path)
     files = c.data_files(path)
     total = count_frames(path)
@@ -174,7 +174,7 @@ def read_parts(path: str | Path, columns: Iterable[str] = (*c.REQUIRED, *c.OPTIO
         yield Part(file, part, starts)
 
 
-def _read_file(file: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _read_file(file: Location, names: list[str]) -> dict[str, np.ndarray]:
     """Columns of one file as arrays, checked one by one."""
     table = c.read_columns(file, names)
     part = {n: c.matrix(table, n, file) if n in c.VECTORS else c.scalars(table, n, file) for n in table.column_names}
@@ -182,7 +182,7 @@ def _read_file(file: Path, names: list[str]) -> dict[str, np.ndarray]:
     return part
 
 
-def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float32) -> Trajectories:
+def load(path: str | Location, *, min_episode_length: int = 1, dtype: Any = np.float32) -> Trajectories:
     """Read a whole data set into memory and check all of it.
 
     Args:
@@ -193,7 +193,7 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
     Raises:
         UserError: as `read_parts` does, and when no episode has the minimum length.
     """
-    path = Path(path)
+    path = location(path)
     info = read_info(path)
     total = count_frames(path)
     values: dict[str, np.ndarray] = {}
@@ -211,9 +211,9 @@ def load(path: str | Path, *, min_episode_length: int = 1, dtype: Any = np.float
     return _trajectories(path, values, episode_starts, info, dtype)
 
 
-def load_files(path: str | Path, *, dtype: Any = np.float32) -> Iterator[Trajectories]:
+def load_files(path: str | Location, *, dtype: Any = np.float32) -> Iterator[Trajectories]:
     """The data set file by file, each as `load` would give it alone. Raises UserError as `read_parts` does."""
-    path = Path(path)
+    path = location(path)
     info = read_info(path)
     for part in read_parts(path):
         floats = (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD)
@@ -222,7 +222,7 @@ def load_files(path: str | Path, *, dtype: Any = np.float32) -> Iterator[Traject
 
 
 def _trajectories(
-    path: Path, values: dict[str, np.ndarray], episode_starts: np.ndarray, info: dict[str, Any], dtype: Any
+    path: Location, values: dict[str, np.ndarray], episode_starts: np.ndarray, info: dict[str, Any], dtype: Any
 ) -> Trajectories:
     total = len(values[c.STATE])
     task_index = values.get(c.TASK, np.zeros(total, np.int64)).astype(np.int64)
@@ -240,12 +240,12 @@ def _trajectories(
     )
 
 
-def count_frames(path: str | Path) -> int:
+def count_frames(path: str | Location) -> int:
     """Steps in a data set, from its files' footers. Raises UserError when there are no files or one is damaged."""
-    return sum(c.open_parquet(file).metadata.num_rows for file in c.data_files(Path(path)))
+    return sum(c.open_parquet(file).metadata.num_rows for file in c.data_files(location(path)))
 
 
-def check_episode_length(path: Path, episode_starts: np.ndarray, least: int) -> None:
+def check_episode_length(path: Location, episode_starts: np.ndarray, least: int) -> None:
     """Raise UserError unless an episode has ``least`` steps; ``episode_starts`` is (E+1,)."""
     longest = int(np.diff(episode_starts).max())
     if longest < least:
@@ -258,7 +258,7 @@ def check_episode_length(path: Path, episode_starts: np.ndarray, least: int) -> 
 _LARGEST = np.finfo(np.float32).max  # what training computes in
 
 
-def _check_part(part: dict[str, np.ndarray], file: Path) -> None:
+def _check_part(part: dict[str, np.ndarray], file: Location) -> None:
     """Check the values of one file; ``part`` maps column to array."""
 
     def where(row: int) -> str:
@@ -284,7 +284,7 @@ def _check_part(part: dict[str, np.ndarray], file: Path) -> None:
         )
 
 
-def _episode_starts(episode: np.ndarray, frame: np.ndarray, file: Path, before: int) -> np.ndarray:
+def _episode_starts(episode: np.ndarray, frame: np.ndarray, file: Location, before: int) -> np.ndarray:
     """(E+1,) int64; checks that episodes are in order and in one file, and their frames consecutive.
 
     Args:
@@ -320,13 +320,13 @@ def _episode_starts(episode: np.ndarray, frame: np.ndarray, file: Path, before: 
     return starts
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Location) -> str:
     """sha256 (16 hex digits) over what the data set says: columns, values and tasks.
 
     The same on every machine, and for any cut into files. The writer keeps it in ``meta/info.json``; for a
     data set from elsewhere it is computed from the files. Raises UserError like ``load``.
     """
-    path = Path(path)
+    path = location(path)
     info = read_info(path)
     cached = info.get("rllib_spirl", {}).get("fingerprint")
     if cached:

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import location
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
 WEIGHTS = "skill.safetensors"
@@ -54,59 +54,58 @@ def save_skills(directory: str | Path, model: SkillModel, card: SkillCard) -> Pa
 
 
 def _read(directory: str, name: str) -> bytes:
-    location = f"{str(directory).rstrip('/')}/{name}"
+    file = location(directory) / name
     try:
-        with fsspec.open(location, "rb") as file:
-            return file.read()
-    except (OSError, ValueError, ImportError) as error:
+        return file.read_bytes()
+    except OSError as error:
         reason = "there is none" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
-            f"Cannot read the skill checkpoint file {location}: {reason}. "
+            f"Cannot read the skill checkpoint file {file}: {reason}. "
             "Make one with `spirl pretrain`, or name the folder that holds skill.json."
         ) from None
 
 
 def load_card(directory: str | Path) -> SkillCard:
-    """Read a checkpoint's card. ``directory`` is a folder or any fsspec URI.
+    """Read a checkpoint's card. ``directory`` is a folder or a URI, see `rllib_spirl.locations`.
 
     Raises:
         UserError: If it is missing, not JSON, or not a card this version understands.
     """
-    location = f"{directory}/{CARD}"
+    file = f"{directory}/{CARD}"
     try:
         card = json.loads(_read(str(directory), CARD))
         if isinstance(card, dict) and card.get("format") != FORMAT:
             raise UserError(
-                f"{location} has format {card.get('format')!r}, this version reads {FORMAT}. Pretrain the skills again."
+                f"{file} has format {card.get('format')!r}, this version reads {FORMAT}. Pretrain the skills again."
             )
         return SkillCard.model_validate(card)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{location} is not JSON ({error}). Pretrain the skills again.") from None
+        raise UserError(f"{file} is not JSON ({error}). Pretrain the skills again.") from None
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the card"
-        raise UserError(f"{location}: {where}: {problem['msg']}. Pretrain the skills again.") from None
+        raise UserError(f"{file}: {where}: {problem['msg']}. Pretrain the skills again.") from None
 
 
 def load_skills(directory: str | Path) -> tuple[SkillModel, SkillCard]:
-    """Read a skill model, in evaluation mode and without gradients, from a folder or any fsspec URI.
+    """Read a skill model, in evaluation mode and without gradients, from a folder or a URI (`rllib_spirl.locations`).
 
     Raises:
         UserError: If a file is missing or corrupt, or the weights do not fit the card.
     """
     card = load_card(directory)
-    location = f"{directory}/{WEIGHTS}"
+    file = f"{directory}/{WEIGHTS}"
     try:
         weights = load(_read(str(directory), WEIGHTS))
     except SafetensorError as error:
-        raise UserError(f"{location} is corrupt ({error}). Restore it from a copy or pretrain again.") from None
+        raise UserError(f"{file} is corrupt ({error}). Restore it from a copy or pretrain again.") from None
     with torch.device("meta"):  # no initial weights, so that loading leaves the random numbers alone
         model = SkillModel(card.model)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{location} does not fit its card: {detail} Pretrain the skills again.") from None
+        raise UserError(f"{file} does not fit its card: {detail} Pretrain the skills again.") from None
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        raise UserError(f"{location} holds NaN or infinite weights. Restore it from a copy or pretrain again.")
+        raise UserError(f"{file} holds NaN or infinite weights. Restore it from a copy or pretrain again.")
     return model.eval().requires_grad_(False), card

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from rllib_spirl.data import columns as c
 from rllib_spirl.data.schema import check_episode_length, read_parts
 from rllib_spirl.data.windows import split_episodes, window_starts
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Location, location
 from rllib_spirl.skills.correction import StateStatistics
 
 VALIDATION_WINDOWS = 4096  # at most, evenly spaced over the held-out episodes
@@ -30,7 +30,7 @@ class SkillData:
     Episodes are counted over all files; E of them, S state and A action dimensions, V validation windows of H steps.
     """
 
-    files: list[Path]
+    files: list[Location]
     file_starts: list[NDArray[np.int64]]  # per file: first row of each of its episodes, and its number of rows
     train: NDArray[np.int64]  # episodes that are not held out
     statistics: StateStatistics
@@ -39,14 +39,19 @@ class SkillData:
 
     @classmethod
     def scan(
-        cls, path: str | Path, horizon: int, validation_fraction: float, seed: int, show_progress: bool = False
+        cls,
+        path: str | Location,
+        horizon: int,
+        validation_fraction: float,
+        seed: int,
+        show_progress: bool = False,
     ) -> Self:
         """Read the data set once, check all of it, and keep its statistics and the validation windows.
 
         Raises:
             UserError: Like `rllib_spirl.data.schema.read_parts`, or when no episode has ``horizon`` steps.
         """
-        path = Path(path)
+        path = location(path)
         every_file = c.data_files(path)
         lengths = np.concatenate([_episode_lengths(file) for file in every_file])
         train, held_out = split_episodes(len(lengths), validation_fraction, seed)
@@ -130,7 +135,7 @@ class WindowStream:
         self._horizon, self._generator, self._device = horizon, generator, device
         self._state_dim, self._action_dim = data.state_dim, data.action_dim
         # Of each file, the episodes to use: their first rows and their lengths.
-        self._files: list[tuple[Path, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._files: list[tuple[Location, NDArray[np.int64], NDArray[np.int64]]] = []
         first = 0
         for file, starts in zip(data.files, data.file_starts, strict=True):
             count = len(starts) - 1
@@ -208,7 +213,7 @@ class WindowStream:
         )
 
 
-def _episode_lengths(file: Path) -> NDArray[np.int64]:
+def _episode_lengths(file: Location) -> NDArray[np.int64]:
     """Rows of each run of equal episode_index in a file; unchecked."""
     episode = c.scalars(c.read_columns(file, [c.EPISODE]), c.EPISODE, file)
     changes = np.flatnonzero(np.diff(episode)) + 1

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rllib_spirl.data.recipe import build
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.skills.checkpoint import CARD, load_card
 from rllib_spirl.skills.pretrain import pretrain
 from rllib_spirl.skills.training import PretrainConfig
@@ -20,7 +21,7 @@ class SkillsSection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     data: str | None = None
-    """A recipe (``.yaml``) or a data set directory."""
+    """A recipe (``.yaml``), a data set directory, or a data set's URI."""
     checkpoint: str | None = None
     """Skills to use; or, where there are none yet, the folder in which to keep the new ones."""
     pretrain: PretrainConfig = PretrainConfig()
@@ -62,10 +63,13 @@ def prepare_skills(
         where = ".".join(["skills", *map(str, problem["loc"])])
         raise UserError(f"{where}: {problem['msg']} (got {problem['input']!r}).") from None
 
-    data: Path | None = None
+    data: Location | None = None
     if section.data is not None:
-        source = _resolve(section.data, base)
-        data = build(source, show_progress=show_progress) if source.suffix in (".yaml", ".yml") else source
+        data = _resolve(section.data, base)
+        if data.suffix in (".yaml", ".yml"):
+            if isinstance(data, Remote):
+                raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
+            data = build(data, show_progress=show_progress)
     if section.checkpoint is not None and ("://" in section.checkpoint or data is None):
         load_card(section.checkpoint)
         return PreparedSkills(section.checkpoint, str(data) if data else None)
@@ -78,13 +82,13 @@ def prepare_skills(
     return PreparedSkills(str(folder), str(data))
 
 
-def _resolve(path: str, base: Path) -> Path:
-    """A path as given, else below ``base``.
+def _resolve(path: str, base: Path) -> Location:
+    """A path or URI as given, else below ``base``.
 
     Raises:
         UserError: If it is in neither place.
     """
-    for candidate in (Path(path).expanduser(), base / path):
-        if candidate.exists():
+    for candidate in (location(path), base / path):
+        if isinstance(candidate, Remote) or candidate.exists():
             return candidate
     raise UserError(f"skills.data: {path} does not exist, neither here nor in {base}.")

@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rllib_spirl import paths
 from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.model import SkillModel
@@ -34,7 +35,7 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weigh
 STATE = "trainer.safetensors"
 
 
-def skills_key(data: str | Path, config: PretrainConfig) -> str:
+def skills_key(data: str | Location, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
     text = json.dumps([fingerprint(data), settings], sort_keys=True)
@@ -42,7 +43,7 @@ def skills_key(data: str | Path, config: PretrainConfig) -> str:
 
 
 def pretrain(
-    data: str | Path, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
+    data: str | Location, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
 ) -> Path:
     """Train skills on a data set and return their checkpoint's folder.
 
@@ -50,16 +51,22 @@ def pretrain(
     same data, settings and output. TensorBoard events lie in the output's ``tensorboard`` folder.
 
     Args:
-        data: Data set directory.
+        data: Data set directory, or its URI; then every worker reads it from there.
         config: Hyper-parameters.
-        output: Folder of the checkpoint. Default: under `paths.home`, named after data and settings.
+        output: Folder of the checkpoint, which all nodes share where there are several. Default: under `paths.home`,
+            named after data and settings.
 
     Raises:
-        UserError: If the data set is invalid, too short for the horizon, or the output holds other skills.
+        UserError: If the data set is invalid, too short for the horizon, or the output is no local
+            folder or holds other skills.
     """
-    data = Path(data).resolve()
+    data = location(data).resolve()
     key = skills_key(data, config)
-    folder = Path(output).resolve() if output else paths.home() / "skills" / key
+    folder = location(output).resolve() if output else paths.home() / "skills" / key
+    if isinstance(folder, Remote):
+        raise UserError(
+            f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
+        )
     if (folder / CARD).exists():
         if load_card(folder).training.get("key") == key:
             return folder

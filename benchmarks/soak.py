@@ -1,0 +1,126 @@
+"""A long run of the kitchen example with two remote env runners: memory over time, and what is left afterwards.
+
+The last line is one JSON object. Growth compares the median of the last tenth of the samples with that of those
+between one and two tenths of the way, when replay and pools have been set up; the replay, which fills, is part of it.
+Leftovers are processes that the run had started and files of its in /dev/shm that still exist ten seconds after its end.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import typer
+from common import report
+
+EXAMPLE = Path(__file__).parent.parent / "tuned_examples" / "kitchen.yaml"
+SHM = Path("/dev/shm")
+SETTLE_S = 10
+END_S = 300  # for the iteration that is going on, and the last checkpoint
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def resident(processes: list[psutil.Process]) -> float:
+    """Their resident memory in MB, that of Ray's object store counted once for each that maps it."""
+    total = 0
+    for process in processes:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 1e6
+
+
+def shared_memory() -> dict[str, int]:
+    """Bytes of each file in /dev/shm."""
+    sizes = {}
+    for file in SHM.iterdir() if SHM.is_dir() else ():
+        try:
+            sizes[file.name] = file.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return sizes
+
+
+def growth(samples: list[float]) -> float:
+    """In MB, of samples at equal distances."""
+    tenth = max(1, len(samples) // 10)
+    return statistics.median(samples[-tenth:]) - statistics.median(samples[tenth : 2 * tenth] or samples[:1])
+
+
+def main(minutes: float = 120, every_seconds: float = 30, example: Path = EXAMPLE, runners: int = 2) -> None:
+    """Train for ``minutes``, sample, end the run as Ctrl-C does, and look for leftovers."""
+    before = set(shared_memory())
+    output = Path(tempfile.mkdtemp(prefix="soak-"))
+    command = [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", str(example)]
+    command += ["--stop", "env_steps=1000000000", "--set", f"storage_path={output}"]
+    command += [
+        "--set",
+        f"config.num_env_runners={runners}",
+        "--ray-num-cpus",
+        str(max(runners + 1, os.cpu_count() or 1)),
+    ]
+    start = time.monotonic()
+    seen: dict[int, psutil.Process] = {}
+    driver: list[float] = []
+    children: list[float] = []
+    shm: list[float] = []
+    with (output / "log").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = psutil.Process(run.pid)
+        while time.monotonic() - start < 60 * minutes and run.poll() is None:
+            time.sleep(every_seconds)
+            processes = family(process)
+            seen |= {p.pid: p for p in processes}
+            if run.poll() is None:
+                driver.append(resident(processes[:1]))
+                children.append(resident(processes[1:]))
+                shm.append(sum(size for name, size in shared_memory().items() if name not in before) / 1e6)
+            print(
+                f"{time.monotonic() - start:.0f} s  driver {driver[-1]:.0f} MB  "
+                f"children {children[-1]:.0f} MB  /dev/shm {shm[-1]:.0f} MB",
+                file=sys.stderr,
+            )
+        early = run.poll()
+        if early is None:
+            run.send_signal(signal.SIGINT)
+            try:
+                run.wait(END_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(run.pid, signal.SIGKILL)
+    time.sleep(SETTLE_S)
+    results = sorted(output.glob("*/*/result.json"))
+    lines = results[-1].read_text().splitlines() if results else []
+    report(
+        {
+            "name": "soak",
+            "minutes": round((time.monotonic() - start) / 60, 1),
+            "ended_by_itself": early is not None,
+            "exit_code": run.returncode,
+            "iterations": len(lines),
+            "driver_mb": [round(value) for value in driver],
+            "children_mb": [round(value) for value in children],
+            "driver_growth_mb": round(growth(driver), 1),
+            "children_growth_mb": round(growth(children), 1),
+            "shm_mb": [round(value) for value in shm],
+            "shm_left": sorted(set(shared_memory()) - before),
+            "processes_left": sum(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in seen.values()),
+            "output": str(output),
+        }
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

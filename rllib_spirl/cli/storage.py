@@ -1,0 +1,148 @@
+"""Results on this machine's disk that are whole at any moment, and going on from them.
+
+Tune copies its state and its checkpoints to the storage path in place, and deletes old checkpoints file by file. A
+process that is killed meanwhile, or a disk that is full, would leave a torn state, from which nothing goes on.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs
+from ray.train._internal.storage import get_fs_and_path
+from ray.tune import Callback, Checkpoint
+
+from rllib_spirl.errors import UserError
+
+
+class _WholeFile:
+    """A file for writing that appears under its name when it is closed, unless writing failed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
+        self._file = self._partial.open("wb")
+        self._failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError:
+            self._failed = True
+            raise
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            self._file.close()
+        except OSError:  # what was buffered found no room
+            self._failed = True
+            raise
+        finally:
+            if self._failed:
+                self._partial.unlink(missing_ok=True)
+            else:
+                os.replace(self._partial, self._path)
+
+
+class _WholeFiles(fs.FSSpecHandler):
+    """The local disk, on which files appear and folders disappear at once."""
+
+    def __init__(self) -> None:
+        super().__init__(LocalFileSystem())
+
+    def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
+        return pa.PythonFile(_WholeFile(Path(path)), mode="w")
+
+    def delete_dir(self, path: str) -> None:
+        place = Path(path)
+        doomed = place.with_name(f".{place.name}.deleted")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(place, doomed)
+        shutil.rmtree(doomed)
+
+
+def storage_arguments(storage_path: str) -> dict[str, Any]:
+    """The arguments of ``tune.RunConfig`` that say where results go: whole files only, where that is a local disk."""
+    found, inner = get_fs_and_path(storage_path)
+    if not isinstance(found, fs.LocalFileSystem):  # object stores do not show a file before it is complete
+        return {"storage_path": storage_path}
+    return {"storage_path": inner, "storage_filesystem": fs.PyFileSystem(_WholeFiles())}
+
+
+def check_state(directory: str) -> None:
+    """Refuse to resume from a torn state: Tune would begin anew, in silence.
+
+    Raises:
+        UserError: Tune's newest state in an experiment's directory is not readable.
+    """
+    found, inner = get_fs_and_path(directory)
+    names = [info.path for info in found.get_file_info(fs.FileSelector(inner)) if _is_state(info.base_name)]
+    newest = max(names)  # their names are dates
+    try:
+        with found.open_input_stream(newest) as stream:
+            json.loads(stream.read())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--resume: {newest} is not readable ({error}). Remove it to go on from the state before it, if there is "
+            "one; or train under another experiment name"
+        ) from None
+
+
+def resumable(directory: str) -> bool:
+    """Whether Tune has left a state in an experiment's directory that a run can go on from."""
+    found, inner = get_fs_and_path(directory)
+    return any(_is_state(info.base_name) for info in found.get_file_info(fs.FileSelector(inner, allow_not_found=True)))
+
+
+def _is_state(name: str) -> bool:
+    return name.startswith("experiment_state-") and name.endswith(".json")
+
+
+class FromNewestCheckpoint(Callback):
+    """Lets trials of a killed run go on from their newest whole checkpoint.
+
+    Tune's state may be older than its checkpoints and name one that was deleted to make room for newer ones.
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if self._done:
+            return
+        self._done = True
+        for trial in trials:
+            manager = trial.run_metadata.checkpoint_manager
+            latest = manager._latest_checkpoint_result
+            if latest is None or _exists(latest.checkpoint):
+                continue
+            manager._checkpoint_results = [r for r in manager._checkpoint_results if _exists(r.checkpoint)]
+            storage = trial.storage
+            listed = storage.storage_filesystem.get_file_info(fs.FileSelector(storage.trial_fs_path))
+            there = sorted(info.path for info in listed if info.base_name.startswith("checkpoint_"))
+            if not there:
+                continue
+            # An older one was deleted after a newer one was whole; the newest of several may have been cut off.
+            chosen = there[-2:][0]
+            latest.checkpoint = Checkpoint(chosen, filesystem=storage.storage_filesystem)
+            manager._checkpoint_results.append(latest)
+            storage.current_checkpoint_index = int(chosen.rpartition("_")[2])
+
+
+def _exists(checkpoint: Any) -> bool:
+    return bool(checkpoint.filesystem.get_file_info(checkpoint.path).type == fs.FileType.Directory)

@@ -1,0 +1,107 @@
+"""Where data sets and skills are read from: local paths, or URIs of the file systems that pyarrow or fsspec know."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import pyarrow as pa
+from pyarrow import fs
+
+from rllib_spirl.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Remote:
+    """A file or folder at a URI, with those methods of `Path` that reading needs.
+
+    Small and picklable: a worker opens the file system itself. pyarrow's own file systems (S3, GCS, Azure, HDFS) come
+    first, then fsspec's. Every method that looks at the file system raises UserError when the URI's scheme is unknown
+    or its file system cannot be reached, and OSError, as `Path` does, when a file cannot be read.
+    """
+
+    uri: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def __truediv__(self, name: str) -> "Remote":
+        folder, mark, query = self.uri.partition("?")
+        return Remote(f"{folder.rstrip('/')}/{name}{mark}{query}")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.uri.partition("?")[0]).name
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    def resolve(self) -> "Remote":
+        return self
+
+    def exists(self) -> bool:
+        return bool(self._kind() != fs.FileType.NotFound)
+
+    def is_dir(self) -> bool:
+        return bool(self._kind() == fs.FileType.Directory)
+
+    def _kind(self) -> Any:
+        filesystem, inner = _filesystem(self.uri)
+        return filesystem.get_file_info(inner).type
+
+    def open(self) -> pa.NativeFile:
+        """The file for reading, at any position."""
+        filesystem, inner = _filesystem(self.uri)
+        return filesystem.open_input_file(inner)
+
+    def read_bytes(self) -> bytes:
+        with self.open() as file:
+            return bytes(file.read())
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def glob(self, pattern: str) -> list["Remote"]:
+        """The files below that match, e.g. ``chunk-*/file-*.parquet``; none where there is no such folder."""
+        filesystem, inner = _filesystem(self.uri)
+        root = PurePosixPath("/", inner)
+        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+        below = [PurePosixPath("/", info.path).relative_to(root) for info in found if info.type == fs.FileType.File]
+        depth = len(PurePosixPath(pattern).parts)
+        return [self / str(path) for path in below if len(path.parts) == depth and path.match(pattern)]
+
+
+Location = Path | Remote
+
+
+def location(path: str | Path | Remote) -> Location:
+    """A local path or a ``file://`` URI as a `Path`, any other URI as a `Remote`. Looks at no file system."""
+    text = str(path)
+    if isinstance(path, Path | Remote) or "://" not in text:
+        return Path(path).expanduser() if isinstance(path, str) else path
+    parts = urlsplit(text)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else Remote(text)
+
+
+@cache
+def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI, and the path in it."""
+    try:
+        try:
+            return fs.FileSystem.from_uri(uri)
+        except pa.ArrowInvalid:  # a scheme that pyarrow does not know
+            filesystem, inner = fsspec.core.url_to_fs(uri)
+            return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(inner)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{uri} cannot be reached: {reason}. "
+            "Check the URI and your access to it, or copy the folder to this machine."
+        ) from None

@@ -1,0 +1,100 @@
+"""Data sets and skills behind URIs, in file systems of pyarrow and of fsspec."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.data.schema import count_frames, fingerprint, load
+from rllib_spirl.errors import UserError
+from rllib_spirl.locations import Remote, location
+from rllib_spirl.skills.checkpoint import load_card, load_skills
+from rllib_spirl.skills.prepare import prepare_skills
+from rllib_spirl.skills.pretrain import pretrain
+from tests.conftest import TINY, scan
+from tests.point import PointEnv
+
+SHORT = TINY.model_copy(update={"updates": 20, "report_every": 20, "threads_per_worker": 1})
+
+
+@pytest.fixture
+def in_memory(point_data: Path, point_skills: str) -> Iterator[str]:
+    """A folder of fsspec's memory file system with a data set and skills; this process alone sees it."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(point_data), "/bucket/data", recursive=True)
+    memory.put(point_skills, "/bucket/skills", recursive=True)
+    yield "memory://bucket"
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture(params=["file", "local", "fsspec+file"])
+def data_uri(request: pytest.FixtureRequest, point_data: Path) -> str:
+    """The data set as a URI that becomes a path, that only fsspec knows, and that pyarrow hands to fsspec."""
+    return f"{request.param}://{point_data}"
+
+
+def test_a_data_set_is_the_same_behind_a_uri(in_memory: str, data_uri: str, point_data: Path) -> None:
+    here = load(point_data)
+    for uri in (f"{in_memory}/data", f"{in_memory}/data/", data_uri):
+        there = load(uri)
+        np.testing.assert_array_equal(there.states, here.states)
+        assert there.tasks == here.tasks
+        assert fingerprint(uri) == fingerprint(point_data)
+        assert count_frames(uri) == here.num_frames
+        found = scan(location(uri))
+        np.testing.assert_array_equal(found.validation_actions, scan(point_data).validation_actions)
+
+
+def test_only_uris_of_other_file_systems_leave_the_paths(tmp_path: Path) -> None:
+    assert location(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert location("data/point") == Path("data/point")
+    assert location("s3://bucket/data?region=eu-west-1") / "meta" == Remote("s3://bucket/data/meta?region=eu-west-1")
+
+
+def test_skills_and_demonstrations_behind_a_uri_serve_a_replay(in_memory: str, point_skills: str) -> None:
+    model, card = load_skills(f"{in_memory}/skills")
+    assert card == load_card(point_skills)
+    replay = offline_replay(f"{in_memory}/data", model, PointEnv(), 1000)
+    assert len(replay) > 100
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) -> None:
+    prepared = prepare_skills(
+        {"data": f"local://{point_data}", "checkpoint": str(tmp_path / "skills"), "pretrain": SHORT.model_dump()},
+        base=tmp_path,
+        show_progress=False,
+    )
+    assert prepared.data == f"local://{point_data}"
+    assert load_card(prepared.checkpoint).data == fingerprint(point_data)
+    assert load_card(f"file://{prepared.checkpoint}").training["data"] == prepared.data
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("memory://nothing/here", "no such directory"),
+        ("nosuch://bucket/data", "nosuch://bucket/data/meta/info.json cannot be reached: .*nosuch"),
+    ],
+)
+def test_a_uri_that_leads_nowhere_is_one_clear_error(uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(uri)
+
+
+def test_damage_behind_a_uri_is_named(in_memory: str) -> None:
+    file = f"{in_memory}/data/data/chunk-000/file-000.parquet"
+    with fsspec.open(file, "wb") as stream:
+        stream.write(b"PAR1 torn")
+    with pytest.raises(UserError, match=rf"{file} is not a readable Parquet file"):
+        load(f"{in_memory}/data")
+
+
+def test_skills_are_not_written_to_a_uri_nor_recipes_read_from_one(point_data: Path) -> None:
+    with pytest.raises(UserError, match="Cannot write skills to memory://skills"):
+        pretrain(point_data, SHORT, output="memory://skills")
+    with pytest.raises(UserError, match="a recipe is a local file"):
+        prepare_skills({"data": "memory://bucket/kitchen.yaml"}, base=Path.cwd(), show_progress=False)

@@ -1,0 +1,131 @@
+"""Sweeps over δ through the command: grid, early stopping, population-based training."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from typer.testing import CliRunner
+
+from rllib_spirl.cli.rllib import app
+from rllib_spirl.errors import UserError
+
+pytestmark = pytest.mark.slow
+POINT = "tests.point:Point-v0"
+EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
+# What the learner uses, and not what Tune has on record. Absent from the first results, like an evaluation.
+DELTA = "learners/default_policy/target_divergence"
+Results = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def sweep(point_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Results]:
+    """Runs a sweep of the point mass with given settings; returns every trial's results by its folder's name."""
+
+    def run(config: dict[str, Any], **settings: Any) -> Results:
+        experiment = {
+            "run": "SPiRL",
+            "env": POINT,
+            "stop": {"env_steps": 1000},
+            "storage_path": str(tmp_path),
+            "config": point_settings | {"min_sample_timesteps_per_iteration": 20, "seed": 0} | config,
+            **settings,
+        }
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump({"sweep": experiment}))
+        outcome = CliRunner().invoke(app, ["train", "file", str(file)])
+        if isinstance(outcome.exception, UserError):
+            raise outcome.exception
+        assert outcome.exit_code == 0, outcome.output
+        return {
+            file.parent.name: [json.loads(line) for line in file.read_text().splitlines()]
+            for file in sorted((tmp_path / "sweep").glob("*/result.json"))
+        }
+
+    return run
+
+
+def used(result: dict[str, Any]) -> float:
+    return float(result["learners"]["default_policy"]["target_divergence"])
+
+
+def test_asha_stops_trials_by_env_steps(sweep: Callable[..., Results]) -> None:
+    """Judged by δ itself, so that who is stopped is certain: all but the first, which nobody is compared with yet."""
+    trials = sweep(
+        {"target_divergence": {"grid_search": [4.0, 3.0, 2.0, 1.0]}},
+        scheduler="asha",
+        scheduler_config={"time_attr": "env_steps", "grace_period": 300, "reduction_factor": 2, "max_t": 1000},
+        metric=DELTA,
+        mode="max",
+        max_concurrent_trials=1,
+    )
+    ends = {used(results[-1]): results[-1]["env_steps"] for results in trials.values()}
+    assert set(ends) == {4.0, 3.0, 2.0, 1.0}
+    assert ends.pop(4.0) >= 1000
+    assert all(300 <= steps < 600 for steps in ends.values())
+
+
+def test_a_learner_uses_the_divergence_that_pbt_gave_it(sweep: Callable[..., Results], tmp_path: Path) -> None:
+    trials = sweep(
+        {"target_divergence": {"grid_search": [1.0, 2.0, 8.0]}},
+        scheduler="pbt",
+        scheduler_config={
+            "time_attr": "env_steps",
+            "perturbation_interval": 400,
+            "synch": True,
+            "resample_probability": 0.0,
+            "hyperparam_mutations": {"target_divergence": {"uniform": [0.5, 20.0]}},
+        },
+        metric=DELTA,
+        mode="max",
+        checkpoint_config={"num_to_keep": 4},
+    )
+    assert len(trials) == 3
+    mutated = [r for results in trials.values() for r in results if "learners" in r and used(r) not in (1.0, 2.0, 8.0)]
+    assert used(mutated[0]) == pytest.approx(9.6) or used(mutated[0]) == pytest.approx(6.4)
+    for results in trials.values():
+        assert all(used(r) == pytest.approx(r["config"]["target_divergence"]) for r in results if "learners" in r)
+        assert results[-1]["env_steps"] >= 1000
+    exploits = (tmp_path / "sweep" / "pbt_global.txt").read_text().splitlines()
+    assert used(mutated[0]) in [pytest.approx(json.loads(line)[5]["target_divergence"]) for line in exploits]
+
+
+def test_a_grid_ends_with_a_picture(sweep: Callable[..., Results], tmp_path: Path) -> None:
+    config = {"evaluation_interval": 5, "evaluation_duration": 1}
+    sweep({"target_divergence": {"grid_search": [1.0, 4.0]}, **config}, stop={"env_steps": 600})
+    assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "scheduler async_hyperband needs 'metric'"),
+        ({"metric": "env_steps"}, "scheduler async_hyperband needs 'mode'"),
+        ({"metric": "evaluation/completed_subtasks", "mode": "max"}, "needs 'config.evaluation_interval'"),
+        ({"metric": "env_stepps", "mode": "max"}, "no result has 'env_stepps'; did you mean 'env_steps'"),
+    ],
+)
+def test_a_metric_that_judges_nothing_is_refused(
+    sweep: Callable[..., Results], settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep({}, scheduler="asha", stop={"training_iteration": 1}, **settings)
+
+
+@pytest.mark.parametrize("name", ["delta", "asha", "pbt"])
+def test_the_examples_are_accepted(name: str, tmp_path: Path) -> None:
+    """All of it is checked before the first thing that takes long, here a recipe that is not there."""
+    options = ["--set", "skills.data=nowhere.yaml", "--set", f"storage_path={tmp_path}"]
+    outcome = CliRunner().invoke(app, ["train", "file", str(EXAMPLES / f"kitchen_sweep_{name}.yaml"), *options])
+    assert isinstance(outcome.exception, UserError)
+    assert "nowhere.yaml does not exist" in str(outcome.exception)
