@@ -1,8 +1,8 @@
 """A long run of the kitchen example with two remote env runners: memory over time, and what is left afterwards.
 
-The last line is one JSON object. Growth compares the median of the last tenth of the samples with that of those
-between one and two tenths of the way, when replay and pools have been set up; the replay, which fills, is part of it.
-Leftovers are processes that the run had started and files of its in /dev/shm that still exist ten seconds after its end.
+The last line is one JSON object. Growth compares the median of the last tenth of the samples with that of the second
+tenth, when everything has been set up; the replay, which fills, is part of it.
+Leftovers are processes that the run had started and files of /dev/shm that are still there ten seconds after its end.
 """
 
 import os

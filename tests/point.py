@@ -57,10 +57,10 @@ class PointEnv(gym.Env):
         return rewards, done_at
 
 
-def write_demonstrations(path: Path, episodes: int = 12, seed: int = 0) -> Path:
+def write_demonstrations(path: Path, episodes: int = 12, seed: int = 0, overwrite: bool = False) -> Path:
     """Noisy walks to one or both goals, some the wrong way round."""
     rng = np.random.default_rng(seed)
-    with TrajectoryWriter(path, fps=10) as writer:
+    with TrajectoryWriter(path, fps=10, overwrite=overwrite) as writer:
         for index in range(episodes):
             position = rng.uniform(-0.02, 0.02, 2)
             states, actions = [position], []

@@ -48,8 +48,10 @@ def save_skills(directory: str | Path, model: SkillModel, card: SkillCard) -> Pa
             Path(staging, CARD).write_text(card.model_dump_json(indent=2) + "\n")
             os.replace(Path(staging, WEIGHTS), path / WEIGHTS)
             os.replace(Path(staging, CARD), path / CARD)
-    except OSError as error:
-        raise UserError(f"Cannot write the skill checkpoint to {path}: {error}. Choose a writable folder.") from None
+    except (OSError, SafetensorError) as error:  # safetensors' own for a full disk
+        raise UserError(
+            f"Cannot write the skill checkpoint to {path}: {error}. Make room, or choose a writable folder."
+        ) from None
     return path
 
 
