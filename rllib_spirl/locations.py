@@ -22,18 +22,21 @@ class Remote:
     or its file system cannot be reached, and OSError, as `Path` does, when a file cannot be read.
     """
 
-    uri: str
+    root: str
+    """The URI that was given; its file system is opened once."""
+    below: str = ""
+    """A path below it."""
 
     def __str__(self) -> str:
-        return self.uri
+        folder, mark, query = self.root.partition("?")
+        return f"{_joined(folder, self.below)}{mark}{query}"
 
     def __truediv__(self, name: str) -> "Remote":
-        folder, mark, query = self.uri.partition("?")
-        return Remote(f"{folder.rstrip('/')}/{name}{mark}{query}")
+        return Remote(self.root, _joined(self.below, name) if self.below else name)
 
     @property
     def name(self) -> str:
-        return PurePosixPath(self.uri.partition("?")[0]).name
+        return PurePosixPath(str(self).partition("?")[0]).name
 
     @property
     def suffix(self) -> str:
@@ -53,12 +56,16 @@ class Remote:
         return bool(self._kind() == fs.FileType.Directory)
 
     def _kind(self) -> Any:
-        filesystem, inner = _filesystem(self.uri)
+        filesystem, inner = self._place()
         return filesystem.get_file_info(inner).type
+
+    def _place(self) -> tuple[fs.FileSystem, str]:
+        filesystem, inner = _filesystem(self.root)
+        return filesystem, _joined(inner, self.below)
 
     def open(self) -> pa.NativeFile:
         """The file for reading, at any position."""
-        filesystem, inner = _filesystem(self.uri)
+        filesystem, inner = self._place()
         return filesystem.open_input_file(inner)
 
     def read_bytes(self) -> bytes:
@@ -70,7 +77,7 @@ class Remote:
 
     def glob(self, pattern: str) -> list["Remote"]:
         """The files below that match, e.g. ``chunk-*/file-*.parquet``; none where there is no such folder."""
-        filesystem, inner = _filesystem(self.uri)
+        filesystem, inner = self._place()
         root = PurePosixPath("/", inner)
         found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
         below = [PurePosixPath("/", info.path).relative_to(root) for info in found if info.type == fs.FileType.File]
@@ -88,6 +95,10 @@ def location(path: str | Path | Remote) -> Location:
         return Path(path).expanduser() if isinstance(path, str) else path
     parts = urlsplit(text)
     return Path(unquote(parts.path)) if parts.scheme == "file" else Remote(text)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if name else folder
 
 
 @cache

@@ -68,7 +68,7 @@ def test_env_runners_on_two_nodes(two_nodes: list[str], point_settings: dict[str
     assert nodes == set(two_nodes)
     last = results(tmp_path)[-1]
     assert last["training_iteration"] == 3
-    assert last["num_healthy_workers"] == 2
+    assert last["fault_tolerance"]["num_healthy_workers"] == 2
     assert last["learners"]["default_policy"]["critic_loss"] > 0
 
 

@@ -28,6 +28,7 @@ from tests.point import write_demonstrations
 
 pytestmark = pytest.mark.faults
 POINT = "tests.point:Point-v0"
+LEARNER = "_WrappedExecutable"  # what RLlib calls its actor
 SHORT = TINY.model_copy(update={"threads_per_worker": 1})
 
 
@@ -82,7 +83,6 @@ def test_a_driver_killed_at_any_moment_leaves_a_whole_checkpoint(
             else:
                 pytest.fail(f"ended by itself after {kill} kills: {line}")
             time.sleep(rng.uniform(0, 0.5))
-            os.killpg(run.pid, signal.SIGKILL)
         newest = _newest(tmp_path / "out")
         load_policy(str(newest))
         restored = SPiRL.from_checkpoint(str(newest))
@@ -103,7 +103,7 @@ def test_training_goes_on_after_its_learner_was_killed(point_settings: dict[str,
     )
     with _start(command) as run:
         _wait_for_iteration(run, 2)
-        os.kill(_ray_process(run, "Learner").pid, signal.SIGKILL)
+        os.kill(_ray_process(run, LEARNER).pid, signal.SIGKILL)
         output, _ = run.communicate(timeout=300)
     assert run.returncode == 0, output
     (file,) = tmp_path.glob("point/*/result.json")
@@ -119,7 +119,7 @@ def test_without_another_try_a_killed_learner_is_one_clear_error(
 ) -> None:
     with _start(_command(tmp_path, point_settings | {"num_learners": 1})) as run:
         _wait_for_iteration(run, 2)
-        os.kill(_ray_process(run, "Learner").pid, signal.SIGKILL)
+        os.kill(_ray_process(run, LEARNER).pid, signal.SIGKILL)
         output, _ = run.communicate(timeout=300)
     assert run.returncode == 1
     (failure,) = re.findall("failed: .*", output)
@@ -232,10 +232,17 @@ def _command(folder: Path, config: dict[str, Any], *, storage: Path | None = Non
     return [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", str(file), "--ray-num-cpus", "2"]
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _start(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process group of its own, of which nothing is left afterwards."""
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    ) as run:
+        try:
+            yield run
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 def _wait_for_iteration(run: subprocess.Popen[str], least: int) -> None:

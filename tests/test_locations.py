@@ -51,7 +51,10 @@ def test_a_data_set_is_the_same_behind_a_uri(in_memory: str, data_uri: str, poin
 def test_only_uris_of_other_file_systems_leave_the_paths(tmp_path: Path) -> None:
     assert location(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     assert location("data/point") == Path("data/point")
-    assert location("s3://bucket/data?region=eu-west-1") / "meta" == Remote("s3://bucket/data/meta?region=eu-west-1")
+    file = location("s3://bucket/data/?region=eu-west-1") / "meta" / "info.json"
+    assert isinstance(file, Remote)
+    assert str(file) == "s3://bucket/data/meta/info.json?region=eu-west-1"
+    assert (file.name, file.suffix, file.stem) == ("info.json", ".json", "info")
 
 
 def test_skills_and_demonstrations_behind_a_uri_serve_a_replay(in_memory: str, point_skills: str) -> None:
@@ -77,7 +80,7 @@ def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) ->
     ("uri", "message"),
     [
         ("memory://nothing/here", "no such directory"),
-        ("nosuch://bucket/data", "nosuch://bucket/data/meta/info.json cannot be reached: .*nosuch"),
+        ("nosuch://bucket/data", "nosuch://bucket/data cannot be reached: .*nosuch"),
     ],
 )
 def test_a_uri_that_leads_nowhere_is_one_clear_error(uri: str, message: str) -> None:
