@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_old_skills_and_data_as_they_were(
     _fill(small_disk)
     with pytest.raises(UserError, match=r"Cannot write the skill checkpoint to .*No space left on device"):
         save_skills(small_disk / "skills", model, card.model_copy(update={"data": "x" * 100_000}))
-    with pytest.raises(UserError, match=r"cannot write there \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"cannot write there \(.*No space left on device\)"):
         write_demonstrations(small_disk / "data", episodes=100, overwrite=True)
     assert load_skills(small_disk / "skills")[1] == card
     assert fingerprint(small_disk / "data") == fingerprint(point_data)
