@@ -71,6 +71,7 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_that_is_surely_whole(
     """Tune's state knows of checkpoints 1 and 2."""
     for index in there:
         (tmp_path / f"checkpoint_{index:06d}").mkdir()
+    (tmp_path / ".checkpoint_000000.deleted").mkdir()
     known = [_TrainingResult(Checkpoint(str(tmp_path / f"checkpoint_{i:06d}"), whole), {}) for i in (1, 2)]
     manager = SimpleNamespace(_latest_checkpoint_result=known[1], _checkpoint_results=list(known))
     storage = SimpleNamespace(storage_filesystem=whole, trial_fs_path=str(tmp_path), current_checkpoint_index=2)
@@ -79,3 +80,4 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_that_is_surely_whole(
     assert manager._latest_checkpoint_result.checkpoint.path.endswith(f"checkpoint_{chosen:06d}")
     assert manager._checkpoint_results[-1] is known[1]
     assert storage.current_checkpoint_index == chosen
+    assert len(list(tmp_path.iterdir())) == len(there)

@@ -19,6 +19,9 @@ from ray.tune import Callback, Checkpoint
 from rllib_spirl.errors import UserError
 
 
+_DELETED = ".deleted"
+
+
 class _WholeFile:
     """A file for writing that appears under its name when it is closed, unless writing failed."""
 
@@ -70,7 +73,7 @@ class _WholeFiles(fs.FSSpecHandler):
 
     def delete_dir(self, path: str) -> None:
         place = Path(path)
-        doomed = place.with_name(f".{place.name}.deleted")
+        doomed = place.with_name(f".{place.name}{_DELETED}")
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(place, doomed)
         shutil.rmtree(doomed)
@@ -122,18 +125,22 @@ class FromNewestCheckpoint(Callback):
     def __init__(self) -> None:
         self._done = False
 
-    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list, **unused: Any) -> None:
         if self._done:
             return
         self._done = True
         for trial in trials:
+            storage = trial.storage
+            selector = fs.FileSelector(storage.trial_fs_path, allow_not_found=True)
+            listed = storage.storage_filesystem.get_file_info(selector)
+            for info in listed:
+                if info.base_name.endswith(_DELETED):  # killed meanwhile
+                    storage.storage_filesystem.delete_dir(info.path)
             manager = trial.run_metadata.checkpoint_manager
             latest = manager._latest_checkpoint_result
             if latest is None or _exists(latest.checkpoint):
                 continue
             manager._checkpoint_results = [r for r in manager._checkpoint_results if _exists(r.checkpoint)]
-            storage = trial.storage
-            listed = storage.storage_filesystem.get_file_info(fs.FileSelector(storage.trial_fs_path))
             there = sorted(info.path for info in listed if info.base_name.startswith("checkpoint_"))
             if not there:
                 continue
