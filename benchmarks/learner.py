@@ -164,7 +164,8 @@ def main(count: int = 7, updates: int = 96, batch: int = 256) -> None:
     start_ray()
     results = []
     for layers in (5, 2):
-        config = kitchen_config(kitchen_skills(), critic_layers=layers, critic_members=2, train_batch_size_per_learner=batch)
+        sizes = {"critic_layers": layers, "critic_members": 2, "train_batch_size_per_learner": batch}
+        config = kitchen_config(kitchen_skills(), **sizes)
         algorithm = config.build_algo()
         algorithm.replay.add(random_transitions(20_000))
         results += [measure(algorithm, layers, batch, threads, count, updates) for threads in (1, 2)]

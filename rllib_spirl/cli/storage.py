@@ -18,7 +18,6 @@ from ray.tune import Callback, Checkpoint
 
 from rllib_spirl.errors import UserError
 
-
 _DELETED = ".deleted"
 
 
