@@ -1,5 +1,6 @@
 """Names of the Parquet columns and their conversion to NumPy, with errors that name the file and the row."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rllib_spirl.locations import Location
 STATE = "observation.state"
 ACTION = "action"
 NEXT_STATE = "next.observation.state"  # ours: LeRobot has no place for the state after the last action
+IMAGE = "observation.image"  # flat, as LeRobot reads any vector; in the shape PICTURE
 REWARD = "next.reward"
 TERMINATED = "next.terminated"
 TRUNCATED = "next.truncated"
@@ -24,7 +26,12 @@ TASK = "task_index"
 
 REQUIRED = (STATE, ACTION, EPISODE, FRAME)
 OPTIONAL = (NEXT_STATE, REWARD, TERMINATED, TRUNCATED, TASK)
-VECTORS = frozenset({STATE, ACTION, NEXT_STATE})
+"""Read where a data set has them. ``IMAGE`` is not one of them: it is large, and read only when asked for."""
+VECTORS = frozenset({STATE, ACTION, NEXT_STATE, IMAGE})
+
+PICTURE = (32, 32, 3)
+"""Rows, columns and RGB of a frame's picture, uint8."""
+PICTURE_BYTES = math.prod(PICTURE)
 
 # What reading a damaged Parquet file raises.
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -61,10 +68,12 @@ def read_columns(file: Location, names: list[str], *, use_threads: bool = True) 
     present = set(parquet.schema_arrow.names)
     missing = [name for name in names if name not in present]
     if missing:
-        raise UserError(
-            f"{file}: column '{missing[0]}' is missing (there are: {', '.join(sorted(present))}); "
-            "add it, or import the data with 'spirl data import-lerobot --state-key ... --action-key ...'"
+        remedy = (
+            "build the data with 'images: true' in the recipe, or write episodes with images"
+            if missing[0] == IMAGE
+            else "add it, or import the data with 'spirl data import-lerobot --state-key ... --action-key ...'"
         )
+        raise UserError(f"{file}: column '{missing[0]}' is missing (there are: {', '.join(sorted(present))}); {remedy}")
     try:
         return parquet.read(columns=names, use_threads=use_threads)
     except DAMAGE as error:
@@ -96,6 +105,22 @@ def matrix(table: pa.Table, name: str, file: Location) -> np.ndarray:
         )
     width = int(widths[0]) if len(widths) else 0
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
+
+
+def values(table: pa.Table, name: str, file: Location) -> np.ndarray:
+    """A column of the contract as an array: (N, width) if it is one of VECTORS, else (N,).
+
+    Raises UserError as `matrix` or `scalars` does, and on pictures of another size.
+    """
+    if name not in VECTORS:
+        return scalars(table, name, file)
+    array = matrix(table, name, file)
+    if name == IMAGE and len(array) and (array.dtype, array.shape[1]) != (np.uint8, PICTURE_BYTES):
+        raise UserError(
+            f"{file}: '{name}' holds {array.shape[1]} {array.dtype} values a row; pictures are {PICTURE_BYTES} uint8 "
+            f"(of shape {PICTURE}, row by row): write them anew"
+        )
+    return array
 
 
 def scalars(table: pa.Table, name: str, file: Location) -> np.ndarray:

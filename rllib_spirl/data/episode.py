@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.errors import UserError
 
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
@@ -19,6 +20,7 @@ class Episode:
     terminated: bool  # the last step ended the task
     truncated: bool  # the last step hit a limit, or the recording just stops there
     task: str  # e.g. "microwave; kettle; bottom burner; light switch"
+    images: np.ndarray | None = None  # (T, 32, 32, 3) uint8, of the states before each action
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -37,6 +39,11 @@ class Episode:
             raise UserError(
                 f"{name}: {steps} actions need {steps + 1} states (with the one after the last action) and "
                 f"{steps} rewards, got {len(self.states)} and {len(self.rewards)}"
+            )
+        if self.images is not None and (self.images.dtype != np.uint8 or self.images.shape != (steps, *PICTURE)):
+            raise UserError(
+                f"{name}: images must be uint8 of shape {(steps, *PICTURE)}, one for each action, "
+                f"got {self.images.dtype} of {self.images.shape}"
             )
         for label, values in (("state", self.states), ("action", self.actions), ("reward", self.rewards)):
             finite = np.isfinite(values)

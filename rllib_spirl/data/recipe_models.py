@@ -91,6 +91,7 @@ class BlockStackingRecipe(ScriptedRecipe):
     environment: Literal["block_stacking"]
     blocks: int = Field(5, ge=2, le=12, description="in the scene")
     stacks: int = Field(4, ge=1, description="made in one demonstration")
+    images: bool = Field(False, description="record pictures too, for a prior that sees them")
 
     @model_validator(mode="after")
     def _room(self) -> "BlockStackingRecipe":
@@ -99,7 +100,7 @@ class BlockStackingRecipe(ScriptedRecipe):
         return self
 
     def tasks(self) -> list[dict[str, Any]]:
-        return [{"blocks": self.blocks, "stacks": self.stacks}]
+        return [{"blocks": self.blocks, "stacks": self.stacks, "images": self.images}]
 
     def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
         return len(completed) == task["stacks"]

@@ -45,6 +45,7 @@ class Trajectories:
     task_index: np.ndarray  # (N,) int64, into tasks
     tasks: list[str]
     info: dict[str, Any]  # meta/info.json
+    images: np.ndarray | None = None  # (N, 32, 32, 3) uint8; None unless asked for
 
     @property
     def state_dim(self) -> int:
@@ -78,6 +79,7 @@ class Trajectories:
             terminated=terminated,
             truncated=not terminated,
             task=self.tasks[self.task_index[start]],
+            images=None if self.images is None else self.images[start:stop],
         )
 
 
@@ -135,7 +137,8 @@ def read_parts(path: str | Location, columns: Iterable[str] = (*c.REQUIRED, *c.O
 
     Args:
         path: directory with ``meta/`` and ``data/``.
-        columns: which to read; those of REQUIRED always are, and others where the data set has them.
+        columns: which to read; those of REQUIRED always are, the pictures must be there if asked for, and others are
+            read where the data set has them.
 
     Raises:
         UserError: one line with file, row and remedy, for a missing column, rows of different width, NaN or
@@ -155,7 +158,7 @@ def read_parts(path: str | Location, columns: Iterable[str] = (*c.REQUIRED, *c.O
             "missing or from another data set: copy or build it again"
         )
     known = set(c.open_parquet(files[0]).schema_arrow.names) | set(info.get("features", {}))
-    wanted = [*c.REQUIRED, *(name for name in columns if name in known and name not in c.REQUIRED)]
+    wanted = [*c.REQUIRED, *(n for n in columns if (n in known or n == c.IMAGE) and n not in c.REQUIRED)]
     widths: dict[str, int] = {}
     episode_before = -1
     for file in files:
@@ -177,18 +180,25 @@ def read_parts(path: str | Location, columns: Iterable[str] = (*c.REQUIRED, *c.O
 def _read_file(file: Location, names: list[str]) -> dict[str, np.ndarray]:
     """Columns of one file as arrays, checked one by one."""
     table = c.read_columns(file, names)
-    part = {n: c.matrix(table, n, file) if n in c.VECTORS else c.scalars(table, n, file) for n in table.column_names}
+    part = {name: c.values(table, name, file) for name in table.column_names}
     _check_part(part, file)
     return part
 
 
-def load(path: str | Location, *, min_episode_length: int = 1, dtype: Any = np.float32) -> Trajectories:
+def _columns(images: bool) -> tuple[str, ...]:
+    return (*c.REQUIRED, *c.OPTIONAL, *((c.IMAGE,) if images else ()))
+
+
+def load(
+    path: str | Location, *, min_episode_length: int = 1, dtype: Any = np.float32, images: bool = False
+) -> Trajectories:
     """Read a whole data set into memory and check all of it.
 
     Args:
         path: directory with ``meta/`` and ``data/``.
         min_episode_length: in steps; at least one episode must have it. Shorter ones are kept.
         dtype: of states, actions and rewards: float32, or float64 to replay what was recorded exactly.
+        images: whether to read the pictures.
 
     Raises:
         UserError: as `read_parts` does, and when no episode has the minimum length.
@@ -198,7 +208,7 @@ def load(path: str | Location, *, min_episode_length: int = 1, dtype: Any = np.f
     total = count_frames(path)
     values: dict[str, np.ndarray] = {}
     starts, offset = [0], 0
-    for part in read_parts(path):
+    for part in read_parts(path, _columns(images)):
         for name, array in part.columns.items():
             if name not in values:
                 kind = dtype if name in (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD) else array.dtype
@@ -211,11 +221,11 @@ def load(path: str | Location, *, min_episode_length: int = 1, dtype: Any = np.f
     return _trajectories(path, values, episode_starts, info, dtype)
 
 
-def load_files(path: str | Location, *, dtype: Any = np.float32) -> Iterator[Trajectories]:
+def load_files(path: str | Location, *, dtype: Any = np.float32, images: bool = False) -> Iterator[Trajectories]:
     """The data set file by file, each as `load` would give it alone. Raises UserError as `read_parts` does."""
     path = location(path)
     info = read_info(path)
-    for part in read_parts(path):
+    for part in read_parts(path, _columns(images)):
         floats = (c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD)
         values = {n: array.astype(dtype) if n in floats else array for n, array in part.columns.items()}
         yield _trajectories(path, values, part.episode_starts, info, dtype)
@@ -237,6 +247,7 @@ def _trajectories(
         task_index=task_index,
         tasks=read_tasks(path, [int(i) for i in np.unique(task_index)]),
         info=info,
+        images=values[c.IMAGE].reshape(-1, *c.PICTURE) if c.IMAGE in values else None,
     )
 
 
@@ -265,6 +276,8 @@ def _check_part(part: dict[str, np.ndarray], file: Location) -> None:
         return f"{file}, row {row} (episode {part[c.EPISODE][row]}, frame {part[c.FRAME][row]})"
 
     for name, array in part.items():
+        if name == c.IMAGE:
+            continue  # bytes
         finite = np.abs(array) <= _LARGEST  # not so for NaN either
         if not finite.all():
             place = tuple(np.argwhere(~finite)[0])
@@ -335,10 +348,10 @@ def fingerprint(path: str | Location) -> str:
     indices: set[int] = set()
     for file in c.data_files(path):
         present = c.open_parquet(file).schema_arrow.names
-        table = c.read_columns(file, [*c.REQUIRED, *(name for name in c.OPTIONAL if name in present)])
+        table = c.read_columns(file, [*c.REQUIRED, *(name for name in (*c.OPTIONAL, c.IMAGE) if name in present)])
         for name in table.column_names:
-            vector = name in (c.STATE, c.ACTION, c.NEXT_STATE)
-            array = c.matrix(table, name, file) if vector else c.scalars(table, name, file)[:, None]
+            array = c.values(table, name, file)
+            array = array.reshape(len(array), -1)
             digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode()))
             digests[name].update(np.ascontiguousarray(array).data)
             if name == c.TASK:

@@ -216,17 +216,18 @@ def _progress(show: bool) -> Progress:
 def _save(file: Path, episode: Episode) -> None:
     facts = {"terminated": episode.terminated, "truncated": episode.truncated, "task": episode.task}
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    arrays = {"states": episode.states, "actions": episode.actions, "rewards": episode.rewards}
+    if episode.images is not None:
+        arrays["images"] = episode.images
     with temporary.open("wb") as stream:
-        np.savez(
-            stream, states=episode.states, actions=episode.actions, rewards=episode.rewards, facts=json.dumps(facts)
-        )
+        np.savez(stream, facts=np.array(json.dumps(facts)), **arrays)
     temporary.replace(file)
 
 
 def _load(file: Path) -> Episode:
     with np.load(file, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays["facts"]))
-        return Episode(states=arrays["states"], actions=arrays["actions"], rewards=arrays["rewards"], **facts)
+        return Episode(**{name: arrays[name] for name in arrays if name != "facts"}, **facts)
 
 
 def _done(job: Job) -> bool:

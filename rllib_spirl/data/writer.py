@@ -26,7 +26,7 @@ FILE_SIZE_MB = 100  # LeRobot's default, which keeps a file within what one read
 ROW_GROUP = 65_536
 
 # Of the content, not of its position: ``index`` and ``timestamp`` follow from the others.
-_HASHED = (*c.REQUIRED, *c.OPTIONAL)
+_HASHED = (*c.REQUIRED, *c.OPTIONAL, c.IMAGE)
 
 
 def content_hash(digests: dict[str, Any], tasks: list[str]) -> str:
@@ -135,7 +135,8 @@ class TrajectoryWriter:
         recording stops.
 
         Raises:
-            UserError: on invalid values (see ``Episode.validate``) or widths other than the first episode's.
+            UserError: on invalid values (see ``Episode.validate``), widths other than the first episode's, or images
+                where that has none or the other way round.
         """
         number = len(self._rows)
         episode.validate(f"episode {number}")
@@ -148,8 +149,13 @@ class TrajectoryWriter:
                 raise UserError(
                     f"episode {number}: {name} is {values.shape[1]} wide, in episode 0 it is {width}; use one width"
                 )
+        if (episode.images is not None) != (c.IMAGE in self._features):
+            has, had = ("images", "none") if episode.images is not None else ("no images", "some")
+            raise UserError(f"episode {number} has {has}, episode 0 has {had}; give images with all episodes or none")
         frames = self._to_frames(episode, number)
         for name in _HASHED:
+            if name not in frames:
+                continue
             array = frames[name].reshape(len(episode), -1)
             self._digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode()))
             self._digests[name].update(array.data)
@@ -158,7 +164,7 @@ class TrajectoryWriter:
             self._flush()
         self._buffer.append(frames)
         self._buffered += size
-        self._stats.append({name: _stats(array) for name, array in frames.items()})
+        self._stats.append({name: _stats(array) for name, array in frames.items() if name != c.IMAGE})
         self._rows.append(
             {
                 "episode_index": number,
@@ -191,6 +197,8 @@ class TrajectoryWriter:
             c.INDEX: ("int64", [1]),
             c.TASK: ("int64", [1]),
         }
+        if episode.images is not None:
+            features[c.IMAGE] = ("uint8", [c.PICTURE_BYTES])
         for name, names in self._names.items():
             width = features[name][1][0]
             if names is not None and len(names) != width:
@@ -205,7 +213,7 @@ class TrajectoryWriter:
         states = np.ascontiguousarray(episode.states, self._float)
         last = np.arange(steps) == steps - 1
         frame = np.arange(steps, dtype=np.int64)
-        return {
+        frames = {
             c.STATE: states[:-1],
             c.ACTION: np.ascontiguousarray(episode.actions, self._float),
             c.NEXT_STATE: states[1:],
@@ -218,6 +226,9 @@ class TrajectoryWriter:
             c.INDEX: self._frames + frame,
             c.TASK: np.full(steps, self._tasks.setdefault(episode.task, len(self._tasks)), np.int64),
         }
+        if episode.images is not None:
+            frames[c.IMAGE] = np.ascontiguousarray(episode.images.reshape(steps, -1))
+        return frames
 
     def _flush(self) -> None:
         """Write the buffered episodes as one file."""
@@ -254,11 +265,12 @@ class TrajectoryWriter:
             meta / "tasks.parquet"
         )
         episodes = {key: [row[key] for row in self._rows] for key in self._rows[0]}
-        for name in self._features:
+        described = list(self._stats[0])  # all but the pictures, whose statistics would be as large as they are
+        for name in described:
             for key in ("min", "max", "mean", "std", "count"):
                 episodes[f"stats/{name}/{key}"] = [stats[name][key].tolist() for stats in self._stats]
         pq.write_table(pa.table(episodes), self._temporary / EPISODES_PATH, compression="snappy")
-        _write_json(meta / "stats.json", {name: self._total_stats(name) for name in self._features})
+        _write_json(meta / "stats.json", {name: self._total_stats(name) for name in described})
         ours: dict[str, Any] = {"fingerprint": content_hash(self._digests, tasks)}
         if self._env is not None:
             ours["env"] = self._env

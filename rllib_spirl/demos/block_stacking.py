@@ -19,6 +19,7 @@ from rllib_spirl.envs.block_stacking import (
     BlockStackingEnv,
     held,
     levels,
+    pictures,
     split,
 )
 
@@ -127,7 +128,7 @@ def _moved(point: NDArray[np.float64], right: float, up: float) -> NDArray[np.fl
     return point + np.array([right, up])
 
 
-def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Demonstration:
+def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images: bool = False) -> Demonstration:
     """Make stacks of two, one after the other, each up to three times. The same arguments give the same result.
 
     Blocks are taken from the floor and from stacks made before, so that there is always a next one to make.
@@ -138,6 +139,7 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Dem
         seed: Of the scene, the choice of blocks, the jitter of the motions and the action noise.
         noise: Standard deviation of the Ornstein-Uhlenbeck noise added to the actions, for diversity. The recorded
             actions hold it.
+        images: Whether the episode has the pictures of its states.
 
     Returns:
         The demonstration, successful or not. Rewards are the dense ones.
@@ -175,5 +177,6 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05) -> Dem
         terminated=False,
         truncated=True,
         task="stacks of two blocks",
+        images=pictures(np.array(states[:-1])) if images and actions else None,
     )
     return Demonstration(episode, completed, len(completed) == stacks, tries)
