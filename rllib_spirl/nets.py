@@ -1,4 +1,4 @@
-"""The networks used throughout, perceptrons with LayerNorm and sets in front of them, and fast matrix products."""
+"""The networks used throughout, perceptrons with LayerNorm, sets and pictures before them, and fast matrix products."""
 
 import math
 from collections.abc import Iterator
@@ -65,6 +65,27 @@ class SetEncoder(nn.Module):
         weights = self.score(items).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
         pooled = (weights * items.unflatten(-1, (self.heads, -1))).sum(-3)
         return torch.cat([own, F.silu(pooled.flatten(-2))], -1)
+
+
+class PictureEncoder(nn.Module):
+    """Features of the pictures before and after a step: three strided convolutions over both together."""
+
+    CHANNELS = (16, 32, 32)
+
+    def __init__(self, size: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 6  # RGB of two pictures
+        for outputs in self.CHANNELS:
+            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.SiLU()]
+            channels = outputs
+        self.net = nn.Sequential(*layers)
+        self.outputs = channels * (size // 2 ** len(self.CHANNELS)) ** 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 2, size, size, 3) uint8 to features (B, F)."""
+        planes = images.movedim(-1, 2).flatten(1, 2)  # (B, 6, size, size)
+        return self.net(planes.float() / 127.5 - 1).flatten(1)
 
 
 class NumpySetEncoder:

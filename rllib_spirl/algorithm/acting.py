@@ -28,10 +28,12 @@ class ActingPolicy:
             self._policy = _Parameters(module.prior, policy.features, policy.net)
         else:
             self._policy = _Parameters(policy.net, policy.net.features, policy.net.net)
-        self._prior = _Parameters(module.prior, module.prior.features, module.prior.net)
+        self._prior = (
+            None if module.prior.images else _Parameters(module.prior, module.prior.features, module.prior.net)
+        )
 
     def sample(self, state: NDArray[np.floating], rng: np.random.Generator) -> Array:
-        """z ~ π(z|s), (Z,), for a state (S,) in environment units."""
+        """z ~ π(z|s), (Z,), for an observation (S,) in environment units; see `SkillPrior` for its form."""
         mean, std = self._skills(state)
         return mean + std * rng.standard_normal(len(mean), np.float32)
 
@@ -44,12 +46,16 @@ class ActingPolicy:
         """π(z|s)'s mean and deviation, (Z,) each."""
         if not self._residual:
             return _gaussian(*self._policy(state))
+        state, said_by_prior = np.split(state, [len(state) - self._module.prior.said])
         mean, log_std = self._policy(state)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
         std = np.exp(LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND))
         if not self._module.regularized_to_prior:
             return mean, std
-        prior_mean, prior_std = _gaussian(*self._prior(state))
+        if self._prior is None:
+            prior_mean, prior_std = np.split(said_by_prior, 2)
+        else:
+            prior_mean, prior_std = _gaussian(*self._prior(state))
         return prior_mean + prior_std * mean, prior_std * std
 
 

@@ -4,17 +4,21 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import flatdim
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.data.schema import Trajectories, count_frames, load_files
-from rllib_spirl.data.windows import window_starts
+from rllib_spirl.data.windows import previous_frames, window_starts
+from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.model import SkillModel
 
 
 def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
+
+    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them.
 
     Of a data set with more than ``capacity`` steps, the same random share of every file, one file in memory at a time.
 
@@ -25,11 +29,11 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
         UserError: If the data set's dimensions are not the skill model's, or it lacks final states.
     """
     config = model.config
-    state_dim = flatdim(env.observation_space)
+    state_dim = flatdim(state_space(env, images=config.prior_images))
     share = min(1.0, capacity / count_frames(path))
     generator = torch.Generator().manual_seed(seed)
     kept: list[dict[str, Tensor]] = []
-    for data in load_files(path):
+    for data in load_files(path, images=config.prior_images):
         if (data.state_dim, data.action_dim) != (state_dim, config.action_dim):
             raise UserError(
                 f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the environment "
@@ -47,7 +51,7 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
     total = sum(len(columns["rewards"]) for columns in kept)
     if total == 0:
         raise UserError(f"{path}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
-    replay = SkillReplay(total, state_dim, config.latent_dim, seed)
+    replay = SkillReplay(total, kept[0]["states"].shape[1], config.latent_dim, seed)
     while kept:
         replay.add(kept.pop(0))
     return replay
@@ -90,10 +94,24 @@ def skill_transitions(
             frames = chunk[:, None] + np.arange(horizon)
             q = model.posterior(torch.from_numpy(data.states[frames]), torch.from_numpy(data.actions[frames]))
             z.append(q.mean + q.stddev * torch.randn(q.mean.shape, generator=generator))
+    observed, next_observed = torch.from_numpy(data.states[starts]), torch.from_numpy(data.next_states[last])
+    if data.images is not None:
+        # Of the state after an episode's last action there is no picture. No value is learned there: see above.
+        arrived = np.minimum(last + 1, episode_end[starts] - 1)
+        observed = _observe(model, observed, data, starts)
+        next_observed = _observe(model, next_observed, data, arrived)
     return {
-        "states": torch.from_numpy(data.states[starts]),
+        "states": observed,
         "z": torch.cat(z),
         "rewards": torch.from_numpy((earned[last + 1] - earned[starts]).astype(np.float32)),
-        "next_states": torch.from_numpy(data.next_states[last]),
+        "next_states": next_observed,
         "terminated": torch.from_numpy(final.astype(np.float32)),
     }
+
+
+def _observe(model: SkillModel, states: Tensor, data: Trajectories, frames: NDArray[np.int64]) -> Tensor:
+    """States (W, S) with what the prior says of the pictures before and at ``frames`` (W,)."""
+    assert data.images is not None
+    pairs = np.stack([previous_frames(frames, data.episode_starts), frames], 1)
+    chunks = zip(states.split(4096), np.split(pairs, range(4096, len(pairs), 4096)), strict=True)
+    return torch.cat([model.prior.observe(s, torch.from_numpy(data.images[pair])) for s, pair in chunks])

@@ -175,7 +175,7 @@ class SPiRLConfig(AlgorithmConfig):
             self._value_error(
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
-        load_card(str(self.skill_checkpoint))
+        skills = load_card(str(self.skill_checkpoint)).model
         for name in ("target_divergence", "initial_alpha", "policy_lr", "critic_lr", "alpha_lr", "updates_per_step"):
             if not getattr(self, name) > 0:
                 self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
@@ -199,6 +199,8 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.policy not in ("residual", "copied"):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
+        if self.policy == "copied" and skills.prior_images:
+            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
         if self.regularize_to not in ("prior", "unit"):
             self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
         if self.target_bounds is not None and not (

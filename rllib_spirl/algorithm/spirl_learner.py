@@ -70,7 +70,7 @@ class SPiRLLearner(TorchLearner):
         alpha = module.log_alpha.detach().exp()
         with torch.no_grad():
             next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
-            next_q = module.target_critic(module.prior.normalize(next_states), next_policy.sample())
+            next_q = module.target_critic(module.inputs(next_states), next_policy.sample())
             target = q_target(
                 batch["rewards"],
                 batch["terminated"],
@@ -79,7 +79,7 @@ class SPiRLLearner(TorchLearner):
                 alpha * next_kl if config.kl_in_target else None,
                 config.target_bounds,
             )
-        inputs = module.prior.normalize(states)
+        inputs = module.inputs(states)
         q = module.critic(inputs, batch["z"])
         critic = critic_loss(q, target)
 

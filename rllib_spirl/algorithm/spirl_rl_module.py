@@ -145,11 +145,17 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def get_non_inference_attributes(self) -> list[str]:
         return ["critic", "log_alpha"]
 
+    def inputs(self, observations: Tensor) -> Tensor:
+        """The normalised states (..., S) in observations, what policy and critics see."""
+        return self.prior.normalize(self.prior.states(observations))
+
     def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
-        """States (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
+        """Observations (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
+
+        Here and below: with a prior over pictures, observations hold what it says of them, see `SkillPrior`.
 
         Args:
-            states: States in which skills start.
+            states: Observations where skills start.
             prior: The reference there, if it is known already.
         """
         return self._around_prior(self.policy, states, prior or self.reference(states))
@@ -162,7 +168,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         """
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(states))
         candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
-        inputs = self.prior.normalize(states).expand(len(candidates), -1, -1)
+        inputs = self.inputs(states).expand(len(candidates), -1, -1)
         q = self.target_critic(inputs.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
         best = q.view(len(candidates), -1).argmax(0)
         return candidates[best, torch.arange(len(states))]
@@ -171,12 +177,12 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def reference(self, states: Tensor) -> Normal:
         """What the policy is regularised to in states (B, S): the frozen p_a(z|s), or N(0, I). Without gradient."""
         if self.regularized_to_prior:
-            return self.prior(states)
+            return self.prior.at(states)
         mean = states.new_zeros(*states.shape[:-1], self.latent_dim)
         return Normal(mean, torch.ones_like(mean), validate_args=False)
 
     def _around_prior(self, policy: nn.Module, states: Tensor, prior: Normal) -> tuple[Normal, Tensor]:
-        inputs = self.prior.normalize(states) if isinstance(policy, ResidualPolicy) else states
+        inputs = self.inputs(states) if isinstance(policy, ResidualPolicy) else states
         return policy(prior, inputs)
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -216,11 +216,11 @@ def _progress(show: bool) -> Progress:
 def _save(file: Path, episode: Episode) -> None:
     facts = {"terminated": episode.terminated, "truncated": episode.truncated, "task": episode.task}
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    arrays = {"states": episode.states, "actions": episode.actions, "rewards": episode.rewards}
+    arrays: dict[str, Any] = {"states": episode.states, "actions": episode.actions, "rewards": episode.rewards}
     if episode.images is not None:
         arrays["images"] = episode.images
     with temporary.open("wb") as stream:
-        np.savez(stream, facts=np.array(json.dumps(facts)), **arrays)
+        np.savez(stream, facts=json.dumps(facts), **arrays)
     temporary.replace(file)
 
 

@@ -35,6 +35,11 @@ def window_starts(episode_starts: np.ndarray, horizon: int) -> np.ndarray:
     return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(episode_starts[:-1], np.int64) - restart, counts)
 
 
+def previous_frames(frames: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
+    """The frame before each of ``frames``; where an episode begins, the frame itself. Any shape, int64."""
+    return frames - ~np.isin(frames, episode_starts)
+
+
 def split_episodes(num_episodes: int, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split by episode, so that no validation window overlaps a training window.
 

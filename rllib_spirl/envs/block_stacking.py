@@ -237,7 +237,9 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     ====== ======================================================================================
 
     With ``images`` it is a dict of this ("state") and "images" (2, 32, 32, 3) uint8: the agent-centred pictures of
-    `pictures` before and after the step (the same picture twice after a reset).
+    `pictures` before and after the step (the same picture twice after a reset). Painting them takes longer than the
+    physics does; who needs only some of them sets ``paint_on_demand`` and calls `paint` for each: "images" stay as they
+    are in between.
 
     Action (3,) in [-1, 1], clipped: velocity along y and z in units of 0.8 m/s, and the fingers' wanted opening, from
     closed (-1) to open (1), for 0.05 s.
@@ -294,7 +296,9 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self._worth = 0.0
         self._steps = 0
-        self._picture: NDArray[np.uint8] | None = None
+        self.paint_on_demand = False
+        self._images = np.zeros((2, PICTURE, PICTURE, 3), np.uint8)
+        self._last_two: list[NDArray[np.float32]] = []  # states
         self._renderers: dict[int, OffscreenRenderer] = {}  # by the number of blocks
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -308,8 +312,9 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         qpos[4::3] = rng.permutation(places - (REACH - 0.05))
         qpos[5::3] = BLOCK / 2
         mujoco.mj_forward(self.model, self.data)
-        self._steps, self._picture = 0, None
+        self._steps = 0
         state = self.state()
+        self._last_two = [state, state]
         level = levels(state)
         self._worth = float(_potential(state, level, self.reward))
         return self._observe(state), self._info(level)
@@ -378,9 +383,15 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     def _observe(self, state: NDArray[np.float32]) -> Any:
         if not self.images:
             return state
-        picture = pictures(state)
-        previous, self._picture = picture if self._picture is None else self._picture, picture
-        return {"state": state, "images": np.stack((previous, picture))}
+        self._last_two = [self._last_two[1], state]
+        if not self.paint_on_demand:
+            self.paint()
+        return {"state": state, "images": self._images}
+
+    def paint(self) -> NDArray[np.uint8]:
+        """The pictures (2, 32, 32, 3) before and after the last step."""
+        self._images = pictures(np.stack(self._last_two))
+        return self._images
 
     def _info(self, level: NDArray[np.intp]) -> dict[str, Any]:
         return {"measures": {"tower_height": int(level.max()) + 1, "stacked_blocks": int((level > 0).sum())}}

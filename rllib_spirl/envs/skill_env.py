@@ -4,11 +4,13 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, flatdim
+import torch
+from gymnasium.spaces import Box, Dict, flatdim
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
@@ -22,11 +24,14 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
 
     Action: the latent z, (Z,). Reward: the sum over the skill's low-level steps. Observation: the wrapped
     environment's, after the last of them; so the observation a policy chose z in is the one before its first action.
+    With skills whose prior sees pictures, the wrapped environment observes a dict of "state" (S,) and "images"
+    (2, 32, 32, 3) uint8, before and after the step; this one then observes (S + 2 Z,): the state, and the mean and
+    deviation of what the prior says of the pictures, see `rllib_spirl.skills.model.SkillPrior`.
     A skill ends early when the episode does; terminated and truncated are the last low-level step's.
     ``info["low_level_steps"]`` counts the steps taken, and the rest of ``info`` is the last step's.
 
     Args:
-        env: Flat Box observations (S,) and Box actions (A,).
+        env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,).
         skill_checkpoint: Folder or URI of a skill checkpoint.
 
     Raises:
@@ -40,14 +45,24 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         self.horizon = card.model.horizon
         bound = np.full(card.model.latent_dim, np.inf, np.float32)
         self.action_space = Box(-bound, bound)
+        self._prior = model.prior if card.model.prior_images else None
+        if self._prior is not None:
+            size = flatdim(state_space(env, images=True)) + 2 * card.model.latent_dim
+            self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
+        # Only the pictures between two skills are needed: an environment that paints on demand paints no others.
+        # Behind a wrapper that is not known, what it does to the pictures is not either.
+        self._painter: Any = None
+        if self._prior is not None and hasattr(env.unwrapped, "paint_on_demand") and _all_known(env):
+            self._painter = env.unwrapped
+            self._painter.paint_on_demand = True
         assert isinstance(env.action_space, Box)
         self._low, self._high = env.action_space.low, env.action_space.high
         self._decoder = SkillDecoder(model)
-        self._observation: NDArray[np.floating] = np.zeros(0, np.float32)
+        self._observation: Any = None  # the wrapped environment's last
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
+        return self._observe(), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         self._decoder.start(action)
@@ -55,11 +70,21 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         terminated = truncated = False
         info: dict[str, Any] = {}
         while steps < self.horizon and not (terminated or truncated):
-            low_level = np.clip(self._decoder.act(self._observation), self._low, self._high)
+            low_level = np.clip(self._decoder.act(self._state()), self._low, self._high)
             self._observation, reward, terminated, truncated, info = self.env.step(low_level)
             total += float(reward)
             steps += 1
-        return self._observation, total, terminated, truncated, {**info, "low_level_steps": steps}
+        return self._observe(), total, terminated, truncated, {**info, "low_level_steps": steps}
+
+    def _state(self) -> NDArray[np.floating]:
+        return self._observation if self._prior is None else self._observation["state"]
+
+    def _observe(self) -> NDArray[np.floating]:
+        if self._prior is None:
+            return self._observation
+        images = self._painter.paint() if self._painter else self._observation["images"]
+        state = torch.as_tensor(self._state(), dtype=torch.float32)
+        return self._prior.observe(state[None], torch.as_tensor(images)[None])[0].numpy()
 
     def get_state(self) -> dict[str, Any] | None:
         """What `set_state` needs to go on between two skills.
@@ -67,10 +92,9 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         None if the environment has no ``get_state``, or is in a wrapper other than those that ``gym.make`` adds: what
         such a wrapper remembers is unknown.
         """
-        wrappers = _wrappers(self.env)
-        if not hasattr(self.unwrapped, "get_state") or not all(isinstance(w, _KNOWN_WRAPPERS) for w in wrappers):
+        if not hasattr(self.unwrapped, "get_state") or not _all_known(self.env):
             return None
-        limits = [w._elapsed_steps for w in wrappers if isinstance(w, TimeLimit)]
+        limits = [w._elapsed_steps for w in _wrappers(self.env) if isinstance(w, TimeLimit)]
         return {"observation": self._observation, "env": self.unwrapped.get_state(), "time_limits": limits}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -91,13 +115,41 @@ def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
     return found
 
 
+def _all_known(env: gym.Env) -> bool:
+    """Whether there are no wrappers but those that ``gym.make`` adds."""
+    return all(isinstance(wrapper, _KNOWN_WRAPPERS) for wrapper in _wrappers(env))
+
+
+def state_space(env: gym.Env, *, images: bool) -> gym.Space:
+    """The space of an environment's states (S,): its observations or, with ``images``, a part of them.
+
+    Raises:
+        UserError: If with ``images`` the observations are not a dict of "state" and "images".
+    """
+    space = env.observation_space
+    if not images:
+        return space
+    if isinstance(space, Dict) and {"state", "images"} <= set(space):
+        pair = space["images"]
+        if isinstance(pair, Box) and (pair.shape, pair.dtype) == ((2, *PICTURE), np.uint8):
+            return space["state"]
+    raise UserError(
+        f"{_name(env)}: observations are {type(space).__name__}, but the skills' prior sees pictures: give a dict of "
+        f"state and images, {(2, *PICTURE)} uint8. Set images: true in env_config, or wrap the environment."
+    )
+
+
+def _name(env: gym.Env) -> str:
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
 def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> None:
-    """Raise a UserError unless the environment's flat observations and actions have the skill model's dimensions."""
-    name = env.spec.id if env.spec else type(env.unwrapped).__name__
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+    """Raise a UserError unless the environment's states and actions have the skill model's dimensions."""
+    name, state = _name(env), state_space(env, images=model.prior_images)
+    for what, space in (("observations", state), ("actions", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
-    states, actions = flatdim(env.observation_space), flatdim(env.action_space)
+    states, actions = flatdim(state), flatdim(env.action_space)
     for what, found, wanted, fits in (
         ("observations", states, model.state_dim, model.fits(states)),
         ("actions", actions, model.action_dim, actions == model.action_dim),

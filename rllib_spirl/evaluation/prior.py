@@ -24,7 +24,7 @@ def prior_episode(
 
     def policy(observation: Any) -> Any:
         with torch.inference_mode():
-            z = prior(torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0))
+            z = prior.at(torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0))
             noise = torch.randn(z.mean.shape, generator=generator) if sample else 0
             return (z.mean + z.stddev * noise)[0].numpy()
 

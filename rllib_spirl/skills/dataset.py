@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rllib_spirl.data import columns as c
 from rllib_spirl.data.schema import check_episode_length, read_parts
-from rllib_spirl.data.windows import split_episodes, window_starts
+from rllib_spirl.data.windows import previous_frames, split_episodes, window_starts
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Location, location
 from rllib_spirl.skills.correction import StateStatistics
@@ -36,6 +36,7 @@ class SkillData:
     statistics: StateStatistics
     validation_states: NDArray[np.float32]  # (V, H, S)
     validation_actions: NDArray[np.float32]  # (V, H, A)
+    validation_images: NDArray[np.uint8] | None = None  # (V, 2, 32, 32, 3) where windows start; None without pictures
 
     @classmethod
     def scan(
@@ -45,8 +46,11 @@ class SkillData:
         validation_fraction: float,
         seed: int,
         show_progress: bool = False,
+        images: bool = False,
     ) -> Self:
         """Read the data set once, check all of it, and keep its statistics and the validation windows.
+
+        ``images``: whether to read the pictures, too.
 
         Raises:
             UserError: Like `rllib_spirl.data.schema.read_parts`, or when no episode has ``horizon`` steps.
@@ -59,9 +63,10 @@ class SkillData:
         windows = _windows(starts, held_out, horizon)
         chosen = windows[np.linspace(0, len(windows) - 1, min(VALIDATION_WINDOWS, len(windows))).astype(np.int64)]
         files, file_starts, states, actions = [], [], [], []
+        pictures: list[NDArray[np.uint8]] = []
         statistics: StateStatistics | None = None
         offset = 0
-        parts = read_parts(path, columns=())
+        parts = read_parts(path, columns=(c.IMAGE,) if images else ())
         with Progress(console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
             for part in progress.track(parts, len(every_file), description="reading data"):
                 s, a = part.columns[c.STATE], part.columns[c.ACTION]
@@ -73,10 +78,21 @@ class SkillData:
                 frames = frames[:, None] + np.arange(horizon)
                 states.append(s[frames].astype(np.float32))
                 actions.append(a[frames].astype(np.float32))
+                if images:
+                    pairs = np.stack([previous_frames(frames[:, 0], part.episode_starts), frames[:, 0]], 1)
+                    pictures.append(part.columns[c.IMAGE][pairs].reshape(*pairs.shape, *c.PICTURE))
                 offset += len(s)
         assert statistics is not None
         check_episode_length(path, starts, horizon)
-        return cls(files, file_starts, train, statistics, np.concatenate(states), np.concatenate(actions))
+        return cls(
+            files,
+            file_starts,
+            train,
+            statistics,
+            np.concatenate(states),
+            np.concatenate(actions),
+            np.concatenate(pictures) if images else None,
+        )
 
     @property
     def state_dim(self) -> int:
@@ -93,19 +109,34 @@ class Windows:
     Args:
         states, actions: (N, S) and (N, A) frames.
         starts: (W,) first frame of each window.
+        images: (N, 32, 32, 3) frames, or None.
+        previous: (W,) the frame before each window's first one, or that one itself where an episode begins.
     """
 
-    def __init__(self, states: Tensor, actions: Tensor, starts: Tensor, horizon: int) -> None:
+    def __init__(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        starts: Tensor,
+        horizon: int,
+        images: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> None:
         self.states, self.actions, self.starts = states, actions, starts
+        self.images, self.previous = images, previous
         self._offsets = torch.arange(horizon, device=starts.device)
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def gather(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows by number (B,) to their states (B, H, S) and actions (B, H, A)."""
-        frames = self.starts[windows].unsqueeze(1) + self._offsets
-        return self.states[frames], self.actions[frames]
+    def gather(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """Windows by number (B,): states (B, H, S), actions (B, H, A) and, if there are, pictures (B, 2, 32, 32, 3)."""
+        starts = self.starts[windows]
+        frames = starts.unsqueeze(1) + self._offsets
+        if self.images is None or self.previous is None:
+            return self.states[frames], self.actions[frames]
+        pairs = torch.stack([self.previous[windows], starts], 1)
+        return self.states[frames], self.actions[frames], self.images[pairs]
 
 
 class WindowStream:
@@ -134,6 +165,7 @@ class WindowStream:
         """Raises UserError when none of the episodes has H steps."""
         self._horizon, self._generator, self._device = horizon, generator, device
         self._state_dim, self._action_dim = data.state_dim, data.action_dim
+        self._images = data.validation_images is not None
         # Of each file, the episodes to use: their first rows and their lengths.
         self._files: list[tuple[Location, NDArray[np.int64], NDArray[np.int64]]] = []
         first = 0
@@ -149,13 +181,13 @@ class WindowStream:
                 f"none of the {len(episodes)} episodes that a worker trains on has {horizon} steps; give more or "
                 "longer episodes, a smaller horizon or validation_fraction, or fewer workers"
             )
-        frame = 4 * (data.state_dim + data.action_dim)
+        frame = 4 * (data.state_dim + data.action_dim) + (c.PICTURE_BYTES if self._images else 0)
         self._sizes = [frame * int(lengths.sum()) for _, _, lengths in self._files]
         self._memory = memory
         self.streamed = sum(self._sizes) > memory
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """States (B, H, S) and actions (B, H, A), as recorded."""
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+        """States (B, H, S), actions (B, H, A) and, if there are, pictures (B, 2, 32, 32, 3), as recorded."""
         for windows in self._groups():
             size = min(batch_size, len(windows))
             order = torch.randperm(len(windows), generator=self._generator).to(self._device)
@@ -191,25 +223,32 @@ class WindowStream:
 
     def _read(self, files: Sequence[int]) -> Windows:
         total = sum(int(self._files[index][2].sum()) for index in files)
-        states, actions = torch.empty(total, self._state_dim), torch.empty(total, self._action_dim)
-        window_frames = []
+        columns = {c.STATE: torch.empty(total, self._state_dim), c.ACTION: torch.empty(total, self._action_dim)}
+        if self._images:
+            columns[c.IMAGE] = torch.empty(total, c.PICTURE_BYTES, dtype=torch.uint8)
+        window_frames, previous = [], []
         offset = 0
         for index in files:
             file, starts, lengths = self._files[index]
             kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             rows = np.repeat(starts - kept[:-1], lengths) + np.arange(kept[-1])
-            table = c.read_columns(file, [c.STATE, c.ACTION], use_threads=not self.streamed)
-            for name, values in ((c.STATE, states), (c.ACTION, actions)):
-                values[offset : offset + len(rows)] = torch.from_numpy(c.matrix(table, name, file)[rows])
+            table = c.read_columns(file, list(columns), use_threads=not self.streamed)
+            for name, values in columns.items():
+                values[offset : offset + len(rows)] = torch.from_numpy(c.values(table, name, file)[rows])
             del table
-            window_frames.append(offset + window_starts(kept, self._horizon))
+            first_frames = window_starts(kept, self._horizon)
+            window_frames.append(offset + first_frames)
+            previous.append(offset + previous_frames(first_frames, kept))
             offset += len(rows)
         pa.default_memory_pool().release_unused()
+        on_device = {name: values.to(self._device) for name, values in columns.items()}
         return Windows(
-            states.to(self._device),
-            actions.to(self._device),
+            on_device[c.STATE],
+            on_device[c.ACTION],
             torch.from_numpy(np.concatenate(window_frames)).to(self._device),
             self._horizon,
+            on_device[c.IMAGE].unflatten(1, c.PICTURE) if self._images else None,
+            torch.from_numpy(np.concatenate(previous)).to(self._device),
         )
 
 

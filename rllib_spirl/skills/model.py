@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.nets import SetEncoder, mlp
+from rllib_spirl.nets import PictureEncoder, SetEncoder, mlp
 
 # Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -34,6 +34,8 @@ class SkillModelConfig(BaseModel):
     state_dim: int = Field(gt=0)
     state_set: StateSet | None = None
     """Where there is one, the model works with states of any number of items."""
+    prior_images: bool = False
+    """Whether the prior sees pictures instead of states."""
     action_dim: int = Field(gt=0)
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0)
@@ -72,10 +74,20 @@ def gaussian(parameters: Tensor) -> Normal:
     return Normal(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp(), validate_args=False)
 
 
+def _picture_encoder() -> tuple[nn.Module, int]:
+    encoder = PictureEncoder()
+    return encoder, encoder.outputs
+
+
 class SkillPrior(nn.Module):
     """p_a(z|s): the Gaussian over skills that the demonstrations make likely in a state. Normalises states itself.
 
     ``mean`` and ``std`` are (S,); of a set, (own + item,): all items share theirs.
+
+    With ``prior_images`` it sees two pictures around the agent instead, those before and after the step that led to
+    the state; at the start of an episode, twice the same. It is frozen once it is trained, and what it says of the
+    pictures is then all that anyone needs of them: observations of environments of skills, (S + 2 Z,), are the state
+    and this mean and deviation, see `observe`. Without pictures they are the state, (S,).
     """
 
     mean: Tensor
@@ -84,10 +96,12 @@ class SkillPrior(nn.Module):
     def __init__(self, config: SkillModelConfig) -> None:
         super().__init__()
         self.state_set = config.state_set
+        self.images = config.prior_images
+        self.said = 2 * config.latent_dim if self.images else 0  # numbers in an observation after the state
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.features, inputs = config.state_encoder()
+        self.features, inputs = _picture_encoder() if self.images else config.state_encoder()
         self.net = mlp(inputs, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
 
     @torch.no_grad()
@@ -120,9 +134,26 @@ class SkillPrior(nn.Module):
         mean, std = self.scale(states.shape[-1])
         return (states - mean) / std
 
-    def forward(self, states: Tensor) -> Normal:
-        """The states (B, S) in which skills start to a Gaussian over (B, Z)."""
-        return gaussian(self.net(self.features(self.normalize(states))))
+    def forward(self, seen: Tensor) -> Normal:
+        """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""
+        return gaussian(self.net(self.features(seen if self.images else self.normalize(seen))))
+
+    @torch.no_grad()
+    def observe(self, states: Tensor, images: Tensor) -> Tensor:
+        """States (B, S) and pictures (B, 2, 32, 32, 3) to what an environment of skills observes, (B, S + 2 Z)."""
+        said = self(images)
+        return torch.cat([states, said.mean, said.stddev], -1)
+
+    def states(self, observations: Tensor) -> Tensor:
+        """The states (..., S) in observations of an environment of skills."""
+        return observations[..., : observations.shape[-1] - self.said]
+
+    def at(self, observations: Tensor) -> Normal:
+        """The Gaussian over (B, Z) where an environment of skills observes (B, S) or, with pictures, (B, S + 2 Z)."""
+        if not self.images:
+            return self(observations)
+        mean, std = observations[..., -self.said :].chunk(2, -1)
+        return Normal(mean, std, validate_args=False)
 
 
 class SkillModel(nn.Module):
@@ -170,6 +201,7 @@ def skill_loss(
     beta: float,
     perturbed_states: Tensor | None = None,
     corrected_actions: Tensor | None = None,
+    images: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The negative of equation (3) of the paper, in means over elements, for a batch of windows.
 
@@ -181,6 +213,7 @@ def skill_loss(
         beta: Weight of the posterior's regularisation, for means over latent dimensions.
         perturbed_states, corrected_actions: What the decoder sees and has to answer instead, see
             `rllib_spirl.skills.correction`. The prior sees the perturbed first state.
+        images: (B, 2, 32, 32, 3) uint8, what a prior over pictures sees: as recorded, nothing perturbs them.
 
     Returns:
         The scalar loss and its parts, detached.
@@ -192,7 +225,7 @@ def skill_loss(
     unit = Normal(torch.zeros_like(q.mean), torch.ones_like(q.stddev), validate_args=False)
     regularisation = kl_divergence(q, unit).mean()
     q_fixed = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)
-    prior = kl_divergence(q_fixed, model.prior(seen[:, 0])).mean()
+    prior = kl_divergence(q_fixed, model.prior(seen[:, 0] if images is None else images)).mean()
     loss = reconstruction + beta * regularisation + prior
     parts = {"loss": loss, "reconstruction": reconstruction, "posterior_kl": regularisation, "prior_kl": prior}
     return loss, {name: part.detach() for name, part in parts.items()}

@@ -38,6 +38,8 @@ STATE = "trainer.safetensors"
 def skills_key(data: str | Location, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
+    if config.prior == "state":
+        del settings["prior"]  # as it was before there was a choice: skills trained then are still found
     text = json.dumps([fingerprint(data), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -72,7 +74,9 @@ def pretrain(
             return folder
         raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
-    scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed, show_progress)
+    scanned = SkillData.scan(
+        data, config.horizon, config.validation_fraction, config.seed, show_progress, images=config.prior == "images"
+    )
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ class PretrainConfig(BaseModel):
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
+    prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
 
     updates: int = Field(default=10_000, gt=0, description="Gradient steps in all.")
     batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
@@ -50,7 +51,8 @@ class PretrainConfig(BaseModel):
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
         names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
         shape = self.model_dump(include=names)
-        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, **shape)
+        images = self.prior == "images"
+        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, prior_images=images, **shape)
 
 
 class SkillTrainer:
@@ -77,7 +79,11 @@ class SkillTrainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.updates = 0
-        self._validation = torch.from_numpy(data.validation_states), torch.from_numpy(data.validation_actions)
+        self._validation = [
+            torch.from_numpy(x)
+            for x in (data.validation_states, data.validation_actions, data.validation_images)
+            if x is not None
+        ]
         self._device = device
 
         std = np.maximum(data.statistics.std, config.std_floor)
@@ -103,9 +109,9 @@ class SkillTrainer:
 
     def step(self) -> dict[str, Tensor]:
         """One gradient step; returns the detached loss terms."""
-        states, actions = next(self._batches)
+        states, actions, *images = next(self._batches)
         with fast_matmul():
-            loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions))
+            loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions), *images)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.optimizer.step()
@@ -122,11 +128,11 @@ class SkillTrainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss terms on the held-out windows, without corrective noise."""
-        states, actions = self._validation
+        states, actions, *images = (x.to(self._device) for x in self._validation)
         if len(states) == 0:
             return {}
         self.model.eval()
-        _, parts = skill_loss(self.model, states.to(self._device), actions.to(self._device), beta=self.config.beta)
+        _, parts = skill_loss(self.model, states, actions, beta=self.config.beta, images=images[0] if images else None)
         self.model.train()
         return {f"validation_{name}": value.item() for name, value in parts.items()}
 
@@ -178,8 +184,20 @@ class SkillLoss(nn.Module):
         self.model = model
 
     def forward(
-        self, states: Tensor, actions: Tensor, beta: float, perturbed: Tensor | None, corrected: Tensor | None
+        self,
+        states: Tensor,
+        actions: Tensor,
+        beta: float,
+        perturbed: Tensor | None,
+        corrected: Tensor | None,
+        images: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return skill_loss(
-            self.model, states, actions, beta=beta, perturbed_states=perturbed, corrected_actions=corrected
+            self.model,
+            states,
+            actions,
+            beta=beta,
+            perturbed_states=perturbed,
+            corrected_actions=corrected,
+            images=images,
         )
