@@ -34,6 +34,7 @@ class _WholeFile:
             return self._file.write(data)
         except OSError:
             self._failed = True
+            self._partial.unlink(missing_ok=True)  # here: who failed to write may not close
             raise
 
     def tell(self) -> int:
