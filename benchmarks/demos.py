@@ -67,7 +67,7 @@ def kitchen(
 def block_stacking(
     episodes: int = typer.Option(200, help="Number of demonstrations."),
     blocks: int = typer.Option(5, help="In the scene."),
-    stacks: int = typer.Option(4, help="Stacks of two to make in each."),
+    stacks: int = typer.Option(2, help="Stacks of two to make in each."),
     seed: int = typer.Option(7, help="Demonstration i has seed + i."),
     noise: float = typer.Option(0.05, help="Standard deviation of the action noise."),
 ) -> None:

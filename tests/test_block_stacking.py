@@ -18,6 +18,7 @@ from rllib_spirl.envs.block_stacking import (
     BLOCK,
     LOWEST,
     OPENING,
+    REACH,
     SPACING,
     SPEED,
     STEP,
@@ -297,10 +298,23 @@ class TestPictures:
             before = observation
         assert not np.array_equal(*observation["images"])
 
+    @pytest.mark.parametrize("crowding", [0.0, 0.5, 1.0])
+    def test_blocks_start_apart_and_as_crowded_as_asked_for(self, crowding: float) -> None:
+        env = BlockStackingEnv(blocks=5)
+        widths = []
+        for seed in range(20):
+            state, _ = env.reset(seed=seed, options={"crowding": crowding})
+            y = np.sort(split(state)[1][:, 0] + state[0])
+            assert np.diff(y).min() > SPACING - 1e-6
+            assert np.abs(y).max() < REACH
+            widths.append(y[-1] - y[0])
+        assert max(widths) <= 4 * SPACING + (1 - crowding) * (2 * (REACH - 0.05) - 4 * SPACING) + 1e-6
+        assert (max(widths) - min(widths) < 1e-6) == (crowding == 1)
+
 
 class TestDemonstrations:
     def test_stacks_two_blocks_again_and_again(self) -> None:
-        demos = [demonstrate(blocks=5, stacks=3, seed=seed) for seed in range(8)]
+        demos = [demonstrate(blocks=6, stacks=3, seed=seed) for seed in range(8)]
         assert sum(demo.success for demo in demos) >= 7
         for demo in demos:
             demo.episode.validate()
@@ -316,7 +330,8 @@ class TestDemonstrations:
         assert demo.completed == again.completed
         assert len(other.episode) != len(demo.episode) or not np.allclose(other.episode.actions, demo.episode.actions)
         env = BlockStackingEnv(blocks=4, max_episode_steps=10**6)
-        states = [env.reset(seed=3)[0]] + [env.step(action)[0] for action in demo.episode.actions]
+        first, _ = env.reset(seed=3, options={"crowding": demo.crowding})
+        states = [first] + [env.step(action)[0] for action in demo.episode.actions]
         np.testing.assert_array_equal(states, demo.episode.states)
 
     def test_recipe_builds_alike_for_any_number_of_workers(self, tmp_path: Path) -> None:

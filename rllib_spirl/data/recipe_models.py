@@ -90,13 +90,13 @@ class BlockStackingRecipe(ScriptedRecipe):
 
     environment: Literal["block_stacking"]
     blocks: int = Field(5, ge=2, le=12, description="in the scene")
-    stacks: int = Field(4, ge=1, description="made in one demonstration")
+    stacks: int = Field(2, ge=1, description="made in one demonstration")
     images: bool = Field(False, description="record pictures too, for a prior that sees them")
 
     @model_validator(mode="after")
     def _room(self) -> "BlockStackingRecipe":
-        if self.blocks == 2 and self.stacks > 1:
-            raise ValueError(f"stacks = {self.stacks}: two blocks make one stack; give more blocks")
+        if self.blocks < 2 * self.stacks:
+            raise ValueError(f"stacks = {self.stacks}: each takes two blocks; give {2 * self.stacks} or more")
         return self
 
     def tasks(self) -> list[dict[str, Any]]:

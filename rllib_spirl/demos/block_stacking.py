@@ -1,4 +1,4 @@
-"""A scripted demonstrator for block stacking: two-block stacks, again and again, by disturbed way-points."""
+"""A scripted demonstrator for block stacking: two-block stacks, one after the other, by disturbed way-points."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from rllib_spirl.envs.block_stacking import (
 )
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
-VERSION = 1
+VERSION = 2
 
 Motion = Iterator[NDArray[np.float64]]  # actions (3,)
 
@@ -44,6 +44,7 @@ class Demonstration:
     completed: list[str]  # "block 3 on block 0" for each stack made, in order
     success: bool  # as many stacks as asked for
     tries: int  # motions from a block to a stack, failed ones included
+    crowding: float  # of the scene, as the environment's reset takes it
 
 
 class Demonstrator:
@@ -66,15 +67,14 @@ class Demonstrator:
         return self.env.data.qpos[4 + 3 * index : 6 + 3 * index].copy()
 
     def choose(self) -> tuple[int, int] | None:
-        """A block to take and one on the floor to put it on, both with nothing on top and room for the fingers."""
+        """A block to take and one to put it on, both alone on the floor with room for the fingers."""
         level = levels(self.env.state())
         centres = np.array([self.block(i) for i in range(self.env.blocks)])
         offset = centres - centres[:, None]  # [i, j]: from i to j
         in_the_way = (np.abs(offset[..., 0]) < _ROOM) & (offset[..., 1] > -0.8 * BLOCK)
         np.fill_diagonal(in_the_way, False)
-        clear = (level >= 0) & ~in_the_way.any(1) & (np.abs(centres[:, 0]) < REACH)
-        tops, bases = np.flatnonzero(clear).tolist(), np.flatnonzero(clear & (level == 0)).tolist()
-        pairs = [(top, base) for top in tops for base in bases if top != base]
+        alone = np.flatnonzero((level == 0) & ~in_the_way.any(1) & (np.abs(centres[:, 0]) < REACH)).tolist()
+        pairs = [(top, base) for top in alone for base in alone if top != base]
         return pairs[self.rng.integers(len(pairs))] if pairs else None
 
     def toward(self, point: NDArray[np.float64], fingers: float, limit: float) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ def _moved(point: NDArray[np.float64], right: float, up: float) -> NDArray[np.fl
 def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images: bool = False) -> Demonstration:
     """Make stacks of two, one after the other, each up to three times. The same arguments give the same result.
 
-    Blocks are taken from the floor and from stacks made before, so that there is always a next one to make.
+    Stacks that were made are left alone: skills learned from this take none apart.
 
     Args:
         blocks: In the scene.
@@ -145,8 +145,9 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
         The demonstration, successful or not. Rewards are the dense ones.
     """
     env = BlockStackingEnv(blocks=blocks, reward="dense", max_episode_steps=10**6)
-    states, actions, rewards = [env.reset(seed=seed)[0]], [], []
     rng = np.random.default_rng([seed, 1])
+    crowding = float(rng.uniform())  # few blocks, and yet what it is like among many
+    states, actions, rewards = [env.reset(seed=seed, options={"crowding": crowding})[0]], [], []
     demonstrator = Demonstrator(env, rng)
     disturbance = np.zeros(3)
     spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
@@ -179,4 +180,4 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
         task="stacks of two blocks",
         images=pictures(np.array(states[:-1])) if images and actions else None,
     )
-    return Demonstration(episode, completed, len(completed) == stacks, tries)
+    return Demonstration(episode, completed, len(completed) == stacks, tries, crowding)

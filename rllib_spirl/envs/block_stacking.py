@@ -246,6 +246,8 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     Reward: the increase of `potential`, so an episode's return is what its last state is worth more than its first.
     Lifting again and again earns nothing. What is worth something is read off the (float32) observation, so that
     recorded states determine the rewards.
+    Reset option ``crowding``, 0 to 1: the share of the free floor that stays empty beside the blocks; at 1 they stand
+    ``SPACING`` apart.
     Terminated: all blocks are one tower. Truncated: after ``max_episode_steps``.
     Info: ``measures``, of which ``tower_height`` (blocks in the highest tower; 1 while none is stacked) and
     ``stacked_blocks`` (how many stand on another).
@@ -308,8 +310,10 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         qpos[:4] = rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.5), OPENING, OPENING
         # Sorted points of a shorter floor, drawn apart: all arrangements with gaps of SPACING are equally likely.
         room = 2 * (REACH - 0.05) - (self.blocks - 1) * SPACING
-        places = np.sort(rng.uniform(0, room, self.blocks)) + SPACING * np.arange(self.blocks)
-        qpos[4::3] = rng.permutation(places - (REACH - 0.05))
+        crowding = float((options or {}).get("crowding", 0.0))
+        places = np.sort(rng.uniform(0, (1 - crowding) * room, self.blocks)) + SPACING * np.arange(self.blocks)
+        places += rng.uniform(0, crowding * room) - (REACH - 0.05)
+        qpos[4::3] = rng.permutation(places)
         qpos[5::3] = BLOCK / 2
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0
