@@ -43,6 +43,12 @@ def restored(point_skills: str, monkeypatch: pytest.MonkeyPatch) -> Restored:
             "regularize_to": "prior",
             "policy_hidden": 8,
             "policy_layers": 1,
+            "critic_hidden": 8,
+            "critic_layers": 1,
+            "critic_members": 2,
+            "critic_layer_norm": True,
+            "initial_alpha": 0.1,
+            "skill_candidates": 4,
         },
     )
     made = Restored(module, PicturedPoint, {"limit": 20}, point_skills)
