@@ -72,6 +72,13 @@ def test_overrides_reach_every_experiment_and_stop_is_replaced(write):
         assert e.given["config"]["lr"] == pytest.approx(1e-4)
 
 
+def test_experiments_of_a_file_can_be_chosen(write):
+    path = write("\n".join(f"{name}: {{run: PPO, env: CartPole-v1}}" for name in ("first", "second", "third")))
+    assert [e.name for e in load(path, only=["third", "first"])] == ["first", "third"]
+    with pytest.raises(UserError, match=r"has no experiment 'secnd'.*second"):
+        load(path, only=["secnd"])
+
+
 def test_search_spaces_survive_to_the_param_space(write):
     text = PPO.replace("lr: 3e-4", "lr: {grid_search: [1e-3, 1e-4]}\n    gamma: {uniform: [0.9, 0.99]}")
     (cart,) = load(write(text), overrides=["config.model_config.fcnet_hiddens={choice: [[8], [16]]}"])
