@@ -10,11 +10,15 @@ from torch.distributions import Normal
 
 from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_loss, q_target, temperature_loss
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
-from rllib_spirl.nets import fast_matmul
+from rllib_spirl.nets import fast_matmul, reuse_memory
 
 
 class SPiRLLearner(TorchLearner):
     """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates."""
+
+    def build(self) -> None:
+        super().build()
+        reuse_memory()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]
