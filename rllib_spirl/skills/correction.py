@@ -1,8 +1,9 @@
 """Corrective state noise: teach the decoder to steer back to the demonstrations.
 
 A decoder trained on recorded windows alone never sees a state off the recorded paths, so its small errors compound.
-Here each training state is moved by a small e, and the action it must answer with by the Δa that undoes e within one
-step. What undoes e is read off the data: an inverse model
+Here each training state is moved by a small e, independent in every dimension or distributed as what one step changes,
+and the action it must answer with by the Δa that undoes e within one step. What undoes e is read off the data: an
+inverse model
     a_t ≈ W₊ (s_{t+1} − s_t) + W₋ (s_t − s_{t−1}) + W₀ s_t + b,
 fitted by ridge regression, says that reaching the same s_{t+1} from a path displaced by e takes Δa = (W₀ − W₊) e.
 """
@@ -54,6 +55,17 @@ class StateStatistics:
         """(S,)"""
         variance = self._squares / self._frames - np.square(self._sum / self._frames)
         return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+
+    @property
+    def motion(self) -> NDArray[np.float32]:
+        """L (S, S): L·ξ with ξ ~ N(0, I) is distributed, about 0, as the changes of a state within one step.
+
+        What moves together there does so in L·ξ too: all that is seen from a gripper when the gripper moves.
+        """
+        n, dim = max(self._samples, 1), len(self._sum)
+        mean = self._x[:dim] / n
+        values, vectors = np.linalg.eigh(self._xx[:dim, :dim] / n - np.outer(mean, mean))
+        return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
     def correction(self, state_std: NDArray[np.floating], ridge: float = 1e-3) -> NDArray[np.float32]:
         """The matrix C (A, S) for which Δa = C e undoes a displacement e of the state (environment units).

@@ -27,6 +27,7 @@ from rllib_spirl import paths
 from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Location, Remote, location
+from rllib_spirl.nets import reuse_memory
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.model import SkillModel
@@ -38,8 +39,9 @@ STATE = "trainer.safetensors"
 def skills_key(data: str | Location, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
-    if config.prior == "state":
-        del settings["prior"]  # as it was before there was a choice: skills trained then are still found
+    for name, usual in (("prior", "state"), ("noise_like", "states")):
+        if settings[name] == usual:
+            del settings[name]  # as it was before there was a choice: skills trained then are still found
     text = json.dumps([fingerprint(data), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -131,6 +133,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config.threads_per_worker)
+    reuse_memory()
     memory_before = _peak_memory()
     trainer = SkillTrainer(
         settings["data"],

@@ -34,7 +34,10 @@ class PretrainConfig(BaseModel):
     lr: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
     weight_decay: float = Field(default=1e-3, ge=0)
     beta: float = Field(default=0.015, ge=0, description="Weight of KL(q‖N(0, I)), both in means over elements.")
-    state_noise: float = Field(default=0.05, ge=0, description="Corrective noise, in standard deviations; 0 is off.")
+    state_noise: float = Field(default=0.05, ge=0, description="Corrective noise, as a share of noise_like; 0 is off.")
+    noise_like: Literal["states", "motions"] = Field(
+        default="states", description="Independent in every dimension, as wide as states; or as what a step changes."
+    )
     correction_gain: float = Field(default=1.0, ge=0, description="Share of a displacement undone within one step.")
     std_floor: float = Field(default=0.05, gt=0, description="Least standard deviation used to normalise a state.")
     validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
@@ -91,7 +94,8 @@ class SkillTrainer:
         self.model.prior.set_scale(torch.from_numpy(data.statistics.mean), torch.from_numpy(std))
         correction = data.statistics.correction(std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
-        self._noise_scale = config.state_noise * torch.from_numpy(std).to(device)
+        noise = data.statistics.motion.T if config.noise_like == "motions" else np.diag(std)
+        self._noise_scale = config.state_noise * torch.from_numpy(noise).to(device)
         torch.manual_seed(config.seed + 1000 * rank)  # every worker begins with the same weights and draws other noise
         self._rank = rank
         loss_module = SkillLoss(self.model)
@@ -122,7 +126,7 @@ class SkillTrainer:
     def _perturb(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if self.config.state_noise == 0:
             return None, None
-        noise = torch.randn(states.shape, generator=self._noise, device=states.device) * self._noise_scale
+        noise = torch.randn(states.shape, generator=self._noise, device=states.device) @ self._noise_scale
         return states + noise, (actions + noise @ self._correction).clamp(-1, 1)
 
     @torch.no_grad()
