@@ -42,7 +42,8 @@ class SetEncoder(nn.Module):
 
     Each item is embedded together with the agent's own part; each head then takes a weighted mean of its share of the
     embeddings, with weights that depend on them too. Neither the items' order nor, in the size of the features, their
-    number matters: what is learned among five blocks works among eleven.
+    number matters: what is learned among five blocks works among eleven. Items whose first number is NaN are not there,
+    so that states of different numbers of items go into one batch.
 
     Args:
         own: Numbers of the agent, at the front of a state.
@@ -62,9 +63,11 @@ class SetEncoder(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., own + N·item) to features (..., own + hidden), the agent's own numbers in front."""
         own, items = states[..., : self.own], states[..., self.own :].unflatten(-1, (-1, self.item))
+        absent = items[..., :1].isnan()
+        items = items.nan_to_num(0.0)
         items = torch.cat([items, torch.asinh(float(FINE) * items)], -1)
         items = self.embed(F.silu(self.from_item(items) + self.from_own(own).unsqueeze(-2)))
-        weights = self.score(items).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
+        weights = self.score(items).masked_fill(absent, -torch.inf).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
         pooled = (weights * items.unflatten(-1, (self.heads, -1))).sum(-3)
         return torch.cat([own, F.silu(pooled.flatten(-2))], -1)
 

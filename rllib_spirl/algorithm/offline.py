@@ -6,6 +6,7 @@ import torch
 from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.data.schema import Trajectories, count_frames, load_files
@@ -18,7 +19,8 @@ from rllib_spirl.skills.model import SkillModel
 def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
 
-    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them.
+    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them. Where states are sets, demonstrations may be of
+    fewer items than the environment has: the others are NaN, see `rllib_spirl.nets.SetEncoder`.
 
     Of a data set with more than ``capacity`` steps, the same random share of every file, one file in memory at a time.
 
@@ -34,7 +36,8 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
     generator = torch.Generator().manual_seed(seed)
     kept: list[dict[str, Tensor]] = []
     for data in load_files(path, images=config.prior_images):
-        if (data.state_dim, data.action_dim) != (state_dim, config.action_dim):
+        fewer = config.state_set is not None and config.fits(data.state_dim) and data.state_dim <= state_dim
+        if data.action_dim != config.action_dim or not (data.state_dim == state_dim or fewer):
             raise UserError(
                 f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the environment "
                 f"{state_dim} and {config.action_dim}. Set offline_data to demonstrations in this environment, or "
@@ -42,7 +45,7 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
             )
         if np.diff(data.episode_starts).max() < config.horizon:
             continue
-        columns = skill_transitions(data, model, env, generator)
+        columns = skill_transitions(data, model, env, generator, state_dim)
         if share < 1:
             count = len(columns["rewards"])
             rows = torch.randperm(count, generator=generator)[: int(share * count)]
@@ -58,9 +61,12 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
 
 
 def skill_transitions(
-    data: Trajectories, model: SkillModel, env: gym.Env, generator: torch.Generator
+    data: Trajectories, model: SkillModel, env: gym.Env, generator: torch.Generator, state_dim: int
 ) -> dict[str, Tensor]:
-    """The columns of `offline_replay`, z drawn with ``generator``: windows after the task is done are left out."""
+    """The columns of `offline_replay`, z drawn with ``generator``: windows after the task is done are left out.
+
+    States are filled up with NaN to ``state_dim``.
+    """
     if data.next_states is None:
         raise UserError(
             f"{data.path} has no column next.observation.state, so the states in which its skills end are unknown. "
@@ -94,7 +100,10 @@ def skill_transitions(
             frames = chunk[:, None] + np.arange(horizon)
             q = model.posterior(torch.from_numpy(data.states[frames]), torch.from_numpy(data.actions[frames]))
             z.append(q.mean + q.stddev * torch.randn(q.mean.shape, generator=generator))
-    observed, next_observed = torch.from_numpy(data.states[starts]), torch.from_numpy(data.next_states[last])
+    observed, next_observed = (
+        F.pad(torch.from_numpy(states), (0, state_dim - data.state_dim), value=torch.nan)
+        for states in (data.states[starts], data.next_states[last])
+    )
     if data.images is not None:
         # Of the state after an episode's last action there is no picture. No value is learned there: see above.
         arrived = np.minimum(last + 1, episode_end[starts] - 1)
