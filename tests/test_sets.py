@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from rllib_spirl import SPiRL, SPiRLConfig
+from rllib_spirl.data.schema import TrajectoryWriter
+from rllib_spirl.demos.block_stacking import demonstrate
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.nets import NumpySetEncoder, SetEncoder
@@ -61,6 +63,15 @@ def test_items_have_no_order_and_no_number() -> None:
     torch.testing.assert_close(encoder(shuffled(states)), features)
     twice = torch.cat([states, states[:, 6:]], -1)
     torch.testing.assert_close(encoder(twice), features)  # every item twice is a mean of the same
+
+
+def test_items_that_are_not_there_count_for_nothing() -> None:
+    encoder = SetEncoder(6, 4)
+    states = torch.randn(8, 26)
+    filled = torch.nn.functional.pad(states, (0, 24), value=torch.nan)
+    torch.testing.assert_close(encoder(filled), encoder(states))
+    encoder(filled).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
 def test_single_states_give_the_same_features_in_numpy() -> None:
@@ -120,3 +131,33 @@ def test_an_agent_learns_among_more_items_than_its_skills_did(algorithm: SPiRL, 
     np.testing.assert_allclose(std, policy.stddev[0].detach(), atol=1e-5)
     prior = load_skills(skills)[0].prior
     torch.testing.assert_close(prior(states).mean, module.prior(states).mean)
+
+
+def test_demonstrations_of_fewer_items_are_replayed(skills: str, tmp_path: Path, ray_session: None) -> None:
+    demonstrations = [demonstrate(blocks=5, stacks=1, seed=seed) for seed in range(3)]
+    with TrajectoryWriter(tmp_path / "data", fps=20) as writer:
+        for demonstration in demonstrations:
+            writer.add(demonstration.episode)
+    config = (
+        SPiRLConfig()
+        .environment("rllib_spirl/BlockStacking-v0", env_config={"blocks": 11, "max_episode_steps": 60})
+        .training(skill_checkpoint=skills, offline_data=str(tmp_path / "data"), offline_updates=2, warmup_steps=4)
+        .training(updates_per_step=1, train_batch_size_per_learner=16)
+        .reporting(min_sample_timesteps_per_iteration=12)
+        .debugging(seed=0, log_level="ERROR")
+    )
+    algorithm = config.build_algo()
+    try:
+        assert algorithm.offline is not None
+        states = algorithm.offline._columns["states"]
+        assert states.shape[1] == 50
+        assert states[:, :26].isfinite().all()
+        assert states[:, 26:].isnan().all()
+        earned = algorithm.offline._columns["rewards"]
+        assert earned.max() > 0  # labelled by the environment of eleven blocks
+        learned = [algorithm.train()["learners"]["default_policy"] for _ in range(2)][-1]
+        assert all(np.isfinite(learned[name]) for name in ("critic_loss", "policy_loss", "kl"))
+    finally:
+        algorithm.stop()
+    module: Any = algorithm.learner_group._learner.module["default_policy"]  # type: ignore[union-attr]
+    assert all(value.isfinite().all() for value in module.state_dict().values())

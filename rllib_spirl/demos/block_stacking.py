@@ -1,4 +1,8 @@
-"""A scripted demonstrator for block stacking: two-block stacks, one after the other, by disturbed way-points."""
+"""A scripted demonstrator for block stacking: two-block stacks, one after the other, by disturbed way-points.
+
+Some motions go wrong and are mended: a hand that closed on nothing opens again, a block held beside its place is moved
+there. Skills learned from motions that never fail do not know how to go on where they do.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from rllib_spirl.envs.block_stacking import (
 )
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
-VERSION = 2
+VERSION = 3
 
 Motion = Iterator[NDArray[np.float64]]  # actions (3,)
 
@@ -33,6 +37,7 @@ _TRIES = 3  # for one stack
 _STEPS = 10  # at most, for a way to a point, beyond those that its length takes
 _CLEARANCE = 0.02  # between what is carried and what it passes over
 _ROOM = OPENING + 2 * FINGER_RADIUS + BLOCK / 2 + 0.005  # between the centres of blocks, for a finger
+_FUMBLED, _MISPLACED = 0.1, 0.35  # share of grasps that close too early, and of blocks first held beside their place
 _NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 
 
@@ -112,12 +117,21 @@ class Demonstrator:
         yield from self.cross(self.block(block), OPEN)
         grip = _moved(self.block(block), self.u(-0.004, 0.004), self.u(-0.002, 0.012))
         grip[1] = max(grip[1], LOWEST + 0.002)
-        yield from self.go(_moved(grip, 0.0, BLOCK + self.u(0.0, 0.02)), OPEN, near=0.008)
+        above = _moved(grip, 0.0, BLOCK + self.u(0.0, 0.02))
+        yield from self.go(above, OPEN, near=0.008)
+        if self.u(0.0, 1.0) < _FUMBLED:
+            yield from self.stay(int(self.rng.integers(3, 7)), CLOSED)
+            yield from self.go(_moved(above, self.u(-0.1, 0.1), self.u(0.0, 0.15)), CLOSED, near=0.02)
+            yield from self.go(above, OPEN, near=0.008)
         yield from self.go(grip, OPEN, near=0.004, speed=self.u(0.5, 0.9))
         yield from self.stay(int(self.rng.integers(3, 6)), CLOSED)
         yield from self.cross(_moved(self.block(base), 0.0, BLOCK), CLOSED)
         in_hand = self.here - self.block(block)
         place = _moved(self.block(base) + in_hand, self.u(-0.008, 0.008), BLOCK + 0.002)
+        if self.u(0.0, 1.0) < _MISPLACED:
+            beside = _moved(place, self.u(-0.045, 0.045), self.u(0.0, 0.02))
+            yield from self.go(beside, CLOSED, near=0.008)
+            yield from self.go(_moved(beside, 0.0, self.u(0.02, 0.04)), CLOSED, near=0.01)
         yield from self.go(_moved(place, 0.0, self.u(0.02, 0.04)), CLOSED, near=0.006)
         yield from self.go(place, CLOSED, near=0.003, speed=self.u(0.3, 0.6))
         yield from self.stay(int(self.rng.integers(2, 5)), OPEN)
@@ -147,7 +161,8 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
     env = BlockStackingEnv(blocks=blocks, reward="dense", max_episode_steps=10**6)
     rng = np.random.default_rng([seed, 1])
     crowding = float(rng.uniform())  # few blocks, and yet what it is like among many
-    states, actions, rewards = [env.reset(seed=seed, options={"crowding": crowding})[0]], [], []
+    opening = float(rng.uniform()) if rng.uniform() < 0.5 else 1.0
+    states, actions, rewards = [env.reset(seed=seed, options={"crowding": crowding, "opening": opening})[0]], [], []
     demonstrator = Demonstrator(env, rng)
     disturbance = np.zeros(3)
     spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`

@@ -247,7 +247,7 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     Lifting again and again earns nothing. What is worth something is read off the (float32) observation, so that
     recorded states determine the rewards.
     Reset option ``crowding``, 0 to 1: the share of the free floor that stays empty beside the blocks; at 1 they stand
-    ``SPACING`` apart.
+    ``SPACING`` apart. Reset option ``opening``, 0 to 1: of the fingers, wide open (1) without.
     Terminated: all blocks are one tower. Truncated: after ``max_episode_steps``.
     Info: ``measures``, of which ``tower_height`` (blocks in the highest tower; 1 while none is stacked) and
     ``stacked_blocks`` (how many stand on another).
@@ -306,11 +306,12 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         mujoco.mj_resetData(self.model, self.data)
-        rng, qpos = self.np_random, self.data.qpos
-        qpos[:4] = rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.5), OPENING, OPENING
+        rng, qpos, options = self.np_random, self.data.qpos, options or {}
+        opening = OPENING * float(options.get("opening", 1.0))
+        qpos[:4] = rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.5), opening, opening
         # Sorted points of a shorter floor, drawn apart: all arrangements with gaps of SPACING are equally likely.
         room = 2 * (REACH - 0.05) - (self.blocks - 1) * SPACING
-        crowding = float((options or {}).get("crowding", 0.0))
+        crowding = float(options.get("crowding", 0.0))
         places = np.sort(rng.uniform(0, (1 - crowding) * room, self.blocks)) + SPACING * np.arange(self.blocks)
         places += rng.uniform(0, crowding * room) - (REACH - 0.05)
         qpos[4::3] = rng.permutation(places)
