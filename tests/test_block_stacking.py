@@ -330,9 +330,16 @@ class TestDemonstrations:
         assert demo.completed == again.completed
         assert len(other.episode) != len(demo.episode) or not np.allclose(other.episode.actions, demo.episode.actions)
         env = BlockStackingEnv(blocks=4, max_episode_steps=10**6)
-        first, _ = env.reset(seed=3, options={"crowding": demo.crowding})
+        first, _ = env.reset(seed=3, options=demo.start)
         states = [first] + [env.step(action)[0] for action in demo.episode.actions]
         np.testing.assert_array_equal(states, demo.episode.states)
+
+    def test_some_hands_start_closed(self) -> None:
+        starts = [demonstrate(blocks=3, stacks=1, seed=seed) for seed in range(8)]
+        closed = [demo for demo in starts if demo.start["opening"] < 1]
+        assert 0 < len(closed) < 8
+        for demo in starts:
+            np.testing.assert_allclose(demo.episode.states[0, 2:4], OPENING * demo.start["opening"], rtol=1e-6)
 
     def test_recipe_builds_alike_for_any_number_of_workers(self, tmp_path: Path) -> None:
         few = {"demonstrations": 3, "stacks": 1, "blocks": 3}

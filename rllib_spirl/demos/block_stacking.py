@@ -49,7 +49,7 @@ class Demonstration:
     completed: list[str]  # "block 3 on block 0" for each stack made, in order
     success: bool  # as many stacks as asked for
     tries: int  # motions from a block to a stack, failed ones included
-    crowding: float  # of the scene, as the environment's reset takes it
+    start: dict[str, float]  # the environment's reset options
 
 
 class Demonstrator:
@@ -160,9 +160,9 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
     """
     env = BlockStackingEnv(blocks=blocks, reward="dense", max_episode_steps=10**6)
     rng = np.random.default_rng([seed, 1])
-    crowding = float(rng.uniform())  # few blocks, and yet what it is like among many
-    opening = float(rng.uniform()) if rng.uniform() < 0.5 else 1.0
-    states, actions, rewards = [env.reset(seed=seed, options={"crowding": crowding, "opening": opening})[0]], [], []
+    # Few blocks, and yet what it is like among many; a hand that has been closed, or not.
+    start = {"crowding": float(rng.uniform()), "opening": float(rng.uniform()) if rng.uniform() < 0.5 else 1.0}
+    states, actions, rewards = [env.reset(seed=seed, options=start)[0]], [], []
     demonstrator = Demonstrator(env, rng)
     disturbance = np.zeros(3)
     spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
@@ -195,4 +195,4 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
         task="stacks of two blocks",
         images=pictures(np.array(states[:-1])) if images and actions else None,
     )
-    return Demonstration(episode, completed, len(completed) == stacks, tries, crowding)
+    return Demonstration(episode, completed, len(completed) == stacks, tries, start)
