@@ -10,7 +10,7 @@ import pytest
 
 from rllib_spirl.demos.arm import Arm, hand
 from rllib_spirl.demos.kitchen import demonstrate
-from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, relabel
+from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, positions_of, relabel
 from rllib_spirl.errors import UserError
 
 
@@ -51,6 +51,14 @@ def test_deterministic_in_its_seed() -> None:
     np.testing.assert_array_equal(first.states, again.states)
     np.testing.assert_array_equal(first.actions, again.actions)
     assert len(other) != len(first) or not np.allclose(other.actions, first.actions)
+
+
+def test_velocities_are_recorded_beside_the_same_motions() -> None:
+    without, with_them = (demonstrate(["light switch"], seed=1, velocities=v) for v in (False, True))
+    assert with_them.episode.states.shape[1] == 59
+    np.testing.assert_array_equal(positions_of(with_them.episode.states), without.episode.states)
+    np.testing.assert_array_equal(with_them.episode.actions, without.episode.actions)
+    assert with_them.steps == without.steps
 
 
 def test_unknown_subtask() -> None:

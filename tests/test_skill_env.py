@@ -27,6 +27,7 @@ class Counting(gym.Env):
 
     def step(self, action: Any) -> Any:
         assert self.action_space.contains(action.astype(np.float32))
+        self.last_action = action
         self.steps += 1
         done = self.steps == self.length
         observation = np.full(2, self.steps, np.float32)
@@ -63,6 +64,17 @@ def test_large_actions_are_clipped_to_the_environments_bounds(point_skills: str)
     env = SkillEnv(Counting(length=100, terminates=True), point_skills)
     env.reset()
     env.step(np.full(2, 50, np.float32))  # Counting asserts that the action is within its space
+
+
+def test_bounded_skills(point_skills: str) -> None:
+    free = SkillEnv(Counting(length=100, terminates=True), point_skills)
+    bounded = SkillEnv(Counting(length=100, terminates=True), point_skills, skill_bound=2.0)
+    played = []
+    for env, action in ((free, 2 * np.tanh(np.array([0.5, -3.0], np.float32))), (bounded, np.array([0.5, -3.0]))):
+        env.reset()
+        env.step(action.astype(np.float32))
+        played.append(env.unwrapped.last_action)
+    np.testing.assert_allclose(*played, atol=1e-6)
 
 
 def test_gymnasium_accepts_it(point_skills: str) -> None:

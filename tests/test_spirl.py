@@ -233,6 +233,38 @@ def test_another_target_divergence_holds_after_a_restoration(config: Maker, tmp_
         other.stop()
 
 
+def test_the_target_divergence_goes_from_one_number_to_another(config: Maker, tmp_path: Path) -> None:
+    annealed = config(initial_divergence=4.0, target_divergence=1.0, divergence_steps=1000).build_algo()
+    try:
+        result = annealed.train()
+        used = result["learners"]["default_policy"]["target_divergence"]
+        assert used == pytest.approx(4 - 3 * result["env_steps"] / 1000)
+        annealed.restore_from_path(annealed.save_to_path(str(tmp_path / "checkpoint")))
+        result = annealed.train()
+        assert result["learners"]["default_policy"]["target_divergence"] < used, "it goes on, and does not start anew"
+        while result["env_steps"] < 1000:
+            result = annealed.train()
+        result = annealed.train()
+        assert result["learners"]["default_policy"]["target_divergence"] == 1.0
+    finally:
+        annealed.stop()
+
+
+def test_bounded_skills_are_learned_before_the_bound(config: Maker, point_data: Path, point_skills: str) -> None:
+    model, _ = load_skills(point_skills)
+    free = offline_replay(str(point_data), model, PointEnv(), 100_000)._columns["z"]
+    before = offline_replay(str(point_data), model, PointEnv(), 100_000, skill_bound=2.0)._columns["z"]
+    inside = free.abs() < 1.98
+    torch.testing.assert_close((2 * before.tanh())[inside], free[inside], atol=1e-4, rtol=0)
+    assert before.isfinite().all()
+    algorithm = config(skill_bound=2.0).build_algo()
+    try:
+        assert np.isfinite(algorithm.train()["learners"]["default_policy"]["critic_loss"])
+        assert algorithm.env_runner._evaluation_env._skill_bound == 2.0
+    finally:
+        algorithm.stop()
+
+
 def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Maker, tmp_path: Path) -> None:
     algorithm.train()
     state = algorithm.get_state()["spirl"]
@@ -373,6 +405,8 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
         ({"skill_checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
         ({"target_divergence": -1.0}, "`target_divergence` must be greater than 0, got -1.0"),
         ({"initial_alpha": 0}, "`initial_alpha` must be greater than 0"),
+        ({"initial_divergence": 0.0}, "`initial_divergence` must be greater than 0, or null for none; got 0.0"),
+        ({"skill_bound": -2.0}, "`skill_bound` must be greater than 0"),
         ({"tau": 2}, "`tau` must be in"),
         ({"policy_tau": 0}, "`policy_tau` must be in"),
         ({"conservatism": -0.1}, "`conservatism` must not be negative"),

@@ -15,11 +15,17 @@ from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.model import SkillModel
 
+# Of a bounded z, so that u = artanh(z / bound) is finite.
+_LARGEST = 0.99
 
-def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0) -> SkillReplay:
+
+def offline_replay(
+    path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0, skill_bound: float | None = None
+) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
 
-    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them. Where states are sets, demonstrations may be of
+    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them, z as its actions: with a
+    ``skill_bound``, u. Where states are sets, demonstrations may be of
     fewer items than the environment has: the others are NaN, see `rllib_spirl.nets.SetEncoder`.
 
     Of a data set with more than ``capacity`` steps, the same random share of every file, one file in memory at a time.
@@ -46,6 +52,8 @@ def offline_replay(path: str, model: SkillModel, env: gym.Env, capacity: int, se
         if np.diff(data.episode_starts).max() < config.horizon:
             continue
         columns = skill_transitions(data, model, env, generator, state_dim)
+        if skill_bound is not None:
+            columns["z"] = (columns["z"] / skill_bound).clamp(-_LARGEST, _LARGEST).atanh()
         if share < 1:
             count = len(columns["rewards"])
             rows = torch.randperm(count, generator=generator)[: int(share * count)]

@@ -32,6 +32,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             "env": config.env,
             "env_config": dict(config.env_config),
             "skill_checkpoint": config.skill_checkpoint,
+            "skill_bound": config.skill_bound,
         }
         register_env(SKILL_ENV, make_skill_env)  # here, not at import: it lasts as long as the connected cluster
         inner = config.copy(copy_frozen=False).environment(env=SKILL_ENV, env_config=skill_config)

@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics import (
     EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
@@ -54,7 +55,10 @@ class SPiRLConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or SPiRL)
         self.skill_checkpoint: str | None = None
         self.offline_data: str | None = None
+        self.skill_bound: float | None = None
         self.target_divergence = 1.0
+        self.initial_divergence: float | None = None
+        self.divergence_steps = 30_000
         self.initial_alpha = 0.1
         self.kl_in_target = False
         self.target_bounds: tuple[float, float] | None = None
@@ -100,7 +104,10 @@ class SPiRLConfig(AlgorithmConfig):
         *,
         skill_checkpoint: str | None = NotProvided,
         offline_data: str | None = NotProvided,
+        skill_bound: float | None = NotProvided,
         target_divergence: float = NotProvided,
+        initial_divergence: float | None = NotProvided,
+        divergence_steps: int = NotProvided,
         initial_alpha: float = NotProvided,
         kl_in_target: bool = NotProvided,
         target_bounds: tuple[float, float] | None = NotProvided,
@@ -134,8 +141,12 @@ class SPiRLConfig(AlgorithmConfig):
             skill_checkpoint: Folder or URI of the pretrained skills. Required.
             offline_data: Folder or URI of the data set whose trajectories are replayed as skill transitions beside the
                 agent's own.
+            skill_bound: z = skill_bound·tanh(u), where u is what the Gaussians of policy and prior are over, and so the
+                KL; the paper's is 2. None: z itself is.
             target_divergence: δ, the KL(π ‖ prior) in nats (summed over z) that α is adjusted to reach. The paper's is
                 5; with skills as smooth as ours, a whole choice of skill takes 4 to 5 nats, and 1 learned best.
+            initial_divergence: δ at the start, if it is another; it then changes linearly to target_divergence.
+            divergence_steps: Low-level environment steps until δ is target_divergence.
             initial_alpha: α at the start.
             kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
                 time-outs the bootstrapped penalties add up to more than any return.
@@ -186,9 +197,13 @@ class SPiRLConfig(AlgorithmConfig):
             "policy_layers",
             "train_batch_size_per_learner",
             "skill_candidates",
+            "divergence_steps",
         ):
             if getattr(self, name) < 1:
                 self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("skill_bound", "initial_divergence"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                self._value_error(f"`{name}` must be greater than 0, or null for none; got {getattr(self, name)}.")
         for name in ("tau", "policy_tau"):
             if not 0 < getattr(self, name) <= 1:
                 self._value_error(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
@@ -271,7 +286,8 @@ class SPiRL(Algorithm):
         if self.config.offline_data and self.config.offline_fraction > 0:
             model, _ = load_skills(checkpoint)
             env = make_env(self.config.env, dict(self.config.env_config))
-            self.offline = offline_replay(self.config.offline_data, model, env, self.config.replay_capacity, seed + 1)
+            size, bound = self.config.replay_capacity, self.config.skill_bound
+            self.offline = offline_replay(self.config.offline_data, model, env, size, seed + 1, bound)
             env.close()
         self._updates_owed = 0.0
         self._warm = False
@@ -364,7 +380,8 @@ class SPiRL(Algorithm):
             size = self.config.train_batch_size_per_learner
             columns = mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
             batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=updates * size)
-            results = self.learner_group.update(batch=batch)
+            sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
+            results = self.learner_group.update(batch=batch, timesteps=sampled)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -18,6 +19,7 @@ class SPiRLLearner(TorchLearner):
 
     def build(self) -> None:
         super().build()
+        self._env_steps = 0
         reuse_memory()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -32,6 +34,9 @@ class SPiRLLearner(TorchLearner):
             optimizer=torch.optim.Adam(groups, fused=True),
             params=[parameter for group in groups for parameter in group["params"]],
         )
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        self._env_steps = int(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))  # low-level ones, see `SPiRL`
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         """All gradient steps of one training step; metrics are those of the last."""
@@ -97,7 +102,8 @@ class SPiRLLearner(TorchLearner):
             rivals = module.critic(inputs, z.detach()), module.critic(inputs, prior_z)
             critic = critic + config.conservatism * conservative_loss(*rivals, q)
         actor = policy_loss(policy_q, kl, alpha)
-        temperature = temperature_loss(module.log_alpha, kl, config.target_divergence)
+        delta = divergence_at(self._env_steps, config)
+        temperature = temperature_loss(module.log_alpha, kl, delta)
         if log:
             values = {
                 "critic_loss": critic,
@@ -108,10 +114,18 @@ class SPiRLLearner(TorchLearner):
                 "policy_q": policy_q.mean(),
                 "q_target": target.mean(),
             }
-            # The δ in use: population-based training changes it.
-            logged = {k: v.item() for k, v in values.items()} | {"target_divergence": config.target_divergence}
+            # The δ in use: schedules and population-based training change it.
+            logged = {k: v.item() for k, v in values.items()} | {"target_divergence": delta}
             self.metrics.log_dict(logged, key=module_id, window=1)
         return critic + actor + temperature
+
+
+def divergence_at(env_steps: int, config: Any) -> float:
+    """δ after ``env_steps`` low-level steps: linear from initial_divergence, if there is one, to target_divergence."""
+    if config.initial_divergence is None:
+        return config.target_divergence
+    done = min(1.0, env_steps / config.divergence_steps)
+    return config.initial_divergence + done * (config.target_divergence - config.initial_divergence)
 
 
 def with_prior(module: SkillPriorRLModule, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,8 +57,9 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def recipe_hash(recipe: Recipe) -> str:
     """8 hex digits over all that decides the data: the recipe's values and the state of local files it names."""
     content: dict[str, Any] = recipe.model_dump(mode="json", exclude=_UNHASHED)
-    if content.get("images") is False:
-        del content["images"]  # as it was before recipes had it: what was built then is still found
+    for later in ("images", "velocities"):
+        if content.get(later) is False:
+            del content[later]  # as it was before recipes had it: what was built then is still found
     if isinstance(recipe, ScriptedRecipe):
         content["demonstrator"] = getattr(scripted.demonstrator(recipe), "VERSION", 1)
     if isinstance(recipe, D4RLRecipe | LeRobotRecipe):

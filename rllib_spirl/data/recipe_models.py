@@ -49,6 +49,7 @@ class KitchenRecipe(ScriptedRecipe):
     target: list[str] = Field([], description="the held-out order: it is never demonstrated")
     target_together: bool = Field(True, description="whether one demonstration may hold all of the target's subtasks")
     exclude: list[list[str]] = Field([], description="no demonstrated order begins with one of these")
+    velocities: bool = Field(False, description="record velocities too")
 
     @model_validator(mode="after")
     def _consistent(self) -> "KitchenRecipe":
@@ -78,7 +79,8 @@ class KitchenRecipe(ScriptedRecipe):
         return [order for order in permutations(self.subtasks, self.order_length) if not self.excluded(order)]
 
     def tasks(self) -> list[dict[str, Any]]:
-        return [{"order": order} for order in self.orders()]
+        more = {"velocities": True} if self.velocities else {}
+        return [{"order": order, **more} for order in self.orders()]
 
     def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
         # Held out is what happens, not only what was asked for.

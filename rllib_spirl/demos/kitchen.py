@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose, hand
-from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks
+from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks, positions_of
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
 VERSION = 2
@@ -28,7 +28,7 @@ _NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 class Demonstration:
     """A demonstration and facts about it."""
 
-    episode: Episode  # float64; states (T+1, 30), actions (T, 9)
+    episode: Episode  # float64; states (T+1, 30), or 59 with velocities, actions (T, 9)
     completed: list[str]  # subtasks of the order that were completed, in that order
     steps: dict[str, int]  # after how many steps each of them was completed
     still_completed: list[str]  # those whose object was at its goal in the last state too
@@ -267,7 +267,7 @@ class Demonstrator:
         yield from self.back_off(np.array([-0.3, -1.0, 0]), 0.06, turn)
 
 
-def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonstration:
+def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05, velocities: bool = False) -> Demonstration:
     """Do the subtasks in ``order``, each up to three times until it works. The same arguments give the same result.
 
     Args:
@@ -275,6 +275,7 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
         seed: Of the environment's noise, the jitter of the motions and the action noise.
         noise: Standard deviation of the Ornstein-Uhlenbeck noise added to the actions, for diversity. The recorded
             actions hold it.
+        velocities: Whether the states hold them too. It is the same demonstration otherwise.
 
     Returns:
         The demonstration, successful or not. It ends five steps after the last completion.
@@ -283,7 +284,7 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
         UserError: On an unknown subtask or one given twice.
     """
     order = check_tasks(order)
-    env = KitchenEnv(tasks=order, ordered=True, max_episode_steps=10_000)
+    env = KitchenEnv(tasks=order, ordered=True, velocities=velocities, max_episode_steps=10_000)
     states, actions, rewards = [env.reset(seed=seed)[0]], [], []
     rng = np.random.default_rng([seed, 1])
     demonstrator = Demonstrator(env, rng)
@@ -302,7 +303,7 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
             states.append(observation)
             actions.append(action)
             rewards.append(reward)
-            for name, near in zip(names, every.within(observation), strict=True):
+            for name, near in zip(names, every.within(positions_of(observation)), strict=True):
                 if near:
                     first_done.setdefault(name, len(actions))
 
@@ -313,7 +314,8 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
             play(demonstrator.motions[name]())
     late = first_done.get(order[-1], len(actions)) + _AFTER - len(actions)
     play(demonstrator.rest(late))
-    at_end = dict(zip(names, every.within(states[-1]), strict=True))
+    last = positions_of(states[-1])
+    at_end = dict(zip(names, every.within(last), strict=True))
     completed = [n for n in order if n in first_done]
     success = len(completed) == len(order)
     kettle = SUBTASKS["kettle"]
@@ -329,5 +331,5 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05) -> Demonst
         completed=completed,
         steps={n: first_done[n] for n in completed},
         still_completed=[n for n in completed if at_end[n]],
-        kettle_distance=float(np.linalg.norm(states[-1][kettle.indices[:3]] - kettle.goal[:3])),
+        kettle_distance=float(np.linalg.norm(last[kettle.indices[:3]] - kettle.goal[:3])),
     )

@@ -22,8 +22,9 @@ _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
     """One step runs one skill: the frozen decoder acts for up to H low-level steps.
 
-    Action: the latent z, (Z,). Reward: the sum over the skill's low-level steps. Observation: the wrapped
-    environment's, after the last of them; so the observation a policy chose z in is the one before its first action.
+    Action: the latent z, (Z,), or u with z = skill_bound·tanh(u). Reward: the sum over the skill's low-level steps.
+    Observation: the wrapped environment's, after the last of them; so the observation a policy chose z in is the one
+    before its first action.
     With skills whose prior sees pictures, the wrapped environment observes a dict of "state" (S,) and "images"
     (2, 32, 32, 3) uint8, before and after the step; this one then observes (S + 2 Z,): the state, and the mean and
     deviation of what the prior says of the pictures, see `rllib_spirl.skills.model.SkillPrior`.
@@ -33,13 +34,15 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
     Args:
         env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,).
         skill_checkpoint: Folder or URI of a skill checkpoint.
+        skill_bound: Largest z there is, with actions u in place of z; None for no bound.
 
     Raises:
         UserError: If the checkpoint's dimensions are not the environment's.
     """
 
-    def __init__(self, env: gym.Env, skill_checkpoint: str) -> None:
+    def __init__(self, env: gym.Env, skill_checkpoint: str, skill_bound: float | None = None) -> None:
         super().__init__(env)
+        self._skill_bound = skill_bound
         model, card = load_skills(skill_checkpoint)
         check_dimensions(env, skill_checkpoint, card.model)
         self.horizon = card.model.horizon
@@ -65,7 +68,8 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         return self._observe(), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        self._decoder.start(action)
+        z = action if self._skill_bound is None else np.float32(self._skill_bound) * np.tanh(action)
+        self._decoder.start(z)
         total, steps = 0.0, 0
         terminated = truncated = False
         info: dict[str, Any] = {}
@@ -171,5 +175,6 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
 
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:
-    """`SkillEnv` from {"env", "env_config", "skill_checkpoint"}, the form in which Ray Tune's registry makes it."""
-    return SkillEnv(make_env(config["env"], dict(config["env_config"])), config["skill_checkpoint"])
+    """`SkillEnv` from {"env", "env_config", "skill_checkpoint", "skill_bound"}, as Ray Tune's registry makes it."""
+    env = make_env(config["env"], dict(config["env_config"]))
+    return SkillEnv(env, config["skill_checkpoint"], config.get("skill_bound"))

@@ -40,6 +40,7 @@ class Restored:
     """A registered name or an environment class."""
     env_config: dict[str, Any]
     skill_checkpoint: str
+    skill_bound: float | None
 
     def policy(self, observation: Any) -> Any:
         """Observation (S,) to the deterministic policy's z, (Z,) float32."""
@@ -55,7 +56,11 @@ class Restored:
         Raises:
             UserError: If the environment or the skill checkpoint cannot be found here.
         """
-        return SkillEnv(self.make_low_level_env(**env_config), self.skill_checkpoint)
+        return self.with_skills(self.make_low_level_env(**env_config))
+
+    def with_skills(self, env: gym.Env) -> SkillEnv:
+        """``env`` with skills for actions, as the policy chooses them."""
+        return SkillEnv(env, self.skill_checkpoint, self.skill_bound)
 
     def make_low_level_env(self, **env_config: Any) -> gym.Env:
         """The environment alone, with its own actions.
@@ -93,7 +98,7 @@ def load_policy(checkpoint: str) -> Restored:
     for name in module.get_non_inference_attributes():
         delattr(module, name)
     module.eval()
-    return Restored(module, env, dict(env_config or {}), str(skills))
+    return Restored(module, env, dict(env_config or {}), str(skills), config.get("skill_bound"))
 
 
 def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import gymnasium as gym
 import numpy as np
 from rich.progress import Progress
 
-from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, replacing, suffix_of, video_writer
 from rllib_spirl.evaluation.restore import load_policy
@@ -51,7 +50,7 @@ def record_video(
     low_level = restored.make_low_level_env(render_mode="rgb_array")
     rate = speed * float(low_level.metadata.get("render_fps") or 12) / every
     film = Film(low_level, every, width or kind.width, kind.colours)
-    env = SkillEnv(film, restored.skill_checkpoint)
+    env = restored.with_skills(film)
     results: list[EpisodeResult] = []
     try:
         with replacing(path) as file, Progress(transient=True, disable=not show_progress) as bar:
