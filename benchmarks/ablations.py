@@ -91,7 +91,7 @@ def main(
     def run(task: tuple[Change, int]) -> None:
         change, seed = task
         [spec] = load(ROOT / "tuned_examples/kitchen.yaml")
-        settings = [*change.settings, *(["config.num_env_runners=0"] if jobs > 1 else [])]
+        settings = [*change.settings, "config.num_env_runners=0"]  # one process: the same results at any time
         storage = folder.expanduser() / f"{CHANGES.index(change):02d}-seed-{seed}"
         command = train(spec, storage, seed, steps, settings)
         [curve] = read_runs([f"{change.name}={storage}"])
