@@ -10,14 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
-from rllib_spirl.skills.checkpoint import CARD, load_card
+from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
+from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.prepare import prepare_skills
 from rllib_spirl.skills.pretrain import pretrain
-from tests.conftest import TINY
+from tests.conftest import TINY, scan
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 SHORT = TINY.model_copy(update={"updates": 60, "report_every": 20, "threads_per_worker": 1})
@@ -72,6 +74,12 @@ def test_two_workers_train_one_model(point_data: Path, tmp_path: Path) -> None:
     one = pretrain(point_data, config.model_copy(update={"num_workers": 1}), output=tmp_path / "one")
     two_workers, one_worker = load_card(folder).metrics, load_card(one).metrics
     assert two_workers["validation_reconstruction"] < 2 * one_worker["validation_reconstruction"] + 0.05
+    # Each worker validated on half of the windows; together it is the mean over all.
+    model, data = load_skills(folder)[0], scan(point_data, config)
+    states, actions = map(torch.from_numpy, (data.validation_states, data.validation_actions))
+    with torch.no_grad():
+        expected = skill_loss(model, states, actions, beta=config.beta)[1]["posterior_kl"]
+    assert two_workers["validation_posterior_kl"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_horizon_longer_than_every_episode_is_refused(point_data: Path, tmp_path: Path) -> None:

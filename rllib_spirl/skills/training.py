@@ -82,8 +82,11 @@ class SkillTrainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.updates = 0
+        # Each worker validates on its share, if there is one for each.
+        self._validates_share = 1 < world_size <= len(data.validation_states)
+        share = slice(rank, None, world_size) if self._validates_share else slice(None)
         self._validation = [
-            torch.from_numpy(x)
+            torch.from_numpy(x)[share]
             for x in (data.validation_states, data.validation_actions, data.validation_images)
             if x is not None
         ]
@@ -131,14 +134,19 @@ class SkillTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss terms on the held-out windows, without corrective noise."""
+        """Loss terms on the held-out windows, without corrective noise. All workers of a run call it together."""
         states, actions, *images = (x.to(self._device) for x in self._validation)
         if len(states) == 0:
             return {}
         self.model.eval()
         _, parts = skill_loss(self.model, states, actions, beta=self.config.beta, images=images[0] if images else None)
         self.model.train()
-        return {f"validation_{name}": value.item() for name, value in parts.items()}
+        values = torch.stack(list(parts.values()))
+        if self._validates_share:
+            sums = torch.cat([values * len(states), values.new_tensor([len(states)])])
+            torch.distributed.all_reduce(sums)
+            values = sums[:-1] / sums[-1]
+        return {f"validation_{name}": value for name, value in zip(parts, values.tolist(), strict=True)}
 
     def save(self, path: Path) -> None:
         """Write everything a resumed run needs, as plain tensors."""
