@@ -1,7 +1,8 @@
 """A scripted demonstrator for block stacking: two-block stacks, one after the other, by disturbed way-points.
 
 Some motions go wrong and are mended: a hand that closed on nothing opens again, a block held beside its place is moved
-there. Skills learned from motions that never fail do not know how to go on where they do.
+there. Skills learned from motions that never fail do not know how to go on where they do. For the same reason the hand
+leaves the last stack too: an open hand above a block just stacked looks much like one about to take it.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from rllib_spirl.envs.block_stacking import (
 )
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
-VERSION = 3
+VERSION = 4
 
 Motion = Iterator[NDArray[np.float64]]  # actions (3,)
 
@@ -138,6 +139,13 @@ class Demonstrator:
         yield from self.go(_moved(self.here, 0.0, BLOCK + self.u(0.0, 0.05)), OPEN, near=0.02)
 
 
+    def leave(self) -> Motion:
+        """Away from what was stacked last, as if there were more to do."""
+        side = 1.0 if self.here[0] < 0 else -1.0
+        away = np.array([self.here[0] + side * self.u(0.2, 0.6), BLOCK / 2])
+        yield from self.cross(away, OPEN)
+
+
 def _moved(point: NDArray[np.float64], right: float, up: float) -> NDArray[np.float64]:
     return point + np.array([right, up])
 
@@ -168,24 +176,31 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
     spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
     completed: list[str] = []
     tries = 0
-    while len(completed) < stacks and tries < _TRIES * stacks:
-        pair = demonstrator.choose()
-        if pair is None:
-            break
-        tries += 1
-        for wanted in demonstrator.stack(*pair):
+
+    def play(motion: Motion) -> None:
+        nonlocal disturbance
+        for wanted in motion:
             disturbance += spread * rng.standard_normal(3) - _NOISE_PULL * disturbance
             action = np.clip(wanted + disturbance, -1, 1)
             observation, reward, *_ = env.step(action)
             states.append(observation)
             actions.append(action)
             rewards.append(reward)
+
+    while len(completed) < stacks and tries < _TRIES * stacks:
+        pair = demonstrator.choose()
+        if pair is None:
+            break
+        tries += 1
+        play(demonstrator.stack(*pair))
         if levels(states[-1]).max() > 1:
             break  # by accident; higher towers are what is to be learned
         block, base = pair
         centres = split(states[-1])[1]
         if levels(states[-1])[block] == 1 and abs(centres[block, 0] - centres[base, 0]) < BLOCK:
             completed.append(f"block {block} on block {base}")
+    if len(completed) == stacks:
+        play(demonstrator.leave())
     episode = Episode(
         states=np.array(states),
         actions=np.array(actions).reshape(-1, 3),
