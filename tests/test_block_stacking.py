@@ -54,7 +54,7 @@ def tower(height: int, offsets: float = 0.0) -> list[tuple[float, float]]:
 
 def states_of(gripper: list[float], blocks: list[tuple[float, float, float]]) -> np.ndarray:
     """A state from y, z, left, right of the gripper and y, z, angle (absolute) of each block."""
-    features = [(y - gripper[0], z - gripper[1], np.sin(4 * a), np.cos(4 * a)) for y, z, a in blocks]
+    features = [(y - gripper[0], z - gripper[1], np.sin(4 * a), np.cos(4 * a), z) for y, z, a in blocks]
     return np.array([*gripper, 0.0, 0.0, *np.ravel(features)], np.float32)
 
 
@@ -62,10 +62,10 @@ class TestEnvironment:
     def test_check_env_and_registration(self) -> None:
         env = gym.make("rllib_spirl/BlockStacking-v0").unwrapped
         check_env(env, skip_render_check=True)
-        assert env.observation_space.shape == (6 + 4 * 11,)
+        assert env.observation_space.shape == (6 + 5 * 11,)
         check_env(BlockStackingEnv(blocks=3, images=True), skip_render_check=True)
         made = make_env("rllib_spirl/BlockStacking-v0", {"blocks": 5, "reward": "sparse"})
-        assert made.observation_space.shape == (6 + 4 * 5,)
+        assert made.observation_space.shape == (6 + 5 * 5,)
         assert made.unwrapped.reward == "sparse"
 
     def test_a_seed_places_the_blocks_apart_on_the_floor(self) -> None:
@@ -348,7 +348,7 @@ class TestDemonstrations:
             recipes.build(path, output=tmp_path / str(n), overrides=few, workers=n, show_progress=False) for n in (1, 2)
         ]
         data, other = (load(place) for place in places)
-        assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 4 * 3, 3)
+        assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 5 * 3, 3)
         np.testing.assert_array_equal(data.states, other.states)
         assert data.info["rllib_spirl"]["env"] == "rllib_spirl/BlockStacking-v0"
         assert data.info["fps"] == 1 / STEP

@@ -46,7 +46,7 @@ _NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 class Demonstration:
     """A demonstration and facts about it."""
 
-    episode: Episode  # states (T+1, 6 + 4 blocks) float32, actions (T, 3) float64
+    episode: Episode  # states (T+1, 6 + 5 blocks) float32, actions (T, 3) float64
     completed: list[str]  # "block 3 on block 0" for each stack made, in order
     success: bool  # as many stacks as asked for
     tries: int  # motions from a block to a stack, failed ones included
@@ -137,7 +137,6 @@ class Demonstrator:
         yield from self.go(place, CLOSED, near=0.003, speed=self.u(0.3, 0.6))
         yield from self.stay(int(self.rng.integers(2, 5)), OPEN)
         yield from self.go(_moved(self.here, 0.0, BLOCK + self.u(0.0, 0.05)), OPEN, near=0.02)
-
 
     def leave(self) -> Motion:
         """Away from what was stacked last, as if there were more to do."""

@@ -103,7 +103,7 @@ def load_model(blocks: int) -> mujoco.MjModel:
 
 
 def split(states: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The gripper's part (..., 6) and the blocks' (..., blocks, 4) of states (..., S), float32 as in observations.
+    """The gripper's part (..., 6) and the blocks' (..., blocks, 5) of states (..., S), float32 as in observations.
 
     Raises:
         UserError: On a width that is not one gripper's and some blocks'.
@@ -120,7 +120,7 @@ def split(states: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np
 
 
 def angles(blocks: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Angles (...,) of blocks (..., 4), from -45 to 45 degrees, where they look the same as elsewhere."""
+    """Angles (...,) of blocks (..., 5), from -45 to 45 degrees, where they look the same as elsewhere."""
     return np.arctan2(blocks[..., 2], blocks[..., 3]) / 4
 
 
@@ -138,10 +138,10 @@ def levels(states: NDArray[np.floating]) -> NDArray[np.intp]:
 
     A block stands if it is level, not held, and its bottom on the floor or on the top of a block that stands.
     """
-    gripper, blocks = split(states)
+    _, blocks = split(states)
     y, z = blocks[..., 0], blocks[..., 1]
     free = (blocks[..., 3] > _FLAT) & ~held(states)
-    standing = free & (np.abs(gripper[..., 1, None] + z - BLOCK / 2) < _TOUCH)
+    standing = free & (np.abs(blocks[..., 4] - BLOCK / 2) < _TOUCH)
     level = np.where(standing, 0, -1)
     above = (np.abs(z[..., :, None] - z[..., None, :] - BLOCK) < _TOUCH) & free[..., :, None]
     above &= np.abs(y[..., :, None] - y[..., None, :]) < BLOCK
@@ -167,8 +167,7 @@ def _potential(states: NDArray[np.floating], level: NDArray[np.intp], reward: Re
     height = level.max(-1) + 1.0
     if reward == "sparse":
         return height
-    gripper, blocks = split(states)
-    lifted = held(states) & (gripper[..., 1, None] + blocks[..., 1] > BLOCK)
+    lifted = held(states) & (split(states)[1][..., 4] > BLOCK)
     return height + lifted.sum(-1) + 2.0 * (level > 0).sum(-1)
 
 
@@ -221,7 +220,7 @@ def pictures(states: NDArray[np.floating]) -> NDArray[np.uint8]:
 class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     """Blocks to be stacked into one tower, ``rllib_spirl/BlockStacking-v0``.
 
-    Observation (6 + 4 blocks,) float32, the same for any number of blocks but for its length. First the gripper:
+    Observation (6 + 5 blocks,) float32, the same for any number of blocks but for its length. First the gripper:
 
     ====== ============================================================
     0, 1   y and z of the grasp point, between the finger pads
@@ -229,11 +228,12 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     4, 5   velocity of the gripper along y and z, in metres per second
     ====== ============================================================
 
-    then for each block, 6 + 4i on:
+    then for each block, 6 + 5i on:
 
     ====== ======================================================================================
     0, 1   y and z of its centre, from the grasp point
     2, 3   sine and cosine of four times its angle: a square looks the same after a quarter turn
+    4      its height above the floor: whether it lies there, or on how many others
     ====== ======================================================================================
 
     With ``images`` it is a dict of this ("state") and "images" (2, 32, 32, 3) uint8: the agent-centred pictures of
@@ -265,7 +265,7 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     """
 
     GRIPPER_DIM = 6
-    BLOCK_DIM = 4
+    BLOCK_DIM = 5
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
@@ -347,8 +347,11 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         qpos = self.data.qpos
         state = np.empty(self.GRIPPER_DIM + self.BLOCK_DIM * self.blocks, np.float32)
         state[:4], state[4:6] = qpos[:4], self.data.qvel[:2]
-        state[6::4], state[7::4] = qpos[4::3] - qpos[0], qpos[5::3] - qpos[1]
-        state[8::4], state[9::4] = np.sin(4 * qpos[6::3]), np.cos(4 * qpos[6::3])
+        blocks = state[self.GRIPPER_DIM :].reshape(-1, self.BLOCK_DIM)
+        y, z, angle = qpos[4:].reshape(-1, 3).T
+        blocks[:, 0], blocks[:, 1] = y - qpos[0], z - qpos[1]
+        blocks[:, 2], blocks[:, 3] = np.sin(4 * angle), np.cos(4 * angle)
+        blocks[:, 4] = z
         return state
 
     def render(self) -> Any:
