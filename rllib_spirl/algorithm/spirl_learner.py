@@ -88,18 +88,18 @@ class SPiRLLearner(TorchLearner):
                 alpha * next_kl if config.kl_in_target else None,
                 config.target_bounds,
             )
-        inputs = module.inputs(states)
-        q = module.critic(inputs, batch["z"])
+        features = module.critic.features(module.inputs(states))
+        q = module.critic.values(features, batch["z"])
         critic = critic_loss(q, target)
 
         prior = prior_in(batch, "prior")
         policy, kl = module.skills(states, prior)
         z = policy.rsample()
-        policy_q = module.critic(inputs, z, frozen=True)
+        policy_q = module.critic.values(features, z, frozen=True)
         if config.conservatism > 0:
             with torch.no_grad():
                 prior_z = prior.sample()
-            rivals = module.critic(inputs, z.detach()), module.critic(inputs, prior_z)
+            rivals = module.critic.values(features, z.detach()), module.critic.values(features, prior_z)
             critic = critic + config.conservatism * conservative_loss(*rivals, q)
         actor = policy_loss(policy_q, kl, alpha)
         delta = divergence_at(self._env_steps, config)

@@ -84,9 +84,12 @@ class CriticEnsemble(nn.Module):
         )
         self.members = members
 
-    def forward(self, states: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
-        """Normalised states (B, S) and latents (B, Z) to values (E, B). ``frozen``: no gradient for the weights."""
-        features = self.features(states)
+    def forward(self, states: Tensor, z: Tensor) -> Tensor:
+        """Normalised states (B, S) and latents (B, Z) to values (E, B)."""
+        return self.values(self.features(states), z)
+
+    def values(self, features: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
+        """Features of states (B, F) and latents (B, Z) to values (E, B). ``frozen``: no gradient but for z."""
         if frozen:
             features = features.detach()
         x = torch.cat([features, z], -1).expand(self.members, -1, -1)
@@ -168,8 +171,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         """
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(states))
         candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
-        inputs = self.inputs(states).expand(len(candidates), -1, -1)
-        q = self.target_critic(inputs.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
+        features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
+        q = self.target_critic.values(features.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
         best = q.view(len(candidates), -1).argmax(0)
         return candidates[best, torch.arange(len(states))]
 
