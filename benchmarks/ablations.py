@@ -64,7 +64,7 @@ CHANGES = [
     Change("open loop", ("skills.pretrain.decoder=open_loop",)),
     Change("β 5e-4, as in the paper", ("skills.pretrain.beta=5.0e-4",)),
     Change("no weight decay in skill training", ("skills.pretrain.weight_decay=0",)),
-    Change("z = 2·tanh(u), as in the paper", ("config.skill_bound=2",)),
+    Change("skills bounded by 2·tanh, as in the paper", ("config.skill_bound=2",)),
     Change("δ from 3 to 1 in 30,000 steps", ("config.initial_divergence=3",)),
     Change(
         "velocities in the states",
