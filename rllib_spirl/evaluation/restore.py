@@ -40,7 +40,7 @@ class Restored:
     """A registered name or an environment class."""
     env_config: dict[str, Any]
     skill_checkpoint: str
-    skill_bound: float | None
+    skill_bound: float | None = None
 
     def policy(self, observation: Any) -> Any:
         """Observation (S,) to the deterministic policy's z, (Z,) float32."""
