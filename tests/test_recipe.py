@@ -33,7 +33,7 @@ class Demonstration:
     episode: Episode
     completed: list
 
-def demonstrate(order, seed, noise):
+def demonstrate(order, seed, noise, velocities):
     log = Path(__file__).with_name("calls.log")
     with log.open("a") as stream:
         stream.write(f"{seed} {os.environ.get('OMP_NUM_THREADS')} {os.getpid()}\\n")

@@ -24,9 +24,9 @@ def offline_replay(
 ) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
 
-    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them, z as its actions: with a
-    ``skill_bound``, u. Where states are sets, demonstrations may be of
-    fewer items than the environment has: the others are NaN, see `rllib_spirl.nets.SetEncoder`.
+    s and s' are as `rllib_spirl.envs.skill_env.SkillEnv` observes them, z as its actions: with a ``skill_bound``, u.
+    Where states are sets, demonstrations may be of fewer items than the environment has: the others are NaN, see
+    `rllib_spirl.nets.SetEncoder`.
 
     Of a data set with more than ``capacity`` steps, the same random share of every file, one file in memory at a time.
 

@@ -79,8 +79,7 @@ class KitchenRecipe(ScriptedRecipe):
         return [order for order in permutations(self.subtasks, self.order_length) if not self.excluded(order)]
 
     def tasks(self) -> list[dict[str, Any]]:
-        more = {"velocities": True} if self.velocities else {}
-        return [{"order": order, **more} for order in self.orders()]
+        return [{"order": order, "velocities": self.velocities} for order in self.orders()]
 
     def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
         # Held out is what happens, not only what was asked for.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data.episode import Episode
+from rllib_spirl.demos.recorder import Recorder
 from rllib_spirl.envs.block_stacking import (
     BLOCK,
     FINGER_RADIUS,
@@ -39,7 +40,6 @@ _STEPS = 10  # at most, for a way to a point, beyond those that its length takes
 _CLEARANCE = 0.02  # between what is carried and what it passes over
 _ROOM = OPENING + 2 * FINGER_RADIUS + BLOCK / 2 + 0.005  # between the centres of blocks, for a finger
 _FUMBLED, _MISPLACED = 0.1, 0.35  # share of grasps that close too early, and of blocks first held beside their place
-_NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 
 
 @dataclass(frozen=True)
@@ -169,29 +169,18 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
     rng = np.random.default_rng([seed, 1])
     # Few blocks, and yet what it is like among many; a hand that has been closed, or not.
     start = {"crowding": float(rng.uniform()), "opening": float(rng.uniform()) if rng.uniform() < 0.5 else 1.0}
-    states, actions, rewards = [env.reset(seed=seed, options=start)[0]], [], []
+    recorder = Recorder(env, rng, noise, seed=seed, options=start)
+    states = recorder.states
     demonstrator = Demonstrator(env, rng)
-    disturbance = np.zeros(3)
-    spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
     completed: list[str] = []
     tries = 0
-
-    def play(motion: Motion) -> None:
-        nonlocal disturbance
-        for wanted in motion:
-            disturbance += spread * rng.standard_normal(3) - _NOISE_PULL * disturbance
-            action = np.clip(wanted + disturbance, -1, 1)
-            observation, reward, *_ = env.step(action)
-            states.append(observation)
-            actions.append(action)
-            rewards.append(reward)
-
     while len(completed) < stacks and tries < _TRIES * stacks:
         pair = demonstrator.choose()
         if pair is None:
             break
         tries += 1
-        play(demonstrator.stack(*pair))
+        for wanted in demonstrator.stack(*pair):
+            recorder.step(wanted)
         if levels(states[-1]).max() > 1:
             break  # by accident; higher towers are what is to be learned
         block, base = pair
@@ -199,14 +188,12 @@ def demonstrate(blocks: int, stacks: int, seed: int, noise: float = 0.05, images
         if levels(states[-1])[block] == 1 and abs(centres[block, 0] - centres[base, 0]) < BLOCK:
             completed.append(f"block {block} on block {base}")
     if len(completed) == stacks:
-        play(demonstrator.leave())
-    episode = Episode(
-        states=np.array(states),
-        actions=np.array(actions).reshape(-1, 3),
-        rewards=np.array(rewards),
+        for wanted in demonstrator.leave():
+            recorder.step(wanted)
+    episode = recorder.episode(
         terminated=False,
         truncated=True,
         task="stacks of two blocks",
-        images=pictures(np.array(states[:-1])) if images and actions else None,
+        images=pictures(np.array(states[:-1])) if images and recorder.actions else None,
     )
     return Demonstration(episode, completed, len(completed) == stacks, tries, start)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose, hand
+from rllib_spirl.demos.recorder import Recorder
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks, positions_of
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
@@ -21,7 +22,6 @@ _TRIES = 4
 _AFTER = 5  # steps recorded after the last completion
 _KETTLE_NEAR = 0.12  # metres from its goal within which the kettle is left alone
 _DEEPER = 0.012  # metres that a grip reaches beyond a handle's middle
-_NOISE_PULL = 0.25  # of the Ornstein-Uhlenbeck noise towards zero, per step
 
 
 @dataclass(frozen=True)
@@ -285,45 +285,35 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05, velocities
     """
     order = check_tasks(order)
     env = KitchenEnv(tasks=order, ordered=True, velocities=velocities, max_episode_steps=10_000)
-    states, actions, rewards = [env.reset(seed=seed)[0]], [], []
     rng = np.random.default_rng([seed, 1])
+    recorder = Recorder(env, rng, noise, seed=seed)
     demonstrator = Demonstrator(env, rng)
     every = Progress(list(SUBTASKS), ordered=False)
     names = every.tasks
-    disturbance = np.zeros(9)
-    spread = noise * np.sqrt(_NOISE_PULL * (2 - _NOISE_PULL))  # of the steps, so that the noise itself has `noise`
     first_done: dict[str, int] = {}
 
     def play(motion: Motion) -> None:
-        nonlocal disturbance
         for wanted, fingers in motion:
-            disturbance += spread * rng.standard_normal(9) - _NOISE_PULL * disturbance
-            action = np.clip(np.clip(demonstrator.arm.action(wanted, fingers), -1, 1) + disturbance, -1, 1)
-            observation, reward, *_ = env.step(action)
-            states.append(observation)
-            actions.append(action)
-            rewards.append(reward)
-            for name, near in zip(names, every.within(positions_of(observation)), strict=True):
+            recorder.step(np.clip(demonstrator.arm.action(wanted, fingers), -1, 1))
+            for name, near in zip(names, every.within(positions_of(recorder.states[-1])), strict=True):
                 if near:
-                    first_done.setdefault(name, len(actions))
+                    first_done.setdefault(name, len(recorder.actions))
 
     for name in order:
         for _ in range(_TRIES):
             if name in first_done and (name != "kettle" or demonstrator.kettle_distance() < _KETTLE_NEAR):
                 break
             play(demonstrator.motions[name]())
-    late = first_done.get(order[-1], len(actions)) + _AFTER - len(actions)
+    taken = len(recorder.actions)
+    late = first_done.get(order[-1], taken) + _AFTER - taken
     play(demonstrator.rest(late))
-    last = positions_of(states[-1])
+    last = positions_of(recorder.states[-1])
     at_end = dict(zip(names, every.within(last), strict=True))
     completed = [n for n in order if n in first_done]
     success = len(completed) == len(order)
     kettle = SUBTASKS["kettle"]
     return Demonstration(
-        episode=Episode(
-            states=np.array(states),
-            actions=np.array(actions).reshape(-1, 9),
-            rewards=np.array(rewards),
+        episode=recorder.episode(
             terminated=success,
             truncated=not success,
             task="; ".join(order),
