@@ -47,7 +47,8 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(point_data: Path, tmp_pat
         command += ["--set", f"{name}={value}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as job:
         deadline = time.monotonic() + 300
-        # Ray Train goes on from a checkpoint that its own list, written after the checkpoint, has.
+        # Ray Train goes on from a checkpoint that its own list, written after the checkpoint, has. Its workers outlive
+        # the driver by seconds and train on meanwhile.
         while not any(
             "checkpoint_" in file.read_text() for file in output.glob("run-*/checkpoint_manager_snapshot.json")
         ):
@@ -65,6 +66,18 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(point_data: Path, tmp_pat
         starts.append(reader.Scalars("skills/loss")[0].step)
     assert starts[0] == 100
     assert starts[-1] > 100
+
+
+@pytest.mark.slow
+def test_two_that_want_the_same_skills_train_them_once(point_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "skills"
+    command = [sys.executable, "-m", "rllib_spirl.cli.spirl", "pretrain", str(point_data), "--output", str(output)]
+    for name, value in SHORT.model_dump(exclude_defaults=True).items():
+        command += ["--set", f"{name}={value}"]
+    jobs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+    assert load_card(output).metrics["validation_reconstruction"] > 0
+    assert len(list((output / "tensorboard").iterdir())) == 1
 
 
 @pytest.mark.slow

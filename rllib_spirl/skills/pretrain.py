@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rllib_spirl import paths
 from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Location, Remote, location
+from rllib_spirl.locking import sole
 from rllib_spirl.nets import reuse_memory
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
@@ -34,6 +35,7 @@ from rllib_spirl.skills.model import SkillModel
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weights
 
 STATE = "trainer.safetensors"
+WORKER_LOCK = "worker.lock"
 
 
 def skills_key(data: str | Location, config: PretrainConfig) -> str:
@@ -71,25 +73,46 @@ def pretrain(
         raise UserError(
             f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
         )
-    if (folder / CARD).exists():
-        if load_card(folder).training.get("key") == key:
-            return folder
-        raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
+    if _trained(folder, key):
+        return folder
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
     scanned = SkillData.scan(
         data, config.horizon, config.validation_fraction, config.seed, show_progress, images=config.prior == "images"
     )
-    use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
+    with sole(folder / "driver.lock", "training skills"):
+        if not _trained(folder, key):  # by the one waited for
+            # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
+            with sole(folder / WORKER_LOCK, "training skills"):
+                pass
+            _train(scanned, config, folder, key, str(data), show_progress)
+    return folder
 
+
+def _trained(folder: Path, key: str) -> bool:
+    """Whether the folder holds the skills of this key.
+
+    Raises:
+        UserError: If it holds others.
+    """
+    if not (folder / CARD).exists():
+        return False
+    if load_card(folder).training.get("key") == key:
+        return True
+    raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
+
+
+def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, data: str, show_progress: bool) -> None:
+    """Run the Ray Train job and write what it has trained."""
+    use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     with _progress(config, show_progress) as progress:
         settings = {
             "data": scanned,
             "config": config.model_dump(),
-            "tensorboard": str(folder / "tensorboard"),
+            "folder": str(folder),
             "progress": progress,
         }
         resources = {"CPU": config.threads_per_worker if not use_gpu else 1}
@@ -103,7 +126,8 @@ def pretrain(
                 name=f"run-{key}",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=2),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                # Two: when a driver is killed, its list may be one behind the checkpoints there are.
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
         try:
@@ -119,16 +143,21 @@ def pretrain(
     card = SkillCard(
         model=model.config,
         data=fingerprint(data),
-        training={"key": key, "data": str(data), **config.model_dump()},
+        training={"key": key, "data": data, **config.model_dump()},
         metrics=metrics,
     )
     save_skills(folder, model, card)
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
-    return folder
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs: its share of the windows, reports every ``report_every`` updates."""
+    first = ray.train.get_context().get_world_rank() == 0
+    with sole(Path(settings["folder"], WORKER_LOCK), "training skills") if first else nullcontext():
+        _train_share(settings)
+
+
+def _train_share(settings: dict[str, Any]) -> None:
     config = PretrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -149,7 +178,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             progress = json.loads(Path(directory, "progress.json").read_text())
             trainer.restore(Path(directory, STATE), progress["updates"])
 
-    writer = SummaryWriter(settings["tensorboard"]) if rank == 0 else None
+    writer = SummaryWriter(str(Path(settings["folder"], "tensorboard"))) if rank == 0 else None
     progress_bar = settings["progress"]
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
