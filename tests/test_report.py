@@ -94,6 +94,12 @@ def test_named_directories_are_pooled(tmp_path: Path) -> None:
     assert [curve.method for curve in read_runs([f"ours={a}", f"ours={b}", a])] == ["ours", "ours"]
 
 
+def test_names_and_paths_may_hold_the_sign_between_them(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "delta=5", [[1.0]])
+    assert {curve.method for curve in read_runs([f"z = 2·tanh(u)={run}"])} == {"z = 2·tanh(u)"}
+    assert {curve.method for curve in read_runs([str(run)])} == {"delta=5"}
+
+
 def test_torn_last_line_of_a_running_trial_is_skipped(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "kitchen", 0, [result(1, 1000, 1.0), result(2, 2000, 2.0)])
     file = trial / "result.json"

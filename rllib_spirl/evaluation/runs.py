@@ -109,10 +109,12 @@ def find_trials(path: Path) -> list[Path]:
 
 
 def _named(run: str) -> tuple[str | None, Path]:
-    name, separator, path = run.partition("=")
-    if separator and name and "/" not in name and not Path(run).exists():
-        return name, Path(path).expanduser()
-    return None, Path(run).expanduser()
+    """NAME=PATH or PATH, either with more of "=" in it: a name ends where what follows exists, else at the first."""
+    cuts = [i for i, letter in enumerate(run) if letter == "=" and i and "/" not in run[:i]]
+    if not cuts or Path(run).exists():
+        return None, Path(run).expanduser()
+    cut = next((i for i in cuts if Path(run[i + 1 :]).expanduser().exists()), cuts[0])
+    return run[:cut], Path(run[cut + 1 :]).expanduser()
 
 
 def _json(path: Path) -> Any:
