@@ -54,7 +54,7 @@ def tower(height: int, offsets: float = 0.0) -> list[tuple[float, float]]:
 
 def states_of(gripper: list[float], blocks: list[tuple[float, float, float]]) -> np.ndarray:
     """A state from y, z, left, right of the gripper and y, z, angle (absolute) of each block."""
-    features = [(y - gripper[0], z - gripper[1], np.sin(4 * a), np.cos(4 * a), z) for y, z, a in blocks]
+    features = [(y - gripper[0], z - gripper[1], np.sin(4 * a), np.cos(4 * a), z, 0.1) for y, z, a in blocks]
     return np.array([*gripper, 0.0, 0.0, *np.ravel(features)], np.float32)
 
 
@@ -62,10 +62,10 @@ class TestEnvironment:
     def test_check_env_and_registration(self) -> None:
         env = gym.make("rllib_spirl/BlockStacking-v0").unwrapped
         check_env(env, skip_render_check=True)
-        assert env.observation_space.shape == (6 + 5 * 11,)
+        assert env.observation_space.shape == (6 + 6 * 11,)
         check_env(BlockStackingEnv(blocks=3, images=True), skip_render_check=True)
         made = make_env("rllib_spirl/BlockStacking-v0", {"blocks": 5, "reward": "sparse"})
-        assert made.observation_space.shape == (6 + 5 * 5,)
+        assert made.observation_space.shape == (6 + 6 * 5,)
         assert made.unwrapped.reward == "sparse"
 
     def test_a_seed_places_the_blocks_apart_on_the_floor(self) -> None:
@@ -138,6 +138,14 @@ class TestEnvironment:
 
 
 class TestPhysics:
+    def test_a_block_knows_what_is_above_it(self) -> None:
+        env = BlockStackingEnv(blocks=5)
+        low, z = BLOCK / 2, BLOCK / 2 + BLOCK
+        centres = [(0.0, low), (0.02, z), (0.3, low), (0.33, z + 0.03), (0.5, low)]
+        _, blocks = split(arranged(env, centres, (-0.4, 0.3)))
+        np.testing.assert_allclose(blocks[:, 5], [0.0, 0.1, 0.03, 0.1, 0.1], atol=1e-6)
+        np.testing.assert_allclose(blocks[:, 4], [z for _, z in centres], atol=1e-6)
+
     @pytest.mark.parametrize(("height", "offset"), [(5, 0.0), (5, 0.008), (11, 0.006)])
     def test_a_tower_stands_still(self, height: int, offset: float) -> None:
         env = BlockStackingEnv(blocks=max(height, 6), max_episode_steps=1000)
@@ -348,7 +356,7 @@ class TestDemonstrations:
             recipes.build(path, output=tmp_path / str(n), overrides=few, workers=n, show_progress=False) for n in (1, 2)
         ]
         data, other = (load(place) for place in places)
-        assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 5 * 3, 3)
+        assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 6 * 3, 3)
         np.testing.assert_array_equal(data.states, other.states)
         assert data.info["rllib_spirl"]["env"] == "rllib_spirl/BlockStacking-v0"
         assert data.info["fps"] == 1 / STEP

@@ -30,7 +30,7 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 RECIPE = Path(__file__).resolve().parents[1] / "offline_data" / "block_stacking_images.yaml"
 CONFIG = PretrainConfig(
     prior="images",
-    state_set=StateSet(own=6, item=5),
+    state_set=StateSet(own=6, item=6),
     horizon=5,
     latent_dim=3,
     hidden=32,
@@ -193,7 +193,7 @@ class TestPrior:
     def test_a_checkpoint_round_trips(self, data: Path, skills: str) -> None:
         model, card = load_skills(skills)
         assert card.model.prior_images
-        assert card.model.fits(6 + 5 * 11)
+        assert card.model.fits(6 + 6 * 11)
         again, _ = load_skills(save_skills(Path(skills) / "copy", model, card))
         read = load(data, images=True)
         pairs = torch.from_numpy(read.images[:8].reshape(4, 2, 32, 32, 3))
@@ -233,7 +233,7 @@ class TestSkillEnv:
         env = SkillEnv(recording, skills)
         low_level = BlockStackingEnv(blocks=blocks, images=True, max_episode_steps=12)
         model, _ = load_skills(skills)
-        size = 6 + 5 * blocks
+        size = 6 + 6 * blocks
         observation, _ = env.reset(seed=1)
         seen, _ = low_level.reset(seed=1)
         for z in (np.zeros(3, np.float32), np.ones(3, np.float32), None):
@@ -278,7 +278,7 @@ def test_demonstrations_become_observations_of_the_environment(data: Path, skill
     env = BlockStackingEnv(blocks=5, images=True)
     replay = offline_replay(str(data), model, env, 100_000)
     columns = {name: column[: len(replay)] for name, column in replay._columns.items()}
-    assert columns["states"].shape[1] == 6 + 5 * 5 + 2 * 3
+    assert columns["states"].shape[1] == 6 + 6 * 5 + 2 * 3
     read = load(data, images=True)
     where = {state.tobytes(): frame for frame, state in enumerate(read.states)}
     for name in ("states", "next_states"):
@@ -286,7 +286,7 @@ def test_demonstrations_become_observations_of_the_environment(data: Path, skill
             if name == "next_states" and columns["terminated"][row]:
                 continue
             observation = columns[name][row]
-            frame = where[observation[: 6 + 5 * 5].numpy().tobytes()]
+            frame = where[observation[: 6 + 6 * 5].numpy().tobytes()]
             pair = read.images[[previous_frames(np.array(frame), read.episode_starts), frame]]
             said = model.prior(torch.from_numpy(pair)[None])
             torch.testing.assert_close(observation[-6:], torch.cat([said.mean, said.stddev], 1)[0])
@@ -318,7 +318,7 @@ class TestLearning:
         algorithm = self.config(skills, images=True).build_algo()
         try:
             module = algorithm.learner_group._learner.module["default_policy"]
-            size = 6 + 5 * 11 + 2 * 3
+            size = 6 + 6 * 11 + 2 * 3
             observations = torch.from_numpy(np.random.default_rng(0).normal(size=(4, size)).astype(np.float32))
             observations[:, -3:].abs_()
             policy, kl = module.skills(observations)

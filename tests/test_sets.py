@@ -18,12 +18,12 @@ from rllib_spirl.skills.checkpoint import SkillCard, load_skills, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
 
-BLOCKS = StateSet(own=6, item=5)
+BLOCKS = StateSet(own=6, item=6)
 
 
 def shuffled(states: torch.Tensor) -> torch.Tensor:
     """The same states with their items in another order."""
-    items = states[..., 6:].unflatten(-1, (-1, 5))
+    items = states[..., 6:].unflatten(-1, (-1, 6))
     return torch.cat([states[..., :6], items[..., torch.randperm(items.shape[-2]), :].flatten(-2)], -1)
 
 
@@ -31,11 +31,11 @@ def shuffled(states: torch.Tensor) -> torch.Tensor:
 def skills(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of untrained skills over five blocks, that normalise by something."""
     shape = SkillModelConfig(
-        state_dim=31, state_set=BLOCKS, action_dim=3, latent_dim=2, hidden=16, layers=1, prior_layers=1
+        state_dim=36, state_set=BLOCKS, action_dim=3, latent_dim=2, hidden=16, layers=1, prior_layers=1
     )
     torch.manual_seed(0)
     model = SkillModel(shape)
-    model.prior.set_scale(torch.randn(31), torch.rand(31) + 0.5)
+    model.prior.set_scale(torch.randn(36), torch.rand(36) + 0.5)
     return str(save_skills(tmp_path_factory.mktemp("skills"), model, SkillCard(model=shape)))
 
 
@@ -56,8 +56,8 @@ def algorithm(skills: str, ray_session: None) -> Iterator[SPiRL]:
 
 
 def test_items_have_no_order_and_no_number() -> None:
-    encoder = SetEncoder(6, 5)
-    states = torch.randn(8, 61)
+    encoder = SetEncoder(6, 6)
+    states = torch.randn(8, 72)
     features = encoder(states)
     assert features.shape == (8, encoder.outputs) == (8, 70)
     torch.testing.assert_close(encoder(shuffled(states)), features)
@@ -66,8 +66,8 @@ def test_items_have_no_order_and_no_number() -> None:
 
 
 def test_items_that_are_not_there_count_for_nothing() -> None:
-    encoder = SetEncoder(6, 5)
-    states = torch.randn(8, 31)
+    encoder = SetEncoder(6, 6)
+    states = torch.randn(8, 36)
     filled = torch.nn.functional.pad(states, (0, 30), value=torch.nan)
     torch.testing.assert_close(encoder(filled), encoder(states))
     encoder(filled).sum().backward()
@@ -75,28 +75,28 @@ def test_items_that_are_not_there_count_for_nothing() -> None:
 
 
 def test_single_states_give_the_same_features_in_numpy() -> None:
-    encoder = SetEncoder(6, 5)
-    state = torch.randn(31)
+    encoder = SetEncoder(6, 6)
+    state = torch.randn(36)
     np.testing.assert_allclose(NumpySetEncoder(encoder)(state.numpy()), encoder(state).detach(), atol=1e-5)
 
 
 def test_all_items_share_a_scale_about_the_agent() -> None:
-    model = SkillModel(SkillModelConfig(state_dim=16, state_set=BLOCKS, action_dim=3))
-    mean = torch.tensor([1.0] * 6 + [3.0, 0.0, 0.0, 0.0, 0.0] + [-3.0, 0.0, 0.0, 0.0, 0.0])
-    std = torch.tensor([2.0] * 6 + [4.0, 1.0, 1.0, 1.0, 1.0] * 2)
+    model = SkillModel(SkillModelConfig(state_dim=18, state_set=BLOCKS, action_dim=3))
+    mean = torch.tensor([1.0] * 6 + [3.0, *[0.0] * 5] + [-3.0, *[0.0] * 5])
+    std = torch.tensor([2.0] * 6 + [4.0, *[1.0] * 5] * 2)
     model.prior.set_scale(mean, std)
-    states = torch.arange(26.0)[None]  # four items
-    wanted = torch.cat([(states[:, :6] - 1) / 2, states[:, 6:] / torch.tensor([5.0, 1, 1, 1, 1] * 4)], -1)
+    states = torch.arange(30.0)[None]  # four items
+    wanted = torch.cat([(states[:, :6] - 1) / 2, states[:, 6:] / torch.tensor([5.0, *[1.0] * 5] * 4)], -1)
     torch.testing.assert_close(model.prior.normalize(states), wanted)
 
 
 @pytest.mark.parametrize("decoder", ["closed_loop", "open_loop"])
 def test_a_model_of_five_items_takes_eleven(decoder: Any) -> None:
-    model = SkillModel(SkillModelConfig(state_dim=31, state_set=BLOCKS, action_dim=3, decoder=decoder, horizon=4))
-    states, actions = torch.randn(3, 4, 31), torch.rand(3, 4, 3)
+    model = SkillModel(SkillModelConfig(state_dim=36, state_set=BLOCKS, action_dim=3, decoder=decoder, horizon=4))
+    states, actions = torch.randn(3, 4, 36), torch.rand(3, 4, 3)
     skill_loss(model, states, actions, beta=0.1)[0].backward()
     assert all(p.grad is not None for p in model.parameters())
-    states, z = torch.randn(2, 4, 61), torch.randn(2, 10)
+    states, z = torch.randn(2, 4, 72), torch.randn(2, 10)
     torch.testing.assert_close(model.prior(shuffled(states[:, 0])).mean, model.prior(states[:, 0]).mean)
     wanted = model.decode(z, states)
     running = SkillDecoder(model.requires_grad_(False))
@@ -106,7 +106,7 @@ def test_a_model_of_five_items_takes_eleven(decoder: Any) -> None:
 
 
 def test_states_that_are_no_such_set_are_a_clear_error(skills: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="states of 25 numbers are not 6 and a number of items of 5"):
+    with pytest.raises(ValueError, match="states of 25 numbers are not 6 and a number of items of 6"):
         SkillModelConfig(state_dim=25, state_set=BLOCKS, action_dim=3)
     with pytest.raises(UserError, match="has 3-dimensional observations"):
         SkillEnv(make_env("Pendulum-v1", {}), skills)
@@ -118,13 +118,13 @@ def test_an_agent_learns_among_more_items_than_its_skills_did(algorithm: SPiRL, 
     algorithm.train()
     algorithm.replay._columns["rewards"].normal_()  # with nothing but zeros there would be nothing to learn
     result = algorithm.train()
-    assert algorithm.replay._columns["states"].shape[1] == 61
+    assert algorithm.replay._columns["states"].shape[1] == 72
     assert result["evaluation"]["tower_height"] >= 1
     assert result["evaluation"]["stacked_blocks"] >= 0
     after = module.state_dict().items()
     changed = {name.split(".")[0] for name, value in after if not torch.equal(value, before[name])}
     assert changed == {"policy", "averaged_policy", "critic", "target_critic", "log_alpha"}
-    states = torch.randn(1, 61)
+    states = torch.randn(1, 72)
     policy, _ = module.skills(states)
     mean, std = algorithm.env_runner._policy._skills(states[0].numpy())
     np.testing.assert_allclose(mean, policy.mean[0].detach(), atol=1e-5)
@@ -150,9 +150,9 @@ def test_demonstrations_of_fewer_items_are_replayed(skills: str, tmp_path: Path,
     try:
         assert algorithm.offline is not None
         states = algorithm.offline._columns["states"]
-        assert states.shape[1] == 61
-        assert states[:, :31].isfinite().all()
-        assert states[:, 31:].isnan().all()
+        assert states.shape[1] == 72
+        assert states[:, :36].isfinite().all()
+        assert states[:, 36:].isnan().all()
         earned = algorithm.offline._columns["rewards"]
         assert earned.max() > 0  # labelled by the environment of eleven blocks
         learned = [algorithm.train()["learners"]["default_policy"] for _ in range(2)][-1]

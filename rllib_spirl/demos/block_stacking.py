@@ -30,7 +30,7 @@ from rllib_spirl.envs.block_stacking import (
 )
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
-VERSION = 4
+VERSION = 5
 
 Motion = Iterator[NDArray[np.float64]]  # actions (3,)
 
@@ -46,7 +46,7 @@ _FUMBLED, _MISPLACED = 0.1, 0.35  # share of grasps that close too early, and of
 class Demonstration:
     """A demonstration and facts about it."""
 
-    episode: Episode  # states (T+1, 6 + 5 blocks) float32, actions (T, 3) float64
+    episode: Episode  # states (T+1, 6 + 6 blocks) float32, actions (T, 3) float64
     completed: list[str]  # "block 3 on block 0" for each stack made, in order
     success: bool  # as many stacks as asked for
     tries: int  # motions from a block to a stack, failed ones included

@@ -32,6 +32,7 @@ PICTURE, PIXEL = 32, 0.015  # pixels along a picture's edge, and their own edge
 
 _HELD_GAP = 0.06  # fingers nearer to each other than this hold the block between them
 _TOUCH = 0.005  # a block whose bottom is this near a top or the floor stands there
+_FREE = 0.1  # the most that is told of the free height above a block
 _FLAT = 0.9  # least cosine of four times the angle of a block that stands: within 6.5 degrees
 _SKY = np.array([0.93, 0.95, 0.98])
 _SURROUNDINGS = np.array([[0.45, 0.38, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -120,7 +121,7 @@ def split(states: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np
 
 
 def angles(blocks: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Angles (...,) of blocks (..., 5), from -45 to 45 degrees, where they look the same as elsewhere."""
+    """Angles (...,) of blocks (..., 6), from -45 to 45 degrees, where they look the same as elsewhere."""
     return np.arctan2(blocks[..., 2], blocks[..., 3]) / 4
 
 
@@ -220,7 +221,7 @@ def pictures(states: NDArray[np.floating]) -> NDArray[np.uint8]:
 class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     """Blocks to be stacked into one tower, ``rllib_spirl/BlockStacking-v0``.
 
-    Observation (6 + 5 blocks,) float32, the same for any number of blocks but for its length. First the gripper:
+    Observation (6 + 6 blocks,) float32, the same for any number of blocks but for its length. First the gripper:
 
     ====== ============================================================
     0, 1   y and z of the grasp point, between the finger pads
@@ -228,12 +229,13 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     4, 5   velocity of the gripper along y and z, in metres per second
     ====== ============================================================
 
-    then for each block, 6 + 5i on:
+    then for each block, 6 + 6i on:
 
     ====== ======================================================================================
     0, 1   y and z of its centre, from the grasp point
     2, 3   sine and cosine of four times its angle: a square looks the same after a quarter turn
     4      its height above the floor: whether it lies there, or on how many others
+    5      free height above it, at most 0.1: whether another lies on it, or is held over it
     ====== ======================================================================================
 
     With ``images`` it is a dict of this ("state") and "images" (2, 32, 32, 3) uint8: the agent-centred pictures of
@@ -265,7 +267,7 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     """
 
     GRIPPER_DIM = 6
-    BLOCK_DIM = 5
+    BLOCK_DIM = 6
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
@@ -352,6 +354,10 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         blocks[:, 0], blocks[:, 1] = y - qpos[0], z - qpos[1]
         blocks[:, 2], blocks[:, 3] = np.sin(4 * angle), np.cos(4 * angle)
         blocks[:, 4] = z
+        # A set's encoder looks at one block at a time: what is above it must be said of each.
+        rise = z - z[:, None]  # [i, j]: from i up to j
+        over = (np.abs(y - y[:, None]) < BLOCK) & (rise > BLOCK / 2)
+        blocks[:, 5] = np.where(over, rise - BLOCK, _FREE).min(1).clip(0.0, _FREE)
         return state
 
     def render(self) -> Any:
