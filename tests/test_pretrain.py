@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.skills import prepare
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.prepare import prepare_skills
@@ -78,6 +81,28 @@ def test_two_that_want_the_same_skills_train_them_once(point_data: Path, tmp_pat
     assert [job.wait(timeout=300) for job in jobs] == [0, 0]
     assert load_card(output).metrics["validation_reconstruction"] > 0
     assert len(list((output / "tensorboard").iterdir())) == 1
+
+
+def test_two_that_want_the_priors_score_find_it_once(
+    point_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = {"data": str(point_data), "checkpoint": str(tmp_path / "skills"), "rollouts": 1}
+    section["pretrain"] = SHORT.model_dump(exclude_defaults=True)
+    pretrain(point_data, SHORT, output=tmp_path / "skills")
+    tried = []
+
+    def report(card: Path, *arguments: Any, **options: Any) -> dict[str, float]:
+        tried.append(card)
+        time.sleep(0.3)  # so that the other one comes meanwhile
+        return report_prior(card, *arguments, **options)
+
+    monkeypatch.setattr(prepare, "report_prior", report)
+    with ThreadPoolExecutor() as pool:
+        wanted = [
+            pool.submit(prepare_skills, section, base=tmp_path, env="point", show_progress=False) for _ in range(2)
+        ]
+        assert {job.result().checkpoint for job in wanted} == {str(tmp_path / "skills")}
+    assert tried == [tmp_path / "skills" / CARD]
 
 
 @pytest.mark.slow

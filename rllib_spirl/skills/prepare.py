@@ -10,8 +10,9 @@ from rllib_spirl.data.recipe import build
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
 from rllib_spirl.locations import Location, Remote, location
+from rllib_spirl.locking import sole
 from rllib_spirl.skills.checkpoint import CARD, load_card
-from rllib_spirl.skills.pretrain import pretrain
+from rllib_spirl.skills.pretrain import DRIVER_LOCK, pretrain
 from rllib_spirl.skills.training import PretrainConfig
 
 
@@ -77,9 +78,15 @@ def prepare_skills(
         raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
 
     folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
-    if env is not None and section.rollouts > 0 and "prior_mean" not in load_card(folder).metrics:
-        report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
+    if env is not None and section.rollouts > 0 and not _tried(folder):
+        with sole(folder / DRIVER_LOCK, "trying the prior"):
+            if not _tried(folder):  # by the one waited for
+                report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
     return PreparedSkills(str(folder), str(data))
+
+
+def _tried(folder: Path) -> bool:
+    return "prior_mean" in load_card(folder).metrics
 
 
 def _resolve(path: str, base: Path) -> Location:

@@ -35,7 +35,7 @@ from rllib_spirl.skills.model import SkillModel
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weights
 
 STATE = "trainer.safetensors"
-WORKER_LOCK = "worker.lock"
+DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
 
 
 def skills_key(data: str | Location, config: PretrainConfig) -> str:
@@ -83,7 +83,7 @@ def pretrain(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
-    with sole(folder / "driver.lock", "training skills"):
+    with sole(folder / DRIVER_LOCK, "training skills"):
         if not _trained(folder, key):  # by the one waited for
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
