@@ -5,9 +5,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
+from torch import nn
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
@@ -43,6 +45,13 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         super().make_module()
         self.module = self.module.cpu()  # single states: a GPU, if there is one here, is the simulator's
         self._policy = ActingPolicy(self.module)
+
+    @torch.no_grad()
+    def copy_weights(self, module: nn.Module) -> None:
+        """Act with a learner's module from now on."""
+        given = module.state_dict()
+        for name, weight in self.module.state_dict().items():
+            weight.copy_(given[name])
 
     def _sample(
         self,

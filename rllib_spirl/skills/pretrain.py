@@ -37,6 +37,11 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weigh
 STATE = "trainer.safetensors"
 DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
 
+# What `reuse_memory` cannot set: Ray Train trains in a thread, and the GNU allocator gives freed memory of threads, and
+# blocks above 32 MiB, back to the operating system all the same. That is up to half of a gradient step's time at large
+# batches.
+_KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
+
 
 def skills_key(data: str | Location, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
@@ -128,6 +133,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, d
                 failure_config=FailureConfig(max_failures=2),
                 # Two: when a driver is killed, its list may be one behind the checkpoints there are.
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                worker_runtime_env={"env_vars": _KEEP_MEMORY},
             ),
         )
         try:
