@@ -293,13 +293,19 @@ def test_a_remote_env_runner_feeds_the_same_loop(config: Maker) -> None:
 
 
 def test_evaluation_does_not_depend_on_who_runs_it(config: Maker) -> None:
-    results = []
-    for runners in (0, 1):
-        algorithm = config().evaluation(evaluation_num_env_runners=runners).build_algo()
-        results.append(algorithm.evaluate())
-        algorithm.stop()
-    assert results[0]["low_level_steps"] == results[1]["low_level_steps"]
-    assert results[0]["subtask_rate"] == results[1]["subtask_rate"]
+    returns = []
+    for explore in (False, True):
+        results = []
+        for runners in (0, 1):
+            given = config().evaluation(evaluation_num_env_runners=runners, evaluation_config={"explore": explore})
+            algorithm = given.build_algo()
+            results.append(algorithm.evaluate())
+            algorithm.stop()
+        assert results[0]["low_level_steps"] == results[1]["low_level_steps"]
+        assert results[0]["subtask_rate"] == results[1]["subtask_rate"]
+        assert results[0]["episode_return"] == results[1]["episode_return"]
+        returns.append(results[0]["episode_return"])
+    assert returns[0] != returns[1]  # the mean, and drawn skills
 
 
 def test_a_learner_in_its_own_process_learns_the_same_way(config: Maker) -> None:

@@ -1,7 +1,7 @@
 """The env runner: RLlib's own, around the user's environment with skills for actions."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,10 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def _evaluation_env(self) -> SkillEnv:
         return make_skill_env(self.config.env_config)
 
-    def run_episodes(self, seeds: Sequence[int]) -> list[EpisodeResult]:
-        """One episode per seed with the deterministic policy, in an environment of its own."""
-        return [run_episode(self._evaluation_env, self._policy.best, seed) for seed in seeds]
+    def run_episodes(self, seeds: Sequence[int], explore: bool = False) -> list[EpisodeResult]:
+        """One episode per seed in an environment of its own, with the deterministic policy or with drawn skills."""
+        results = []
+        for seed in seeds:
+            policy = partial(self._policy.sample, rng=np.random.default_rng(seed)) if explore else self._policy.best
+            results.append(run_episode(self._evaluation_env, policy, seed))
+        return results

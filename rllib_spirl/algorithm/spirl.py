@@ -432,17 +432,19 @@ def _sample_and_metrics(env_runner: SkillEnvRunner) -> tuple[list[SingleAgentEpi
 def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:
     """RLlib's `custom_evaluation_function`: `evaluation_duration` deterministic episodes on fixed seeds.
 
+    With ``evaluation_config={"explore": True}`` the policy's skills are drawn, from the same random numbers every time.
     The seeds are dealt out to the evaluation env runners, so the result does not depend on their number.
     """
     config = algorithm.config
     seeds = [config.eval_seed + i for i in range(int(config.evaluation_duration))]
+    explore = bool((config.evaluation_config or {}).get("explore", False))
     if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
         runner = algorithm.env_runner if env_runners is None else env_runners.local_env_runner
-        episodes = runner.run_episodes(seeds)
+        episodes = runner.run_episodes(seeds, explore)
     else:
         ids = env_runners.healthy_env_runner_ids()
         shares = [seeds[i :: len(ids)] for i in range(len(ids))]
-        calls = [_RunEpisodes(share) for share in shares if share]
+        calls = [_RunEpisodes(share, explore) for share in shares if share]
         results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
         episodes = sorted((e for share in results for e in share), key=lambda e: e.seed)
     summary = summarize(episodes)
@@ -457,11 +459,11 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
 class _RunEpisodes:
     """A picklable call of `SkillEnvRunner.run_episodes`."""
 
-    def __init__(self, seeds: list[int]) -> None:
-        self.seeds = seeds
+    def __init__(self, seeds: list[int], explore: bool) -> None:
+        self.seeds, self.explore = seeds, explore
 
     def __call__(self, env_runner: SkillEnvRunner) -> list[Any]:
-        return env_runner.run_episodes(self.seeds)
+        return env_runner.run_episodes(self.seeds, self.explore)
 
 
 __all__ = ["SPiRL", "SPiRLConfig"]
