@@ -55,6 +55,23 @@ def algorithm(skills: str, ray_session: None) -> Iterator[SPiRL]:
     built.stop()
 
 
+def test_skills_are_blind_to_some_numbers_and_policies_are_not() -> None:
+    states = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,))
+    shape = SkillModelConfig(state_dim=36, state_set=states, action_dim=3)
+    blind, _ = shape.state_encoder(of_skills=True)
+    sighted, _ = shape.state_encoder()
+    assert isinstance(blind, SetEncoder)
+    here = torch.randn(72)
+    higher = here.clone()
+    higher[1] += 1
+    higher[10::6] += 1
+    torch.testing.assert_close(blind(higher), blind(here))
+    assert (sighted(higher) - sighted(here)).abs().max() > 1e-3
+    np.testing.assert_allclose(NumpySetEncoder(blind)(higher.numpy()), blind(here).detach(), atol=1e-5)
+    with pytest.raises(ValueError, match="from 0 to 5"):
+        StateSet(own=6, item=6, blind_item=(6,))
+
+
 def test_items_have_no_order_and_no_number() -> None:
     encoder = SetEncoder(6, 6)
     states = torch.randn(8, 72)

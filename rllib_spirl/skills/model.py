@@ -18,12 +18,25 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 class StateSet(BaseModel):
-    """How to read a state as a set: the agent's ``own`` numbers, then items of ``item`` numbers each, in any order."""
+    """How to read a state as a set: the agent's ``own`` numbers, then items of ``item`` numbers each, in any order.
+
+    Skills and their prior are blind to the agent's numbers at the places ``blind_own`` and to each item's at
+    ``blind_item``: they are the same whatever stands there. Policy and critics see all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     own: int = Field(gt=0)
     item: int = Field(gt=0)
+    blind_own: tuple[int, ...] = ()
+    blind_item: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for name, places, size in (("own", self.blind_own, self.own), ("item", self.blind_item, self.item)):
+            if not all(0 <= place < size for place in places):
+                raise ValueError(f"blind_{name} {list(places)}: places are from 0 to {size - 1}")
+        return self
 
 
 class SkillModelConfig(BaseModel):
@@ -60,11 +73,16 @@ class SkillModelConfig(BaseModel):
         items = state_dim - self.state_set.own
         return items > 0 and items % self.state_set.item == 0
 
-    def state_encoder(self) -> tuple[nn.Module, int]:
-        """A new network from normalised states (..., S) to features (..., F), and F: for flat states, themselves."""
-        if self.state_set is None:
+    def state_encoder(self, *, of_skills: bool = False) -> tuple[nn.Module, int]:
+        """A new network from normalised states (..., S) to features (..., F), and F: for flat states, themselves.
+
+        Args:
+            of_skills: Whether it is for skills or their prior, which may be blind to some numbers, see `StateSet`.
+        """
+        if (states := self.state_set) is None:
             return nn.Identity(), self.state_dim
-        encoder = SetEncoder(self.state_set.own, self.state_set.item)
+        blind = (states.blind_own, states.blind_item) if of_skills else ((), ())
+        encoder = SetEncoder(states.own, states.item, *blind)
         return encoder, encoder.outputs
 
 
@@ -101,7 +119,7 @@ class SkillPrior(nn.Module):
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.features, inputs = _picture_encoder() if self.images else config.state_encoder()
+        self.features, inputs = _picture_encoder() if self.images else config.state_encoder(of_skills=True)
         self.net = mlp(inputs, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
 
     @torch.no_grad()
@@ -167,7 +185,7 @@ class SkillModel(nn.Module):
         super().__init__()
         self.config = c = config
         self.closed_loop = c.decoder == "closed_loop"
-        features, inputs = c.state_encoder() if self.closed_loop else (nn.Identity(), 0)
+        features, inputs = c.state_encoder(of_skills=True) if self.closed_loop else (nn.Identity(), 0)
         self.features = features  # of the encoder and the decoder; the prior has its own
         encoder_inputs = c.horizon * (c.action_dim + inputs)
         self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
