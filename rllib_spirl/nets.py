@@ -69,8 +69,8 @@ class SetEncoder(nn.Module):
         sees_own, sees_item = torch.ones(own), torch.ones(item)
         sees_own[list(blind_own)] = 0
         sees_item[list(blind_item)] = 0
-        self.register_buffer("sees_own", sees_own if blind_own else None, persistent=False)
-        self.register_buffer("sees_item", sees_item if blind_item else None, persistent=False)
+        self.register_buffer("sees_own", sees_own if blind_own else None)
+        self.register_buffer("sees_item", sees_item if blind_item else None)
         self.own, self.item, self.heads = own, item, heads
         self.outputs = own + hidden
         self.from_own = nn.Linear(own, hidden)

@@ -29,9 +29,15 @@ def shuffled(states: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def skills(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint of untrained skills over five blocks, that normalise by something."""
+    """A checkpoint of untrained skills over five blocks, blind to heights, that normalise by something."""
     shape = SkillModelConfig(
-        state_dim=36, state_set=BLOCKS, action_dim=3, latent_dim=2, hidden=16, layers=1, prior_layers=1
+        state_dim=36,
+        state_set=StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,)),
+        action_dim=3,
+        latent_dim=2,
+        hidden=16,
+        layers=1,
+        prior_layers=1,
     )
     torch.manual_seed(0)
     model = SkillModel(shape)
