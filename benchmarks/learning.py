@@ -74,7 +74,7 @@ def learn(
     milestones = {str(step): curve.at(step) for step in MILESTONES}
     report(
         {
-            "name": f"{name}: {METRICS[metric]}, deterministic evaluation, IQM over seeds",
+            "name": f"{name}: {METRICS[metric]}, IQM over seeds",
             "seeds": len(found),
             "skill_models": len({run.skill_checkpoint for run in curve.runs}),
             "env_steps": numbers(curve.steps),

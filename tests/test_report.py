@@ -217,6 +217,15 @@ def test_report_of_two_methods(tmp_path: Path, published: bool) -> None:
     assert [r["ci_low"] for r in rows if r["method"] == "theirs"] == [""] * 6
 
 
+@pytest.mark.parametrize("explore", [False, True])
+def test_report_says_who_acted_in_evaluations(tmp_path: Path, explore: bool) -> None:
+    lines = [result(1, 1000, 1.0)]
+    trial = write_trial(tmp_path / "ours", 0, lines, evaluation_config={"explore": explore})
+    text = write_report([trial], tmp_path / "out").read_text()
+    assert ("skills drawn from the policy" in text) == explore
+    assert ("the deterministic policy" in text) != explore
+
+
 def test_runs_of_algorithms_without_subtasks(tmp_path: Path) -> None:
     lines = [
         {

@@ -38,6 +38,8 @@ class Curve:
     data: str
     skill_checkpoint: str
     target_divergence: float
+    explores: bool
+    """Whether its evaluations draw skills from the policy; else they are the deterministic policy's."""
     env_steps: Array
     """(E,) low-level steps at each evaluation, warm-up included."""
     seconds: Array
@@ -251,6 +253,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
     config = {**(reported if isinstance(reported, dict) else {}), **parameters}
     env_config = config.get("env_config")
     env_config = env_config if isinstance(env_config, dict) else {}
+    evaluation = config.get("evaluation_config")
     # RLlib may repeat an evaluation as nan in later results.
     evaluated = [r for r in results if not np.isnan(_number(r, "evaluation", "completed_subtasks"))]
     if not evaluated:
@@ -278,6 +281,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
         skill_checkpoint=str(config.get("skill_checkpoint") or ""),
         target_divergence=_number(config, "target_divergence"),
+        explores=bool(evaluation.get("explore", False)) if isinstance(evaluation, dict) else False,
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
         episodes=evaluations("episodes"),
