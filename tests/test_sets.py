@@ -19,6 +19,7 @@ from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
 
 BLOCKS = StateSet(own=6, item=6)
+BLIND = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,))  # to heights
 
 
 def shuffled(states: torch.Tensor) -> torch.Tensor:
@@ -32,7 +33,7 @@ def skills(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of untrained skills over five blocks, blind to heights, that normalise by something."""
     shape = SkillModelConfig(
         state_dim=36,
-        state_set=StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,)),
+        state_set=BLIND,
         action_dim=3,
         latent_dim=2,
         hidden=16,
@@ -62,8 +63,7 @@ def algorithm(skills: str, ray_session: None) -> Iterator[SPiRL]:
 
 
 def test_skills_are_blind_to_some_numbers_and_policies_are_not() -> None:
-    states = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,))
-    shape = SkillModelConfig(state_dim=36, state_set=states, action_dim=3)
+    shape = SkillModelConfig(state_dim=36, state_set=BLIND, action_dim=3)
     blind, _ = shape.state_encoder(of_skills=True)
     sighted, _ = shape.state_encoder()
     assert isinstance(blind, SetEncoder)

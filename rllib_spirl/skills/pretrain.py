@@ -49,8 +49,8 @@ def skills_key(data: str | Location, config: PretrainConfig) -> str:
     for name, usual in (("prior", "state"), ("noise_like", "states")):
         if settings[name] == usual:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
-    if settings["state_set"]:
-        settings["state_set"] = {name: value for name, value in settings["state_set"].items() if value != ()}
+    if config.state_set is not None:
+        settings["state_set"] = config.state_set.model_dump(exclude_defaults=True)  # for the same reason
     text = json.dumps([fingerprint(data), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
