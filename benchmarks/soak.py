@@ -1,7 +1,8 @@
-"""A long run of the kitchen example with two remote env runners: memory over time, and what is left afterwards.
+"""A long run of an example with two remote env runners: memory over time, and what is left afterwards.
 
-The last line is one JSON object. Growth compares the median of the last tenth of the samples with that of the second
-tenth, when everything has been set up; the replay, which fills, is part of it.
+The last line is one JSON object. Growth compares the median of the last tenth of the samples with that of the third
+tenth, when skills have been trained. A replay that is still filling then is part of it: ``--set
+config.replay_capacity=75000`` makes one that is full by then.
 Leftovers are processes that the run had started and files of /dev/shm that are still there ten seconds after its end.
 """
 
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import typer
@@ -57,10 +59,16 @@ def shared_memory() -> dict[str, int]:
 def growth(samples: list[float]) -> float:
     """In MB, of samples at equal distances."""
     tenth = max(1, len(samples) // 10)
-    return statistics.median(samples[-tenth:]) - statistics.median(samples[tenth : 2 * tenth] or samples[:1])
+    return statistics.median(samples[-tenth:]) - statistics.median(samples[2 * tenth : 3 * tenth] or samples[:1])
 
 
-def main(minutes: float = 120, every_seconds: float = 30, example: Path = EXAMPLE, runners: int = 2) -> None:
+def main(
+    minutes: float = 120,
+    every_seconds: float = 30,
+    example: Path = EXAMPLE,
+    runners: int = 2,
+    settings: Annotated[list[str], typer.Option("--set", help="As of `rllib train file`.")] = [],  # noqa: B006
+) -> None:
     """Train for ``minutes``, sample, end the run as Ctrl-C does, and look for leftovers."""
     before = set(shared_memory())
     output = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -72,6 +80,8 @@ def main(minutes: float = 120, every_seconds: float = 30, example: Path = EXAMPL
         "--ray-num-cpus",
         str(max(runners + 1, os.cpu_count() or 1)),
     ]
+    for setting in settings:
+        command += ["--set", setting]
     start = time.monotonic()
     seen: dict[int, psutil.Process] = {}
     driver: list[float] = []
