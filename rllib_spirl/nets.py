@@ -3,7 +3,7 @@
 import ctypes
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
@@ -48,29 +48,11 @@ class SetEncoder(nn.Module):
     Args:
         own: Numbers of the agent, at the front of a state.
         item: Numbers of each item.
-        blind_own, blind_item: Places of numbers of the agent and of each item that count as 0, whatever they are.
         hidden: Width of an embedding; a multiple of ``heads``.
     """
 
-    sees_own: torch.Tensor | None
-    sees_item: torch.Tensor | None
-
-    def __init__(
-        self,
-        own: int,
-        item: int,
-        blind_own: Sequence[int] = (),
-        blind_item: Sequence[int] = (),
-        *,
-        hidden: int = 64,
-        heads: int = 4,
-    ) -> None:
+    def __init__(self, own: int, item: int, *, hidden: int = 64, heads: int = 4) -> None:
         super().__init__()
-        sees_own, sees_item = torch.ones(own), torch.ones(item)
-        sees_own[list(blind_own)] = 0
-        sees_item[list(blind_item)] = 0
-        self.register_buffer("sees_own", sees_own if blind_own else None)
-        self.register_buffer("sees_item", sees_item if blind_item else None)
         self.own, self.item, self.heads = own, item, heads
         self.outputs = own + hidden
         self.from_own = nn.Linear(own, hidden)
@@ -83,13 +65,10 @@ class SetEncoder(nn.Module):
         own, items = states[..., : self.own], states[..., self.own :].unflatten(-1, (-1, self.item))
         absent = items[..., :1].isnan()
         items = items.nan_to_num(0.0)
-        if self.sees_own is not None:
-            own = own * self.sees_own
-        if self.sees_item is not None:
-            items = items * self.sees_item
         items = torch.cat([items, torch.asinh(float(FINE) * items)], -1)
         items = self.embed(F.silu(self.from_item(items) + self.from_own(own).unsqueeze(-2)))
-        weights = self.score(items).masked_fill(absent, -torch.inf).softmax(-2).unsqueeze(-1)  # (..., N, heads, 1)
+        weights = self.score(items).masked_fill(absent, -1e9).softmax(-2)  # (..., N, heads)
+        weights = weights.masked_fill(absent, 0.0).unsqueeze(-1)  # there may be no item at all
         pooled = (weights * items.unflatten(-1, (self.heads, -1))).sum(-3)
         return torch.cat([own, F.silu(pooled.flatten(-2))], -1)
 
@@ -120,7 +99,6 @@ class NumpySetEncoder:
 
     def __init__(self, net: SetEncoder) -> None:
         self._own, self._item, self._heads = net.own, net.item, net.heads
-        self._sees_own, self._sees_item = (None if x is None else _view(x) for x in (net.sees_own, net.sees_item))
         self._weights = [_view(x.weight) for x in (net.from_own, net.from_item, net.embed, net.score)]
         self._biases = [_view(x.bias) for x in (net.from_own, net.embed, net.score)]
 
@@ -130,10 +108,9 @@ class NumpySetEncoder:
         own_bias, embed_bias, score_bias = self._biases
         own = x[: self._own]
         items = x[self._own :].reshape(-1, self._item)
-        if self._sees_own is not None:
-            own = own * self._sees_own
-        if self._sees_item is not None:
-            items = items * self._sees_item
+        items = items[~np.isnan(items[:, 0])]
+        if not len(items):
+            return np.concatenate([own, np.zeros_like(embed_bias)])
         items = np.concatenate([items, np.arcsinh(float(FINE) * items)], 1)
         items = _silu(items @ from_item.T + (from_own @ own + own_bias))
         items = items @ embed.T + embed_bias

@@ -15,11 +15,12 @@ from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.nets import NumpySetEncoder, SetEncoder
 from rllib_spirl.skills.checkpoint import SkillCard, load_skills, save_skills
-from rllib_spirl.skills.decoder import SkillDecoder
-from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
+from rllib_spirl.skills.decoder import NumpyStates, SkillDecoder
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig, SkillPrior, StateSet, skill_loss
 
 BLOCKS = StateSet(own=6, item=6)
-BLIND = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,))  # to heights
+# To heights, and to blocks with something on them.
+BLIND = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,), hide_item=(5, 0.003))
 
 
 def shuffled(states: torch.Tensor) -> torch.Tensor:
@@ -64,18 +65,36 @@ def algorithm(skills: str, ray_session: None) -> Iterator[SPiRL]:
 
 def test_skills_are_blind_to_some_numbers_and_policies_are_not() -> None:
     shape = SkillModelConfig(state_dim=36, state_set=BLIND, action_dim=3)
-    blind, _ = shape.state_encoder(of_skills=True)
-    sighted, _ = shape.state_encoder()
-    assert isinstance(blind, SetEncoder)
+    prior, (encoder, _) = SkillPrior(shape), shape.state_encoder()
     here = torch.randn(72)
     higher = here.clone()
     higher[1] += 1
     higher[10::6] += 1
-    torch.testing.assert_close(blind(higher), blind(here))
-    assert (sighted(higher) - sighted(here)).abs().max() > 1e-3
-    np.testing.assert_allclose(NumpySetEncoder(blind)(higher.numpy()), blind(here).detach(), atol=1e-5)
+    torch.testing.assert_close(encoder(prior.seen(higher)), encoder(prior.seen(here)))
+    assert (encoder(prior.normalize(higher)) - encoder(prior.normalize(here))).abs().max() > 1e-3
+    seen = NumpyStates(prior, encoder, of_skills=True)(higher.numpy())
+    np.testing.assert_allclose(seen, encoder(prior.seen(here)).detach(), atol=1e-5)
     with pytest.raises(ValueError, match="from 0 to 5"):
         StateSet(own=6, item=6, blind_item=(6,))
+
+
+def test_skills_do_not_see_hidden_items() -> None:
+    shape = SkillModelConfig(state_dim=36, state_set=StateSet(own=6, item=6, hide_item=(5, 0.1)), action_dim=3)
+    prior, (encoder, _) = SkillPrior(shape), shape.state_encoder()
+    prior.set_scale(torch.zeros(36), torch.full((36,), 2.0))  # the limit is in the state's units
+    state = torch.randn(5, 36)
+    state[:, 11::6] = torch.tensor([0.15, 0.05, 0.2, 0.0, 0.1])
+    state[-1, 11::6] = 0.0  # nothing is left to see
+    shown = torch.cat([state[:, :6], state[:, 6:12], state[:, 18:24], state[:, 30:]], -1)
+    features = encoder(prior.seen(state))
+    torch.testing.assert_close(features[:-1], encoder(prior.normalize(shown[:-1])))
+    assert (features[-1] - encoder(prior.normalize(state))[-1]).abs().max() > 1e-3
+    states = NumpyStates(prior, encoder, of_skills=True)
+    np.testing.assert_allclose([states(x) for x in state.numpy()], features.detach(), atol=1e-5)
+    features.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    with pytest.raises(ValueError, match="from 0 to 5"):
+        StateSet(own=6, item=6, hide_item=(6, 0.0))
 
 
 def test_items_have_no_order_and_no_number() -> None:

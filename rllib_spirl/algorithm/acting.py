@@ -25,12 +25,10 @@ class ActingPolicy:
         policy = module.policy
         self._residual = isinstance(policy, ResidualPolicy)
         if isinstance(policy, ResidualPolicy):
-            self._policy = _Parameters(module.prior, policy.features, policy.net)
+            self._policy = _Parameters(module.prior, policy.features, policy.net, of_skills=False)
         else:
-            self._policy = _Parameters(policy.net, policy.net.features, policy.net.net)
-        self._prior = (
-            None if module.prior.images else _Parameters(module.prior, module.prior.features, module.prior.net)
-        )
+            self._policy = _prior(policy.net)
+        self._prior = None if module.prior.images else _prior(module.prior)
 
     def sample(self, state: NDArray[np.floating], rng: np.random.Generator) -> Array:
         """z ~ π(z|s), (Z,), for an observation (S,) in environment units; see `SkillPrior` for its form."""
@@ -56,19 +54,24 @@ class ActingPolicy:
             prior_mean, prior_std = np.split(said_by_prior, 2)
         else:
             prior_mean, prior_std = _gaussian(*self._prior(state))
+        prior_std = self._module.prior_spread * prior_std
         return prior_mean + prior_std * mean, prior_std * std
 
 
 class _Parameters:
     """A network's two outputs for single states in environment units."""
 
-    def __init__(self, scale: SkillPrior, encoder: nn.Module, net: nn.Sequential) -> None:
-        self._states = NumpyStates(scale, encoder)
+    def __init__(self, scale: SkillPrior, encoder: nn.Module, net: nn.Sequential, *, of_skills: bool) -> None:
+        self._states = NumpyStates(scale, encoder, of_skills=of_skills)
         self._net = NumpyMLP(net)
 
     def __call__(self, state: NDArray[np.floating]) -> tuple[Array, Array]:
         mean, log_std = np.split(self._net(self._states(state)), 2)
         return mean, log_std
+
+
+def _prior(prior: SkillPrior) -> _Parameters:
+    return _Parameters(prior, prior.features, prior.net, of_skills=True)
 
 
 def _gaussian(mean: Array, log_std: Array) -> tuple[Array, Array]:

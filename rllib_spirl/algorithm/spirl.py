@@ -65,6 +65,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.conservatism = 0.0
         self.policy = "residual"
         self.regularize_to = "prior"
+        self.prior_spread = 1.0
         self.policy_hidden = 256
         self.policy_layers = 2
         self.critic_hidden = 256
@@ -114,6 +115,7 @@ class SPiRLConfig(AlgorithmConfig):
         conservatism: float = NotProvided,
         policy: str = NotProvided,
         regularize_to: str = NotProvided,
+        prior_spread: float = NotProvided,
         policy_hidden: int = NotProvided,
         policy_layers: int = NotProvided,
         critic_hidden: int = NotProvided,
@@ -155,6 +157,8 @@ class SPiRLConfig(AlgorithmConfig):
             policy: "residual" around the prior, or "copied": a trainable copy of its network, as in the paper.
             regularize_to: "prior", or "unit": N(0, I), which makes the entropy term that of maximum-entropy SAC in the
                 space of skills. A residual policy then starts there; a copied one still starts as the prior.
+            prior_spread: The prior's deviation is multiplied by it. Less than 1 keeps to likelier skills, where the
+                prior's own spread is that of its errors too; a residual policy then starts there.
             policy_hidden, policy_layers: Width and depth of the residual policy.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
@@ -187,7 +191,15 @@ class SPiRLConfig(AlgorithmConfig):
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
         skills = load_card(str(self.skill_checkpoint)).model
-        for name in ("target_divergence", "initial_alpha", "policy_lr", "critic_lr", "alpha_lr", "updates_per_step"):
+        for name in (
+            "target_divergence",
+            "initial_alpha",
+            "policy_lr",
+            "critic_lr",
+            "alpha_lr",
+            "updates_per_step",
+            "prior_spread",
+        ):
             if not getattr(self, name) > 0:
                 self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
         for name in (
@@ -247,6 +259,7 @@ class SPiRLConfig(AlgorithmConfig):
             "skill_checkpoint",
             "policy",
             "regularize_to",
+            "prior_spread",
             "policy_hidden",
             "policy_layers",
             "critic_hidden",

@@ -95,7 +95,7 @@ class SPiRLLearner(TorchLearner):
         prior = prior_in(batch, "prior")
         policy, kl = module.skills(states, prior)
         z = policy.rsample()
-        policy_q = module.critic.values(features, z, frozen=True)
+        policy_q = module.critic.least(features, z)
         if config.conservatism > 0:
             with torch.no_grad():
                 prior_z = prior.sample()

@@ -11,10 +11,11 @@ Array = NDArray[np.float32]
 
 
 class NumpyStates:
-    """`SkillPrior.normalize` and a state encoder, for one state at a time. Shares their weights."""
+    """`SkillPrior.normalize`, or `seen` for skills, and a state encoder, for one state at a time. Shares weights."""
 
-    def __init__(self, prior: SkillPrior, encoder: nn.Module) -> None:
+    def __init__(self, prior: SkillPrior, encoder: nn.Module, *, of_skills: bool) -> None:
         self._prior = prior
+        self._state_set = prior.state_set if of_skills else None
         self._encoder = NumpySetEncoder(encoder) if isinstance(encoder, SetEncoder) else None
         self._mean, self._std = np.zeros(0, np.float32), np.ones(0, np.float32)
 
@@ -22,8 +23,11 @@ class NumpyStates:
         """A state (S,) in environment units to features (F,)."""
         if len(self._mean) != len(state):
             self._mean, self._std = (x.numpy() for x in self._prior.scale(len(state)))
-        normalised = (np.asarray(state, np.float32) - self._mean) / self._std
-        return normalised if self._encoder is None else self._encoder(normalised)
+        state = np.asarray(state, np.float32)
+        normalized = (state - self._mean) / self._std
+        if self._state_set is not None:
+            self._state_set.show_skills(normalized, state)
+        return normalized if self._encoder is None else self._encoder(normalized)
 
 
 class SkillDecoder:
@@ -43,7 +47,7 @@ class SkillDecoder:
         self._encoder: NumpyStates | None = None
         from_state = weight[:, :inputs]
         if model.config.state_set is not None:
-            self._encoder = NumpyStates(model.prior, model.features)
+            self._encoder = NumpyStates(model.prior, model.features, of_skills=True)
         elif self._closed_loop:  # the normalisation of states as part of the first layer
             from_state = from_state / model.prior.std.numpy()
             self._bias = self._bias - from_state @ model.prior.mean.numpy()

@@ -4,9 +4,11 @@ Shapes: B batch, H horizon (low-level steps), S state, A action, Z latent. State
 everywhere outside this file; the model normalises them itself.
 """
 
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -16,12 +18,15 @@ from rllib_spirl.nets import PictureEncoder, SetEncoder, mlp
 # Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
+Array = TypeVar("Array", Tensor, NDArray[np.float32])
+
 
 class StateSet(BaseModel):
     """How to read a state as a set: the agent's ``own`` numbers, then items of ``item`` numbers each, in any order.
 
     Skills and their prior are blind to the agent's numbers at the places ``blind_own`` and to each item's at
-    ``blind_item``: they are the same whatever stands there. Policy and critics see all.
+    ``blind_item``: they are the same whatever stands there. With ``hide_item: (place, least)`` they do not see items
+    whose number at this place is less than ``least``, in the state's units. Policy and critics see all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,13 +35,30 @@ class StateSet(BaseModel):
     item: int = Field(gt=0)
     blind_own: tuple[int, ...] = ()
     blind_item: tuple[int, ...] = ()
+    hide_item: tuple[int, float] | None = None
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
-        for name, places, size in (("own", self.blind_own, self.own), ("item", self.blind_item, self.item)):
+        hidden_by = () if self.hide_item is None else self.hide_item[:1]
+        for name, places, size in (
+            ("blind_own", self.blind_own, self.own),
+            ("blind_item", self.blind_item, self.item),
+            ("hide_item", hidden_by, self.item),
+        ):
             if not all(0 <= place < size for place in places):
-                raise ValueError(f"blind_{name} {list(places)}: places are from 0 to {size - 1}")
+                raise ValueError(f"{name} {list(places)}: places are from 0 to {size - 1}")
         return self
+
+    def show_skills(self, normalized: Array, states: Array) -> None:
+        """Take from normalised states (..., S), in place, what skills do not see of these states (..., S)."""
+        for place in self.blind_own:
+            normalized[..., place] = 0
+        for place in self.blind_item:
+            normalized[..., self.own + place :: self.item] *= 0  # an item that is not there, NaN, stays away
+        if self.hide_item is not None:
+            place, least = self.hide_item
+            hidden = states[..., self.own + place :: self.item] < least
+            normalized[..., self.own :: self.item][hidden] = torch.nan
 
 
 class SkillModelConfig(BaseModel):
@@ -73,16 +95,11 @@ class SkillModelConfig(BaseModel):
         items = state_dim - self.state_set.own
         return items > 0 and items % self.state_set.item == 0
 
-    def state_encoder(self, *, of_skills: bool = False) -> tuple[nn.Module, int]:
-        """A new network from normalised states (..., S) to features (..., F), and F: for flat states, themselves.
-
-        Args:
-            of_skills: Whether it is for skills or their prior, which may be blind to some numbers, see `StateSet`.
-        """
-        if (states := self.state_set) is None:
+    def state_encoder(self) -> tuple[nn.Module, int]:
+        """A new network from normalised states (..., S) to features (..., F), and F: for flat states, themselves."""
+        if self.state_set is None:
             return nn.Identity(), self.state_dim
-        blind = (states.blind_own, states.blind_item) if of_skills else ((), ())
-        encoder = SetEncoder(states.own, states.item, *blind)
+        encoder = SetEncoder(self.state_set.own, self.state_set.item)
         return encoder, encoder.outputs
 
 
@@ -119,7 +136,7 @@ class SkillPrior(nn.Module):
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.features, inputs = _picture_encoder() if self.images else config.state_encoder(of_skills=True)
+        self.features, inputs = _picture_encoder() if self.images else config.state_encoder()
         self.net = mlp(inputs, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
 
     @torch.no_grad()
@@ -152,9 +169,16 @@ class SkillPrior(nn.Module):
         mean, std = self.scale(states.shape[-1])
         return (states - mean) / std
 
-    def forward(self, seen: Tensor) -> Normal:
+    def seen(self, states: Tensor) -> Tensor:
+        """What skills see of states (..., S), normalised; see `StateSet`."""
+        normalized = self.normalize(states)
+        if self.state_set is not None:
+            self.state_set.show_skills(normalized, states)
+        return normalized
+
+    def forward(self, observed: Tensor) -> Normal:
         """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""
-        return gaussian(self.net(self.features(seen if self.images else self.normalize(seen))))
+        return gaussian(self.net(self.features(observed if self.images else self.seen(observed))))
 
     @torch.no_grad()
     def observe(self, states: Tensor, images: Tensor) -> Tensor:
@@ -185,7 +209,7 @@ class SkillModel(nn.Module):
         super().__init__()
         self.config = c = config
         self.closed_loop = c.decoder == "closed_loop"
-        features, inputs = c.state_encoder(of_skills=True) if self.closed_loop else (nn.Identity(), 0)
+        features, inputs = c.state_encoder() if self.closed_loop else (nn.Identity(), 0)
         self.features = features  # of the encoder and the decoder; the prior has its own
         encoder_inputs = c.horizon * (c.action_dim + inputs)
         self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
@@ -208,7 +232,7 @@ class SkillModel(nn.Module):
         return self.decoder(torch.cat([self._seen(states), repeated], -1))
 
     def _seen(self, states: Tensor) -> Tensor:
-        return self.features(self.prior.normalize(states))
+        return self.features(self.prior.seen(states))
 
 
 def skill_loss(
