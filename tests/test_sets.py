@@ -20,7 +20,7 @@ from rllib_spirl.skills.model import SkillModel, SkillModelConfig, SkillPrior, S
 
 BLOCKS = StateSet(own=6, item=6)
 # To heights, and to blocks with something on them.
-BLIND = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,), hide_item=(5, 0.003))
+BLIND = StateSet(own=6, item=6, blind_own=(1,), blind_item=(4,), see_item={5: (0.003, 1)})
 
 
 def shuffled(states: torch.Tensor) -> torch.Tensor:
@@ -78,14 +78,19 @@ def test_skills_are_blind_to_some_numbers_and_policies_are_not() -> None:
         StateSet(own=6, item=6, blind_item=(6,))
 
 
-def test_skills_do_not_see_hidden_items() -> None:
-    shape = SkillModelConfig(state_dim=36, state_set=StateSet(own=6, item=6, hide_item=(5, 0.1)), action_dim=3)
+def test_skills_see_only_some_items() -> None:
+    shape = SkillModelConfig(
+        state_dim=36, state_set=StateSet(own=6, item=6, see_item={0: (-0.9, 0.9), 5: (0.1, 1)}), action_dim=3
+    )
     prior, (encoder, _) = SkillPrior(shape), shape.state_encoder()
     prior.set_scale(torch.zeros(36), torch.full((36,), 2.0))  # the limit is in the state's units
     state = torch.randn(5, 36)
+    state[:, 6::6] = torch.tensor([-0.8, 0.1, 0.5, 0.2, 0.9])
     state[:, 11::6] = torch.tensor([0.15, 0.05, 0.2, 0.0, 0.1])
+    state[1, 6] = -1.0  # too far away
     state[-1, 11::6] = 0.0  # nothing is left to see
     shown = torch.cat([state[:, :6], state[:, 6:12], state[:, 18:24], state[:, 30:]], -1)
+    shown[1, 6] = torch.nan
     features = encoder(prior.seen(state))
     torch.testing.assert_close(features[:-1], encoder(prior.normalize(shown[:-1])))
     assert (features[-1] - encoder(prior.normalize(state))[-1]).abs().max() > 1e-3
@@ -94,7 +99,7 @@ def test_skills_do_not_see_hidden_items() -> None:
     features.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
     with pytest.raises(ValueError, match="from 0 to 5"):
-        StateSet(own=6, item=6, hide_item=(6, 0.0))
+        StateSet(own=6, item=6, see_item={6: (0, 1)})
 
 
 def test_items_have_no_order_and_no_number() -> None:

@@ -62,6 +62,20 @@ def test_the_policy_starts_as_the_prior(algorithm: SPiRL, point_skills: str) -> 
     assert torch.equal(module(algorithm).best_skills(states), prior.mean)
 
 
+def test_the_prior_can_be_narrowed(config: Maker, point_skills: str) -> None:
+    algorithm = config(prior_spread=0.5).build_algo()
+    states = torch.randn(4, 2)
+    policy, kl = module(algorithm).skills(states)
+    prior = load_skills(point_skills)[0].prior(states)
+    mean, std = algorithm.env_runner._policy._skills(states[0].numpy())
+    algorithm.stop()
+    assert kl.abs().max().item() == 0
+    assert torch.equal(policy.mean, prior.mean)
+    assert torch.equal(policy.stddev, 0.5 * prior.stddev)
+    np.testing.assert_allclose(mean, policy.mean[0].detach(), atol=1e-5)
+    np.testing.assert_allclose(std, policy.stddev[0].detach(), atol=1e-5)
+
+
 def test_the_policy_can_be_regularized_to_a_unit_gaussian(config: Maker) -> None:
     algorithm = config(regularize_to="unit").build_algo()
     policy, kl = module(algorithm).skills(torch.randn(4, 2))

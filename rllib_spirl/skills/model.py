@@ -25,8 +25,8 @@ class StateSet(BaseModel):
     """How to read a state as a set: the agent's ``own`` numbers, then items of ``item`` numbers each, in any order.
 
     Skills and their prior are blind to the agent's numbers at the places ``blind_own`` and to each item's at
-    ``blind_item``: they are the same whatever stands there. With ``hide_item: (place, least)`` they do not see items
-    whose number at this place is less than ``least``, in the state's units. Policy and critics see all.
+    ``blind_item``: they are the same whatever stands there. With ``see_item: {place: (least, most)}`` they see only
+    items whose numbers at these places are within these bounds, in the state's units. Policy and critics see all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,15 +35,14 @@ class StateSet(BaseModel):
     item: int = Field(gt=0)
     blind_own: tuple[int, ...] = ()
     blind_item: tuple[int, ...] = ()
-    hide_item: tuple[int, float] | None = None
+    see_item: dict[int, tuple[float, float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
-        hidden_by = () if self.hide_item is None else self.hide_item[:1]
         for name, places, size in (
             ("blind_own", self.blind_own, self.own),
             ("blind_item", self.blind_item, self.item),
-            ("hide_item", hidden_by, self.item),
+            ("see_item", tuple(self.see_item), self.item),
         ):
             if not all(0 <= place < size for place in places):
                 raise ValueError(f"{name} {list(places)}: places are from 0 to {size - 1}")
@@ -55,10 +54,9 @@ class StateSet(BaseModel):
             normalized[..., place] = 0
         for place in self.blind_item:
             normalized[..., self.own + place :: self.item] *= 0  # an item that is not there, NaN, stays away
-        if self.hide_item is not None:
-            place, least = self.hide_item
-            hidden = states[..., self.own + place :: self.item] < least
-            normalized[..., self.own :: self.item][hidden] = torch.nan
+        for place, (least, most) in self.see_item.items():
+            numbers = states[..., self.own + place :: self.item]
+            normalized[..., self.own :: self.item][(numbers < least) | (numbers > most)] = torch.nan
 
 
 class SkillModelConfig(BaseModel):
