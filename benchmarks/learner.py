@@ -61,7 +61,7 @@ class Minimal:
         policy, kl = m.skills(batch["states"], prior_in(batch, "prior"))
         loss = (
             losses.critic_loss(m.critic(inputs, batch["z"]), target)
-            + losses.policy_loss(m.critic.least(inputs, policy.rsample()), kl, alpha)
+            + losses.policy_loss(m.critic.values(inputs, policy.rsample(), frozen=True), kl, alpha)
             + losses.temperature_loss(m.log_alpha, kl, DELTA)
         )
         self.optimizer.zero_grad(set_to_none=True)

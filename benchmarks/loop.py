@@ -1,8 +1,9 @@
 """Low-level steps per second of the whole training loop. The last line is one JSON object.
 
 ``ratio`` is against sampling alone on the same machine: one update of 256 transitions per skill, one remote env runner,
-so that learning overlaps sampling on a second core. ``defaults`` is with two updates per skill, as SPiRL trains by
-default. Half of every batch comes from demonstrations. Wall clock.
+so that learning overlaps sampling on a second core; ``defaults`` is with two updates per skill, as SPiRL trains by
+default. Updates are compiled, as in the tuned examples; ``--no-compiled`` for how it is without. Half of every batch
+comes from demonstrations. Wall clock.
 """
 
 import time
@@ -16,8 +17,10 @@ from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
 
 
-def build(skills: str, updates_per_step: float) -> SPiRL:
-    config = kitchen_config(skills, updates_per_step=updates_per_step, warmup_steps=100).env_runners(num_env_runners=1)
+def build(skills: str, updates_per_step: float, compiled: bool) -> SPiRL:
+    config = kitchen_config(
+        skills, updates_per_step=updates_per_step, warmup_steps=100, compile_updates=compiled
+    ).env_runners(num_env_runners=1)
     algorithm = config.build_algo()
     algorithm.offline = SkillReplay(20_000, 30, 10)
     algorithm.offline.add(random_transitions(20_000))
@@ -29,11 +32,11 @@ def env_steps(algorithm: SPiRL) -> float:
     return float(algorithm.metrics.peek(ENV_STEPS, default=0))
 
 
-def main(count: int = 7, steps: int = 2000) -> None:
+def main(count: int = 7, steps: int = 2000, compiled: bool = True) -> None:
     """Rounds of about ``steps`` low-level steps each."""
     start_ray()
     skills = kitchen_skills()
-    once, twice = build(skills, 1.0), build(skills, 2.0)
+    once, twice = (build(skills, updates, compiled) for updates in (1.0, 2.0))
 
     def drain(algorithm: SPiRL) -> None:
         """No request in flight: nothing samples while another loop is timed."""

@@ -13,6 +13,7 @@ import torch
 from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
+from rllib_spirl.algorithm.spirl_learner import Compiled
 from rllib_spirl.data.schema import load
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
@@ -330,6 +331,33 @@ def test_a_learner_in_its_own_process_learns_the_same_way(config: Maker) -> None
         assert np.isfinite(result["learners"]["default_policy"]["critic_loss"])
     finally:
         algorithm.stop()
+
+
+def test_compiled_updates_are_the_same_updates(config: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    weights = []
+    for compiled in (False, True):
+        algorithm = config(compile_updates=compiled).build_algo()
+        algorithm.train()
+        algorithm._learn(8, 0.5)
+        weights.append(module(algorithm).state_dict())
+        algorithm.stop()
+    eager, compiled = weights
+    if "not compiled" in caplog.text:
+        pytest.skip("there is no C++ compiler")
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], atol=1e-4, rtol=1e-3)
+
+
+def test_what_cannot_be_compiled_goes_on_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-compiler-is-called-this",))
+    twice = Compiled(lambda x: torch.tanh(x) * 2 + 0.123)
+    x = torch.randn(64)
+    for _ in range(2):
+        assert torch.equal(twice(x), torch.tanh(x) * 2 + 0.123)
+    assert caplog.text.count("not compiled") == 1
 
 
 def test_a_large_data_set_gives_a_share_of_its_transitions(point_skills: str, point_data: Path) -> None:

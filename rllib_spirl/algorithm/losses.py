@@ -56,11 +56,11 @@ def conservative_loss(policy_q: Tensor, prior_q: Tensor, data_q: Tensor) -> Tens
     return (torch.logaddexp(policy_q, prior_q) - data_q).mean(-1).sum()
 
 
-def policy_loss(least_q: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
-    """mean_B [α KL(π ‖ p_a) − min_E Q(s, z)], z reparameterised: (B,), (B,), scalar to a scalar. Equation (7)."""
-    return (alpha * kl - least_q).mean()
+def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
+    """mean_B [α KL(π ‖ p_a) − min_E Q(s, z)], z reparameterised: (E, B), (B,), scalar to a scalar. Equation (7)."""
+    return (alpha * kl - q.min(0).values).mean()
 
 
-def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float) -> Tensor:
+def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor) -> Tensor:
     """α (δ − KL), KL without gradient: a step down makes α grow while KL > δ and shrink while KL < δ. Equation (8)."""
     return log_alpha.exp() * (target_divergence - kl.detach().mean())

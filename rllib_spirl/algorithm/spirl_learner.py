@@ -1,5 +1,7 @@
 """The learner: K gradient steps on one batch of K·B skill transitions."""
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,14 +15,19 @@ from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.nets import fast_matmul, reuse_memory
 
+logger = logging.getLogger(__name__)
+
 
 class SPiRLLearner(TorchLearner):
     """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates."""
+
+    _losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
     def build(self) -> None:
         super().build()
         self._env_steps = 0
         reuse_memory()
+        self._losses = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]
@@ -75,49 +82,94 @@ class SPiRLLearner(TorchLearner):
     def _loss(
         self, module_id: str, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor], *, log: bool
     ) -> Tensor:
-        states, next_states = batch["states"], batch["next_states"]
-        alpha = module.log_alpha.detach().exp()
-        with torch.no_grad():
-            next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
-            next_q = module.target_critic(module.inputs(next_states), next_policy.sample())
-            target = q_target(
-                batch["rewards"],
-                batch["terminated"],
-                next_q,
-                config.gamma,
-                alpha * next_kl if config.kl_in_target else None,
-                config.target_bounds,
-            )
-        features = module.critic.features(module.inputs(states))
-        q = module.critic.values(features, batch["z"])
-        critic = critic_loss(q, target)
-
-        prior = prior_in(batch, "prior")
-        policy, kl = module.skills(states, prior)
-        z = policy.rsample()
-        policy_q = module.critic.least(features, z)
-        if config.conservatism > 0:
-            with torch.no_grad():
-                prior_z = prior.sample()
-            rivals = module.critic.values(features, z.detach()), module.critic.values(features, prior_z)
-            critic = critic + config.conservatism * conservative_loss(*rivals, q)
-        actor = policy_loss(policy_q, kl, alpha)
         delta = divergence_at(self._env_steps, config)
-        temperature = temperature_loss(module.log_alpha, kl, delta)
+        loss, values = self._losses(
+            module,
+            batch,
+            noise=torch.randn(3, *batch["z"].shape, device=batch["z"].device),
+            target_divergence=torch.tensor(delta, device=batch["z"].device),
+            gamma=config.gamma,
+            kl_in_target=config.kl_in_target,
+            target_bounds=config.target_bounds and tuple(config.target_bounds),
+            conservatism=config.conservatism,
+        )
         if log:
-            values = {
-                "critic_loss": critic,
-                "policy_loss": actor,
-                "alpha": alpha,
-                "kl": kl.mean(),
-                "q": q.mean(),
-                "policy_q": policy_q.mean(),
-                "q_target": target.mean(),
-            }
             # The δ in use: schedules and population-based training change it.
             logged = {k: v.item() for k, v in values.items()} | {"target_divergence": delta}
             self.metrics.log_dict(logged, key=module_id, window=1)
-        return critic + actor + temperature
+        return loss
+
+
+def spirl_loss(
+    module: SkillPriorRLModule,
+    batch: dict[str, Tensor],
+    *,
+    noise: Tensor,
+    target_divergence: Tensor,
+    gamma: float,
+    kl_in_target: bool,
+    target_bounds: tuple[float, float] | None,
+    conservatism: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of critic, policy and temperature losses on a batch with its prior, and what there is to log of them.
+
+    Args:
+        noise: N(0, 1), (3, B, Z): of the next skills, the policy's and the prior's.
+        target_divergence: δ, a scalar.
+    """
+    states, next_states = batch["states"], batch["next_states"]
+    alpha = module.log_alpha.detach().exp()
+    with torch.no_grad():
+        next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
+        next_z = next_policy.mean + next_policy.stddev * noise[0]
+        next_q = module.target_critic(module.inputs(next_states), next_z)
+        penalty = alpha * next_kl if kl_in_target else None
+        target = q_target(batch["rewards"], batch["terminated"], next_q, gamma, penalty, target_bounds)
+    features = module.critic.features(module.inputs(states))
+    q = module.critic.values(features, batch["z"])
+    critic = critic_loss(q, target)
+
+    prior = prior_in(batch, "prior")
+    policy, kl = module.skills(states, prior)
+    z = policy.mean + policy.stddev * noise[1]
+    policy_q = module.critic.values(features, z, frozen=True)
+    if conservatism > 0:
+        prior_z = prior.mean + prior.stddev * noise[2]
+        rivals = module.critic.values(features, z.detach()), module.critic.values(features, prior_z)
+        critic = critic + conservatism * conservative_loss(*rivals, q)
+    actor = policy_loss(policy_q, kl, alpha)
+    temperature = temperature_loss(module.log_alpha, kl, target_divergence)
+    values = {
+        "critic_loss": critic,
+        "policy_loss": actor,
+        "alpha": alpha,
+        "kl": kl.mean(),
+        "q": q.mean(),
+        "policy_q": policy_q.mean(),
+        "q_target": target.mean(),
+    }
+    return critic + actor + temperature, {name: value.detach() for name, value in values.items()}
+
+
+class Compiled:
+    """A function compiled by PyTorch at its first call, or as it is where that cannot be done, with a warning.
+
+    On a CPU that takes a C++ compiler and Python's header files.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled is not None:
+            try:
+                return self._compiled(*args, **kwargs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self._compiled = None
+                reason = str(error).strip().splitlines()[0]
+                logger.warning("Updates are not compiled (compile_updates), they go on as they are: %s", reason)
+        return self._function(*args, **kwargs)
 
 
 def divergence_at(env_steps: int, config: Any) -> float:

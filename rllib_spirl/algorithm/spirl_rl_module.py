@@ -82,56 +82,30 @@ class CriticEnsemble(nn.Module):
         self.shifts = nn.ParameterList(
             nn.Parameter(torch.zeros(members, 1, hidden)) for _ in range(layers if layer_norm else 0)
         )
-        self.members, self.layers = members, layers
+        self.members = members
 
     def forward(self, states: Tensor, z: Tensor) -> Tensor:
         """Normalised states (B, S) and latents (B, Z) to values (E, B)."""
         return self.values(self.features(states), z)
 
-    def values(self, features: Tensor, z: Tensor) -> Tensor:
-        """Features of states (B, F) and latents (B, Z) to values (E, B)."""
+    def values(self, features: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
+        """Features of states (B, F) and latents (B, Z) to values (E, B). ``frozen``: no gradient but for z."""
+        if frozen:
+            features = features.detach()
         x = torch.cat([features, z], -1).expand(self.members, -1, -1)
-        for index in range(self.layers):
-            x = self._activation(self._linear(x, index), *self._affine(index))
-        return self._linear(x, self.layers).squeeze(-1)
-
-    def least(self, features: Tensor, z: Tensor) -> Tensor:
-        """min_E Q(s, z), (B,), of features (B, F) and latents (B, Z). With a gradient for z alone.
-
-        Of each row only the least critic has one; a backward pass through all E would carry zeros for the others.
-        """
-        with torch.no_grad():
-            x = torch.cat([features, z], -1).expand(self.members, -1, -1)
-            linear: list[Tensor] = []
-            for index in range(self.layers):
-                linear.append(self._linear(x, index))
-                x = self._activation(linear[-1], *self._affine(index))
-            value, critic = self._linear(x, self.layers).squeeze(-1).min(0)
-            critic, rows = critic.sort()  # rows of one critic together: one matrix product for each critic
-            sizes = critic.bincount(minlength=self.members).tolist()
-            slope = self.weights[-1][critic, :, 0]
-            for index in reversed(range(self.layers)):
-                affine = [parameter[critic, 0] for parameter in self._affine(index)]
-                with torch.enable_grad():
-                    before = linear[index][critic, rows].requires_grad_()
-                    (slope,) = torch.autograd.grad(self._activation(before, *affine), before, slope)
-                parts = zip(slope.split(sizes), self.weights[index], strict=True)
-                slope = torch.cat([part @ weight.T for part, weight in parts])
-            slope = torch.empty_like(z).index_copy_(0, rows, slope[:, features.shape[-1] :])
-        return value + ((z - z.detach()) * slope).sum(-1)
-
-    def _linear(self, x: Tensor, index: int) -> Tensor:
-        return torch.baddbmm(self.biases[index], x, self.weights[index])
-
-    def _affine(self, index: int) -> tuple[Tensor, ...]:
-        """Scale and shift of a layer's LayerNorm, (E, 1, H) each, if it has one."""
-        return (self.scales[index], self.shifts[index]) if len(self.scales) else ()
-
-    @staticmethod
-    def _activation(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        if scale is not None and shift is not None:
-            x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
-        return F.silu(x)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            x = torch.baddbmm(bias, x, weight)
+            if index < last:
+                if len(self.scales):
+                    scale, shift = self.scales[index], self.shifts[index]
+                    if frozen:
+                        scale, shift = scale.detach(), shift.detach()
+                    x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
+                x = F.silu(x)
+        return x.squeeze(-1)
 
 
 class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
