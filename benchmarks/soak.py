@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
 
 import psutil
 import typer
@@ -67,7 +66,7 @@ def main(
     every_seconds: float = 30,
     example: Path = EXAMPLE,
     runners: int = 2,
-    settings: Annotated[list[str], typer.Option("--set", help="As of `rllib train file`.")] = [],  # noqa: B006
+    settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'."),
 ) -> None:
     """Train for ``minutes``, sample, end the run as Ctrl-C does, and look for leftovers."""
     before = set(shared_memory())

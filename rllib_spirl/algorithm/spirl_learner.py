@@ -21,13 +21,11 @@ logger = logging.getLogger(__name__)
 class SPiRLLearner(TorchLearner):
     """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates."""
 
-    _losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]
-
     def build(self) -> None:
         super().build()
         self._env_steps = 0
         reuse_memory()
-        self._losses = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
+        self._losses: Callable[..., Any] = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]
@@ -90,12 +88,12 @@ class SPiRLLearner(TorchLearner):
             target_divergence=torch.tensor(delta, device=batch["z"].device),
             gamma=config.gamma,
             kl_in_target=config.kl_in_target,
-            target_bounds=config.target_bounds and tuple(config.target_bounds),
+            target_bounds=config.target_bounds,
             conservatism=config.conservatism,
         )
         if log:
             # The δ in use: schedules and population-based training change it.
-            logged = {k: v.item() for k, v in values.items()} | {"target_divergence": delta}
+            logged = {k: v.mean().item() for k, v in values.items()} | {"target_divergence": delta}
             self.metrics.log_dict(logged, key=module_id, window=1)
         return loss
 
@@ -111,7 +109,7 @@ def spirl_loss(
     target_bounds: tuple[float, float] | None,
     conservatism: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum of critic, policy and temperature losses on a batch with its prior, and what there is to log of them.
+    """The sum of critic, policy and temperature losses on a batch with its prior, and values whose means are logged.
 
     Args:
         noise: N(0, 1), (3, B, Z): of the next skills, the policy's and the prior's.
@@ -143,10 +141,10 @@ def spirl_loss(
         "critic_loss": critic,
         "policy_loss": actor,
         "alpha": alpha,
-        "kl": kl.mean(),
-        "q": q.mean(),
-        "policy_q": policy_q.mean(),
-        "q_target": target.mean(),
+        "kl": kl,
+        "q": q,
+        "policy_q": policy_q,
+        "q_target": target,
     }
     return critic + actor + temperature, {name: value.detach() for name, value in values.items()}
 
