@@ -32,8 +32,8 @@ def env_steps(algorithm: SPiRL) -> float:
     return float(algorithm.metrics.peek(ENV_STEPS, default=0))
 
 
-def main(count: int = 7, steps: int = 2000, compiled: bool = True) -> None:
-    """Rounds of about ``steps`` low-level steps each."""
+def main(count: int = 5, steps: int = 6000, compiled: bool = True) -> None:
+    """Rounds of about ``steps`` low-level steps each, in which the first fragment, without learning, hardly counts."""
     start_ray()
     skills = kitchen_skills()
     once, twice = (build(skills, updates, compiled) for updates in (1.0, 2.0))

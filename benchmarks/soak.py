@@ -33,15 +33,23 @@ def family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def resident(processes: list[psutil.Process]) -> float:
-    """Their resident memory in MB, that of Ray's object store counted once for each that maps it."""
-    total = 0
+def resident(processes: list[psutil.Process]) -> dict[str, float]:
+    """Resident memory in MB of each, by its title; that of Ray's object store counts in each that maps it."""
+    sizes = {}
     for process in processes:
         try:
-            total += process.memory_info().rss
+            sizes[f"{title(process)} ({process.pid})"] = process.memory_info().rss / 1e6
         except psutil.NoSuchProcess:
             continue
-    return total / 1e6
+    return sizes
+
+
+def title(process: psutil.Process) -> str:
+    """The actor's class, for Ray's workers; otherwise the program."""
+    words = process.cmdline() or [process.name()]
+    if words[0].startswith("ray::"):
+        return words[0].split(".")[0]
+    return " ".join(Path(word).name for word in words[:3])
 
 
 def shared_memory() -> dict[str, int]:
@@ -59,6 +67,14 @@ def growth(samples: list[float]) -> float:
     """In MB, of samples at equal distances."""
     tenth = max(1, len(samples) // 10)
     return statistics.median(samples[-tenth:]) - statistics.median(samples[2 * tenth : 3 * tenth] or samples[:1])
+
+
+def growths(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Of each process that was there from the third tenth to the end, where it is at least 1 MB; largest first."""
+    late = samples[2 * max(1, len(samples) // 10) :]
+    names = set.intersection(*map(set, late)) if late else set()
+    grown = {name: round(growth([sample.get(name, 0.0) for sample in samples]), 1) for name in names}
+    return {name: grown[name] for name in sorted(grown, key=grown.__getitem__, reverse=True) if abs(grown[name]) >= 1}
 
 
 def main(
@@ -83,6 +99,7 @@ def main(
         command += ["--set", setting]
     start = time.monotonic()
     seen: dict[int, psutil.Process] = {}
+    sizes: list[dict[str, float]] = []
     driver: list[float] = []
     children: list[float] = []
     shm: list[float] = []
@@ -94,8 +111,10 @@ def main(
             processes = family(process)
             seen |= {p.pid: p for p in processes}
             if run.poll() is None:
-                driver.append(resident(processes[:1]))
-                children.append(resident(processes[1:]))
+                sizes.append(resident(processes))
+                own, *others = sizes[-1].values()
+                driver.append(own)
+                children.append(sum(others))
                 shm.append(sum(size for name, size in shared_memory().items() if name not in before) / 1e6)
             print(
                 f"{time.monotonic() - start:.0f} s  driver {driver[-1]:.0f} MB  "
@@ -123,6 +142,7 @@ def main(
             "children_mb": [round(value) for value in children],
             "driver_growth_mb": round(growth(driver), 1),
             "children_growth_mb": round(growth(children), 1),
+            "growth_mb": growths(sizes),
             "shm_mb": [round(value) for value in shm],
             "shm_left": sorted(set(shared_memory()) - before),
             "processes_left": sum(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in seen.values()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -30,6 +31,14 @@ TINY = PretrainConfig(
 
 def scan(path: Location, config: PretrainConfig = TINY) -> SkillData:
     return SkillData.scan(path, config.horizon, config.validation_fraction, config.seed)
+
+
+def title(process: psutil.Process) -> str:
+    """Ray's workers say here what they do."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.skills.checkpoint import load_card, load_skills, save_skills
-from tests.conftest import TINY
+from tests.conftest import TINY, title
 from tests.point import write_demonstrations
 
 pytestmark = pytest.mark.faults
@@ -257,16 +257,9 @@ def _wait_for_iteration(run: subprocess.Popen[str], least: int) -> None:
 
 def _ray_process(run: subprocess.Popen[str], name: str) -> psutil.Process:
     """The process of the one actor of this kind that a command has started."""
-    found = [p for p in psutil.Process(run.pid).children(recursive=True) if re.match(rf"ray::.*{name}", _title(p))]
+    found = [p for p in psutil.Process(run.pid).children(recursive=True) if re.match(rf"ray::.*{name}", title(p))]
     assert len(found) == 1, found
     return found[0]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def _newest(storage: Path) -> Path:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,14 +23,16 @@ from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.prepare import prepare_skills
 from rllib_spirl.skills.pretrain import pretrain
-from tests.conftest import TINY, scan
+from tests.conftest import TINY, scan, title
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 SHORT = TINY.model_copy(update={"updates": 60, "report_every": 20, "threads_per_worker": 1})
 
 
 def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Path) -> None:
+    on_interrupt = signal.getsignal(signal.SIGINT)
     folder = pretrain(point_data, SHORT, output=tmp_path / "skills")
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     card = load_card(folder)
     assert card.model.state_dim == 2
     assert {"loss", "validation_reconstruction"} <= set(card.metrics)
@@ -39,6 +42,14 @@ def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Pat
     assert (folder / "skill.safetensors").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="other data or settings"):
         pretrain(point_data, SHORT.model_copy(update={"beta": 0.5}), output=folder)
+
+
+def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
+    pretrain(point_data, SHORT, output=tmp_path / "skills")
+    deadline = time.monotonic() + 60
+    while any(title(process).startswith("ray::TrainController") for process in psutil.Process().children(True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -296,13 +296,23 @@ def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Mak
         restored.stop()
 
 
-def test_a_remote_env_runner_feeds_the_same_loop(config: Maker) -> None:
-    algorithm = config().env_runners(num_env_runners=1).build_algo()
+@pytest.mark.parametrize("learners", [0, 1])
+def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int) -> None:
+    algorithm = config().env_runners(num_env_runners=1).learners(num_learners=learners).build_algo()
     try:
         results = [algorithm.train() for _ in range(3)]
         assert results[-1]["env_steps"] > results[0]["env_steps"] > 0
         assert results[-1]["updates"] > 10
         assert len(algorithm.replay) >= 72
+        (acting,) = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.module.policy.state_dict(), local_env_runner=False
+        )
+        learned = algorithm.learner_group.foreach_learner(
+            lambda learner: {k: v.numpy() for k, v in learner.module["default_policy"].policy.state_dict().items()}
+        )
+        policy = learned.result_or_errors[0].get()
+        assert all(np.array_equal(policy[name], acting[name]) for name in policy)
+        assert np.any(policy["net.6.weight"] != 0), "the head, which is 0 before learning"
     finally:
         algorithm.stop()
 

@@ -1,11 +1,12 @@
 """The env runner: RLlib's own, around the user's environment with skills for actions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
@@ -52,6 +53,10 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         given = module.state_dict()
         for name, weight in self.module.state_dict().items():
             weight.copy_(given[name])
+
+    def set_policy(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Sample with a learner's policy from now on; what only evaluation needs stays as it is."""
+        self.module.policy.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
 
     def _sample(
         self,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
+import ray
 import torch
 from gymnasium.spaces import flatdim
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -22,6 +23,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.rllib.utils.numpy import convert_to_numpy
 
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
@@ -397,6 +399,13 @@ class SPiRL(Algorithm):
         if learners.is_local and group.num_remote_env_runners() == 0:
             # In one process RLlib's way, through NumPy and the object store, takes half a gradient step's time.
             self.env_runner.copy_weights(learners._learner.module[DEFAULT_MODULE_ID])
+        elif self.config.explore and group.num_remote_env_runners() > 0:
+            # Nothing but the policy: critics and averages, six times as much, are for evaluation, before which RLlib
+            # sends everything.
+            policy = learners.foreach_learner(_policy_weights).result_or_errors[0].get()
+            group.foreach_env_runner_async_fetch_ready(
+                func="set_policy", tag="set_state", kwargs={"weights": ray.put(policy)}, timeout_seconds=0.0
+            )
         else:
             group.sync_weights(from_worker_or_learner_group=learners, inference_only=True)
 
@@ -440,6 +449,10 @@ class SPiRL(Algorithm):
         replay = Path(path) / REPLAY_FILE
         if replay.exists():
             self.replay.restore(replay)
+
+
+def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:
+    return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].policy.state_dict())
 
 
 def _sample_and_metrics(env_runner: SkillEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:

@@ -97,7 +97,7 @@ class CriticEnsemble(nn.Module):
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:
                 weight, bias = weight.detach(), bias.detach()
-            x = torch.baddbmm(bias, x, weight)
+            x = torch.bmm(x, weight) + bias
             if index < last:
                 if len(self.scales):
                     scale, shift = self.scales[index], self.shifts[index]
