@@ -3,7 +3,8 @@
 ``ratio`` is against a minimal loop with the same networks, mathematics and matrix products and nothing around them, so
 what RLlib and the replay buffer cost; ``ratio_straightforward`` against the loop one would write from the paper's
 equations: separate critics, PyTorch's default optimizer and settings. Both sample, compute target, critic, policy and α
-losses, and move the target, as ours does. ``results`` has one thread and two, and the default critics (2 layers).
+losses, and move the target, as ours does. ``compiled`` and ``ratio_compiled`` are ours with compile_updates, as in the
+tuned examples, against the straightforward loop. ``results``: one thread and two, and the default critics (2 layers).
 """
 
 import copy
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from rllib_spirl.algorithm import losses
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import SPiRL
-from rllib_spirl.algorithm.spirl_learner import prior_in, with_prior
+from rllib_spirl.algorithm.spirl_learner import Compiled, prior_in, spirl_loss, with_prior
 from rllib_spirl.algorithm.spirl_rl_module import MEAN_BOUND, SkillPriorRLModule
 from rllib_spirl.nets import fast_matmul, mlp
 
@@ -133,11 +134,14 @@ class Straightforward:
 
 def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int, updates: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID]
+    learner = algorithm.learner_group._learner
+    compiled_loss = Compiled(spirl_loss)
+    module = learner.module[DEFAULT_MODULE_ID]
     minimal = Minimal(copy.deepcopy(module), algorithm.replay, batch)
     straightforward = Straightforward(copy.deepcopy(module), algorithm.replay, batch, layers)
 
-    def ours() -> float:
+    def ours(loss: Any) -> float:
+        learner._losses = loss
         start = time.perf_counter()
         for _ in range(updates // 16):  # as after a fragment of 8 skills
             algorithm._learn(16, 0.0)
@@ -152,11 +156,23 @@ def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int,
         with fast_matmul():
             return bare(minimal.run)
 
-    rates = rounds({"ours": ours, "minimal": minimal_run, "straightforward": lambda: bare(straightforward.run)}, count)
+    runs = {
+        "ours": lambda: ours(spirl_loss),
+        "compiled": lambda: ours(compiled_loss),
+        "minimal": minimal_run,
+        "straightforward": lambda: bare(straightforward.run),
+    }
+    rates = rounds(runs, count)
     label = f"learner, {layers}x256 critics, batch {batch}, {threads} thread{'s' * (threads > 1)}"
     result = compare(label, rates, "ours", "minimal", "updates/s")
     plain = compare(label, rates, "ours", "straightforward", "updates/s")
-    return result | {"straightforward": plain["reference"], "ratio_straightforward": plain["ratio"]}
+    compiled = compare(label, rates, "compiled", "straightforward", "updates/s")
+    return result | {
+        "straightforward": plain["reference"],
+        "ratio_straightforward": plain["ratio"],
+        "compiled": compiled["ours"],
+        "ratio_compiled": compiled["ratio"],
+    }
 
 
 def main(count: int = 7, updates: int = 96, batch: int = 256) -> None:
