@@ -49,7 +49,7 @@ def title(process: psutil.Process) -> str:
     words = process.cmdline() or [process.name()]
     if words[0].startswith("ray::"):
         return words[0].split(".")[0]
-    return " ".join(Path(word).name for word in words[:3])
+    return " ".join(Path(word).name for word in words[:3])[:60]
 
 
 def shared_memory() -> dict[str, int]:
