@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.numpy import convert_to_numpy
 
+from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
@@ -374,16 +375,8 @@ class SPiRL(Algorithm):
             self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
             added += count
             if episode.is_done:
-                self._log_end(infos[-1])
+                log_end(self.metrics, infos[-1])
         return added
-
-    def _log_end(self, info: dict[str, Any]) -> None:
-        """What the environment says of a training episode's end, as means over the last 20."""
-        if "subtasks" in info:
-            self.metrics.log_value("completed_subtasks", sum(info["subtasks"].values()), window=20)
-            self.metrics.log_dict({k: float(v) for k, v in info["subtasks"].items()}, key="subtask_rate", window=20)
-        for name, value in info.get("measures", {}).items():
-            self.metrics.log_value(name, value, window=20)
 
     def _learn(self, updates: int, offline_fraction: float) -> None:
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):

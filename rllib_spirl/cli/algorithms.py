@@ -80,6 +80,9 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     Raises:
         UserError: unknown algorithm, environment or key, or a value of the wrong type.
     """
+    from rllib_spirl.algorithm import SPiRL
+    from rllib_spirl.algorithm.episode_end import EpisodeEnd
+
     default = algorithm_class(experiment).get_default_config()
     where = f"{experiment.where}: config"
     space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
@@ -92,6 +95,8 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     if experiment.env is not None:
         space["env"] = experiment.env
     _check_env(experiment, space)
+    if not issubclass(algorithm_class(experiment), SPiRL):  # which does so itself
+        space.setdefault("callbacks_class", EpisodeEnd)
     return space
 
 

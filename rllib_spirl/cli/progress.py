@@ -25,6 +25,8 @@ EVALUATION = (
     "evaluation/completed_subtasks",
     "evaluation/stacked_blocks",
     "evaluation/episode_return",
+    "evaluation/env_runners/completed_subtasks",
+    "evaluation/env_runners/stacked_blocks",
     "evaluation/env_runners/episode_return_mean",
 )
 LINE_EVERY_S = 1.0

@@ -239,6 +239,28 @@ def _steps(result: Mapping[str, Any]) -> float:
     return _first(_number(result, "env_steps"), _number(result, "num_env_steps_sampled_lifetime"))
 
 
+def _has_evaluation(result: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    interval, iteration = config.get("evaluation_interval"), _number(result, "training_iteration")
+    return not interval or not isinstance(interval, int) or np.isnan(iteration) or iteration % interval == 0
+
+
+def _evaluation(result: Mapping[str, Any], *path: str) -> float:
+    # Algorithms other than SPiRL have what environments report among the env runners' results.
+    return _first(*(_number(result, "evaluation", *place, *path) for place in ((), ("env_runners",))))
+
+
+def _rates(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    runners = evaluation.get("env_runners")
+    for place in (evaluation, runners if isinstance(runners, dict) else {}):
+        if isinstance(rates := place.get("subtask_rate"), dict):
+            return rates
+    return {}
+
+
+def _episodes(evaluation: Any) -> float:
+    return _first(_number(evaluation, "episodes"), _number(evaluation, "env_runners", "num_episodes"))
+
+
 def _return(evaluation: Any) -> float:
     return _first(_number(evaluation, "episode_return"), _number(evaluation, "env_runners", "episode_return_mean"))
 
@@ -254,17 +276,15 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
     env_config = config.get("env_config")
     env_config = env_config if isinstance(env_config, dict) else {}
     evaluation = config.get("evaluation_config")
-    # RLlib may repeat an evaluation as nan in later results.
-    evaluated = [r for r in results if not np.isnan(_number(r, "evaluation", "completed_subtasks"))]
-    if not evaluated:
-        evaluated = [r for r in results if not np.isnan(_return(r.get("evaluation")))]
-    rates = [r["evaluation"].get("subtask_rate") for r in evaluated]
-    names = list(dict.fromkeys(name for rate in rates if isinstance(rate, dict) for name in rate))
+    # RLlib repeats an evaluation, some of it as nan, in the results that follow.
+    evaluated = [r for r in results if _has_evaluation(r, config) and not np.isnan(_return(r.get("evaluation")))]
+    rates = [_rates(r["evaluation"]) for r in evaluated]
+    names = list(dict.fromkeys(name for rate in rates for name in rate))
     tasks = env_config.get("tasks") or names
     names.sort(key=lambda name: tasks.index(name) if name in tasks else len(tasks))
 
     def evaluations(*path: str) -> Array:
-        return np.array([_number(r, "evaluation", *path) for r in evaluated])
+        return np.array([_evaluation(r, *path) for r in evaluated])
 
     def training(*path: str) -> Array:
         return np.array([_number(r, *path) for r in results])
@@ -284,7 +304,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         explores=bool(evaluation.get("explore", False)) if isinstance(evaluation, dict) else False,
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
-        episodes=evaluations("episodes"),
+        episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),
         completed_subtasks=evaluations("completed_subtasks"),
         all_completed=evaluations("all_completed"),
         stacked_blocks=evaluations("stacked_blocks"),
