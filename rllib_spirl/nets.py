@@ -1,8 +1,6 @@
 """The networks used throughout, perceptrons with LayerNorm, sets and pictures before them, and fast matrix products."""
 
-import ctypes
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -153,22 +151,6 @@ def _silu(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _view(parameter: torch.Tensor) -> NDArray[np.float32]:
     return parameter.detach().numpy()
-
-
-def reuse_memory() -> None:
-    """Let this process keep the memory of freed tensors for the next ones: a tenth of a gradient step's time.
-
-    The GNU allocator hands every block above 128 KiB back to the operating system, which clears it page by page for the
-    next tensor. And what RLlib sets for reproducible runs makes PyTorch fill every new tensor before it is written.
-    """
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(_M_TRIM_THRESHOLD, 2**28)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 @contextmanager

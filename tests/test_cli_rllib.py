@@ -13,8 +13,10 @@ import pytest
 import ray
 from typer.testing import CliRunner
 
+from rllib_spirl.cli import long_runs
 from rllib_spirl.cli.rllib import app, main
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.runs import read_runs
 
 PPO = """
 {name}:
@@ -84,6 +86,39 @@ def test_train_then_evaluate(experiment, tmp_path, local_ray):
     (checkpoint / "class_and_ctor_args.pkl").write_bytes(b"torn")
     with pytest.raises(UserError, match="damaged"):
         invoke("evaluate", checkpoint)
+
+
+def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_path, local_ray):
+    changes = {
+        "env": "rllib_spirl/BlockStacking-v0",
+        "config.env_config": "{blocks: 2, max_episode_steps: 40}",
+        "config.evaluation_interval": 2,
+        "config.evaluation_duration": 3,
+        "stop": "{training_iteration: 3}",
+    }
+    invoke("train", "file", experiment, *(part for k, v in changes.items() for part in ("--set", f"{k}={v}")))
+    [curve] = read_runs([tmp_path / "out"])
+    assert curve.train_steps.tolist() == [100, 200, 300]
+    assert curve.env_steps.tolist() == [200]  # RLlib repeats the evaluation in the third result
+    assert curve.episodes.tolist() == [3]
+    assert curve.tower_height[0] == 1 + curve.stacked_blocks[0]
+
+
+def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_path, local_ray, monkeypatch):
+    kept = []
+
+    class Watched(long_runs._ForgetsResults):
+        def next(self, timeout=None):
+            happened = super().next(timeout)
+            kept.append(sum(map(len, self._tracked_actors_to_task_futures.values())))
+            return happened
+
+    monkeypatch.setattr(long_runs, "_ForgetsResults", Watched)
+    invoke("train", "file", experiment, "--set", "stop={training_iteration: 5}")
+    assert max(kept) <= 2  # of the iteration that is going on, and a checkpoint
+    [trial] = (tmp_path / "out" / "cart").glob("PPO_*")
+    assert ["config" in result for result in results(trial)] == [True, False, False, False, False]
+    assert json.loads((trial / "params.json").read_text())["num_epochs"] == 1
 
 
 def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, local_ray):

@@ -13,7 +13,8 @@ from torch.distributions import Normal
 
 from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_loss, q_target, temperature_loss
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
-from rllib_spirl.nets import fast_matmul, reuse_memory
+from rllib_spirl.memory import keep_freed_memory
+from rllib_spirl.nets import fast_matmul
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class SPiRLLearner(TorchLearner):
     def build(self) -> None:
         super().build()
         self._env_steps = 0
-        reuse_memory()
+        keep_freed_memory()
         self._losses: Callable[..., Any] = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:

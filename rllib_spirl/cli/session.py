@@ -7,8 +7,11 @@ import warnings
 from typing import Any
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.memory import return_freed_memory
 
 _started_here = False
+# Of finished tasks, which Ray keeps for its state API: 3 KB each, and by default of 100,000.
+_SYSTEM = {"task_events_max_num_task_in_gcs": 10_000}
 
 
 class _Echo(logging.Filter):
@@ -48,13 +51,15 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     global _started_here
     import ray
 
+    return_freed_memory()
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS") or None
     level = logging.WARNING if verbosity else logging.ERROR
     arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
     if address in (None, "local"):
-        ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **arguments)
+        resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        ray.init(address="local", **resources, include_dashboard=False, _system_config=_SYSTEM, **arguments)
         _started_here = True
         quiet(verbosity)  # ray.init resets its loggers
         return True

@@ -17,6 +17,7 @@ from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
+from rllib_spirl.cli.long_runs import ConfigOnce, forget_results
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.cli.yaml_text import did_you_mean, parse
 from rllib_spirl.errors import UserError
@@ -107,7 +108,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
             stop=stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            callbacks=[progress, interrupt, *([storage.FromNewestCheckpoint()] if resume else [])],
+            callbacks=[progress, interrupt, ConfigOnce(), *([storage.FromNewestCheckpoint()] if resume else [])],
             log_to_file=experiment.log_to_file,
             verbose=verbosity,
         ),
@@ -115,7 +116,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         _tuner_kwargs={"resume_config": _resume_config(finished_too)} if resume else None,
     )
     _write_record(experiment)
-    with interrupt:
+    with interrupt, forget_results():
         tuner.fit()
     if stop.mistake:
         raise UserError(stop.mistake)

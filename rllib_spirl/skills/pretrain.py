@@ -29,7 +29,7 @@ from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.locking import sole
-from rllib_spirl.nets import reuse_memory
+from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.model import SkillModel
@@ -38,9 +38,9 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weigh
 STATE = "trainer.safetensors"
 DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
 
-# What `reuse_memory` cannot set: Ray Train trains in a thread, and the GNU allocator gives freed memory of threads, and
-# blocks above 32 MiB, back to the operating system all the same. That is up to half of a gradient step's time at large
-# batches.
+# What `keep_freed_memory` cannot set: Ray Train trains in a thread, and the GNU allocator gives freed memory of threads,
+# and blocks above 32 MiB, back to the operating system all the same. That is up to half of a gradient step's time at
+# large batches.
 _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 
 
@@ -183,7 +183,7 @@ def _train_share(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config.threads_per_worker)
-    reuse_memory()
+    keep_freed_memory()
     memory_before = _peak_memory()
     trainer = SkillTrainer(
         settings["data"],
