@@ -38,9 +38,9 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weigh
 STATE = "trainer.safetensors"
 DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
 
-# What `keep_freed_memory` cannot set: Ray Train trains in a thread, and the GNU allocator gives freed memory of threads,
-# and blocks above 32 MiB, back to the operating system all the same. That is up to half of a gradient step's time at
-# large batches.
+# What `keep_freed_memory` cannot set: Ray Train trains in a thread, and the GNU allocator gives freed memory of
+# threads, and blocks above 32 MiB, back to the operating system all the same. That is up to half of a gradient step's
+# time at large batches.
 _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 
 
