@@ -1,5 +1,11 @@
 """Skill-prior reinforcement learning for Ray RLlib. Importing it registers "SPiRL" and the environments."""
 
+import os
+
+# Before Arrow is imported: its own allocator keeps what short-lived threads have freed, and Tune copies files in such,
+# so that the driver of a run would grow by tens of megabytes an hour.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
 from ray.tune.registry import register_trainable
 
 from rllib_spirl import envs
