@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from learning import RESULTS, learn, numbers
 
-from rllib_spirl.evaluation.runs import Curve
+from rllib_spirl.evaluation.curve import Curve
 
 
 def main(

@@ -16,8 +16,9 @@ from common import report
 
 from rllib_spirl.cli.experiment import Experiment, load
 from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
+from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.report import write_report
-from rllib_spirl.evaluation.runs import Curve, read_runs
+from rllib_spirl.evaluation.runs import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,5 +1,6 @@
 """Damaged files end in one clear error, never in another exception or a crash. Run with ``-m slow``."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from rllib_spirl.evaluation.runs import read_runs
 from rllib_spirl.skills.checkpoint import load_skills
 
 pytestmark = pytest.mark.slow
-INPUTS = 1500  # for each of eight files
+INPUTS = 1500  # for each of nine files
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -86,3 +87,10 @@ def test_runs(tmp_path: Path) -> None:
     (trial / "result.json").write_text(line * 5)
     for name in ("result.json", "params.json"):
         survive(trial / name, lambda: read_runs([tmp_path]), 3)
+
+
+def test_reports(tmp_path: Path) -> None:
+    file = tmp_path / "curves.json"
+    run = {"trial": "a", "seed": 0, "env_steps": [10.0, 20.0], "completed_subtasks": [1.5, None], "subtask_rate": {}}
+    file.write_text(json.dumps({"methods": {"ours": {"env": "x", "data": "y", "runs": [run]}}}))
+    assert survive(file, lambda: read_runs([tmp_path]), 4) > INPUTS / 2

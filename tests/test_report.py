@@ -75,7 +75,6 @@ def test_reads_what_a_run_reported(tmp_path: Path) -> None:
     np.testing.assert_array_equal(curve.subtask_rate["kettle"], [0.25, 0.75])
     np.testing.assert_array_equal(curve.train_steps, [500, 1000, 1500, 2000])
     np.testing.assert_array_equal(curve.kl, [5, 6, 7, 8])
-    assert np.isnan(curve.train_completed_subtasks).all()
 
 
 def test_trials_of_a_search_are_methods_of_their_own(tmp_path: Path) -> None:
@@ -245,6 +244,53 @@ def test_same_runs_give_the_same_report(tmp_path: Path) -> None:
     run = write_experiment(tmp_path / "kitchen", [[0.5, 2.0], [1.0, 1.5]])
     first, second = (write_report([run], tmp_path / name).read_text() for name in ("one", "two"))
     assert first == second
+
+
+def test_a_report_tells_as_much_as_its_runs(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "kitchen", [[0.5, 2.0], [1.0, 1.5]])
+    first = write_report([run], tmp_path / "one")
+    for place in (tmp_path / "one", tmp_path / "one" / "curves.json"):
+        assert write_report([place], tmp_path / "two").read_text() == first.read_text()
+    for name in ("curves.json", "curves.csv", "learning_curve.png", "subtask_rates.png", "divergence.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_report_is_extended(tmp_path: Path) -> None:
+    write_report([write_experiment(tmp_path / "before", [[0.5, 2.0], [1.0, 1.5]])], tmp_path / "report")
+    ours = write_experiment(tmp_path / "ours", [[1.0, 2.0]])
+    curves = read_runs([f"published={tmp_path / 'report'}", ours])
+    assert [(curve.method, curve.seed) for curve in curves] == [("published", 0), ("published", 1), ("ours", 0)]
+    write_report([ours], ours)  # among the runs, which are newer
+    assert [curve.trial.parent for curve in read_runs([ours])] == [ours]
+
+
+def test_a_report_of_an_earlier_version(tmp_path: Path) -> None:
+    run = {"trial": "a", "env_steps": [10, 20], "completed_subtasks": [1, None]}
+    method = {"env": "rllib_spirl/Kitchen-v0", "task": "kettle", "rule": "in this order", "data": "d", "runs": [run]}
+    (tmp_path / "curves.json").write_text(json.dumps({"methods": {"ours": method}}))
+    (curve,) = read_runs([tmp_path])
+    assert (curve.env, curve.task, curve.rule, curve.data) == ("rllib_spirl/Kitchen-v0", "kettle", "in this order", "d")
+    np.testing.assert_array_equal(curve.completed_subtasks, [1, np.nan])
+    assert np.isnan(curve.tower_height).all()
+    assert curve.kl.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "JSON"),
+        ('{"methods": {}}', "at least 1"),
+        ('{"methods": {"a": {"runs": [{"trial": "x"}]}}}', "env_steps"),
+        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, 2], "kl": [1]}]}}}', "1 values for 0 steps"),
+        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1], "episodes": ["many"]}]}}}', "number"),
+    ],
+)
+def test_a_file_that_no_report_wrote(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "curves.json").write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        read_runs([tmp_path])
+    assert str(tmp_path / "curves.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from rllib_spirl.cli.errors import run
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN…", help="Experiment or trial directories; NAME=DIR names the method."),
+        typer.Argument(
+            metavar="RUN…", help="Directories of experiments, trials or earlier reports; NAME=DIR names the method."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the report.")] = Path("report"),
     published: Annotated[

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from rllib_spirl.evaluation.runs import Array, Curve
+from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
 
 Metric = Literal["completed_subtasks", "all_completed", "stacked_blocks", "tower_height", "episode_return"]

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from rllib_spirl.evaluation.aggregate import METRICS, MethodCurve, Metric, align
-from rllib_spirl.evaluation.runs import Array, Curve
+from rllib_spirl.evaluation.curve import Array, Curve
 
 # Okabe and Ito's colours, which colour-blind people tell apart too; then the same ones with other line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

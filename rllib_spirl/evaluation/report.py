@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation import plots
+from rllib_spirl.evaluation import plots, records
 from rllib_spirl.evaluation.aggregate import (
     BOOTSTRAP_SEED,
     METRICS,
@@ -25,7 +25,8 @@ from rllib_spirl.evaluation.aggregate import (
     choose_metric,
     strata,
 )
-from rllib_spirl.evaluation.runs import Array, Curve, read_runs
+from rllib_spirl.evaluation.curve import Array, Curve
+from rllib_spirl.evaluation.runs import read_runs
 from rllib_spirl.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -36,7 +37,6 @@ from rllib_spirl.evaluation.statistics import (
     mean,
     probability_of_improvement,
 )
-from rllib_spirl.skills.checkpoint import load_card
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
@@ -79,7 +79,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path, *, published: b
             if has_divergence:
                 plots.divergence(methods, new / "divergence.png")
             (new / "curves.csv").write_text(_csv(groups))
-            (new / "curves.json").write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
+            (new / records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
             pictures = sorted(file.name for file in new.glob("*.png"))
             (new / "report.md").write_text(_markdown(methods, curves, metric, pictures))
             # The text comes last: where it is, what it shows is there too.
@@ -148,17 +148,10 @@ def _csv(groups: dict[str, list[Curve]]) -> str:
 
 def _json(groups: dict[str, list[Curve]], metric: Metric) -> dict[str, Any]:
     methods: dict[str, Any] = {
-        name: {
-            "env": _joined(run.env for run in members),
-            "task": _joined(run.task for run in members),
-            "rule": _joined(run.rule for run in members),
-            "data": _joined(run.data for run in members),
-            "runs": [_run(run) for run in members],
-        }
-        for name, members in groups.items()
+        name: {"runs": [records.record(run) for run in members]} for name, members in groups.items()
     }
     for name, curve in _reported(groups):
-        columns = {key: _numbers(values) for key, values in zip(_COLUMNS, _columns(curve), strict=True)}
+        columns = {key: records.numbers(values) for key, values in zip(_COLUMNS, _columns(curve), strict=True)}
         methods[curve.method][name] = columns
     return {
         "metric": metric,
@@ -167,21 +160,6 @@ def _json(groups: dict[str, list[Curve]], metric: Metric) -> dict[str, Any]:
         "version": version("rllib_spirl"),
         "methods": methods,
     }
-
-
-def _run(run: Curve) -> dict[str, Any]:
-    names = ("env_steps", "seconds", "episodes", *METRICS)
-    return {
-        "trial": run.trial.name,
-        "seed": run.seed,
-        "skill_checkpoint": Path(run.skill_checkpoint).name,
-        **{name: _numbers(getattr(run, name)) for name in names},
-        "subtask_rate": {name: _numbers(rate) for name, rate in run.subtask_rate.items()},
-    }
-
-
-def _numbers(values: Array) -> list[float | None]:
-    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -265,17 +243,11 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
 
 
 def _prior_scores(method: MethodCurve) -> str:
-    """What the skills achieved before any training, from their cards; the cards may be on another machine."""
-    scores = []
-    for checkpoint in {run.skill_checkpoint for run in method.runs}:
-        try:
-            metrics = load_card(checkpoint).metrics
-        except UserError:
-            continue
-        scores.append([metrics.get("prior_mean", np.nan), metrics.get("prior_sampled", np.nan)])
-    if not scores or np.isnan(scores).all():
+    """What the skills achieved before any training, mean over skill models."""
+    scores = list({run.skill_checkpoint: run.prior_alone for run in method.runs}.values())
+    if np.isnan(scores).all():
         return "–"
-    return " / ".join(f"{value:.2f}" for value in np.mean(scores, axis=0))
+    return " / ".join(f"{value:.2f}" for value in np.nanmean(scores, axis=0))
 
 
 def _interval(interval: Interval) -> str:

@@ -1,73 +1,38 @@
-"""Read the learning curves of finished or still running Ray Tune runs. Only JSON and YAML are read, never a pickle."""
+"""Read the learning curves of finished or still running Ray Tune runs, and of earlier reports.
+
+Only JSON and YAML are read, never a pickle.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation import records
+from rllib_spirl.evaluation.curve import Array, Curve
+from rllib_spirl.skills.checkpoint import load_card
 
 RESULTS = "result.json"
 # Tune's copy of the experiment's YAML, see rllib_spirl.cli.training.
 RECORD = "experiment.yaml"
 KITCHEN = "rllib_spirl/Kitchen-v0"
 BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
-Array = NDArray[np.float64]
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One trial. Arrays of E evaluations and of T training iterations; nan where a value was not reported."""
-
-    method: str
-    """The experiment, with what distinguishes its trials apart from seed and skill model: ``kitchen tau=0.01``."""
-    trial: Path
-    seed: int | None
-    env: str
-    task: str
-    """Target subtasks, ``microwave, kettle``; empty where the environment has none."""
-    rule: str
-    """"in this order", "in any order", "sparse reward" and the like, where the environment distinguishes them."""
-    data: str
-    skill_checkpoint: str
-    target_divergence: float
-    explores: bool
-    """Whether its evaluations draw skills from the policy; else they are the deterministic policy's."""
-    env_steps: Array
-    """(E,) low-level steps at each evaluation, warm-up included."""
-    seconds: Array
-    """(E,) wall-clock seconds of the trial at each evaluation."""
-    episodes: Array
-    completed_subtasks: Array
-    all_completed: Array
-    stacked_blocks: Array
-    tower_height: Array
-    episode_return: Array
-    subtask_rate: dict[str, Array]
-    train_steps: Array
-    """(T,) low-level steps at each training iteration."""
-    train_completed_subtasks: Array
-    kl: Array
-    alpha: Array
-    q: Array
-    critic_loss: Array
-    notes: tuple[str, ...] = field(default=())
-    """What of the files was unreadable and left out."""
 
 
 def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     """The curves of every trial below the given directories, in their order.
 
     Args:
-        runs: Trial directories, experiment directories, or directories of experiments. ``NAME=DIR`` gives the method's
-            name, so that experiments can be pooled or renamed. A trial that is named twice counts once.
+        runs: Trial directories, experiment directories, directories of experiments, or earlier reports, whose runs may
+            be gone. ``NAME=DIR`` gives the method's name, so that experiments can be pooled or renamed. A trial that is
+            named twice counts once.
 
     Raises:
         UserError: If a directory is missing or holds no Ray Tune trial, or if nothing has been reported in any.
@@ -75,6 +40,10 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     curves: dict[Path, Curve] = {}
     for run in runs:
         name, path = _named(str(run))
+        if (report := records.find(path)) is not None and not _trials(path):
+            for reported in records.load(report):
+                curves.setdefault(reported.trial, replace(reported, method=name or reported.method))
+            continue
         trials = find_trials(path)
         by_experiment: dict[Path, list[Path]] = {}
         for trial in trials:
@@ -103,11 +72,17 @@ def find_trials(path: Path) -> list[Path]:
         remote = "; copy the run to this machine first" if "://" in str(path) or ":/" in str(path) else ""
         raise UserError(f"{path} does not exist{remote}.")
     if not path.is_dir():
-        raise UserError(f"{path} is a file; name the directory of an experiment or a trial.")
+        raise UserError(f"{path} is a file; name the directory of an experiment, a trial or a report.")
+    if found := _trials(path):
+        return found
+    raise UserError(f"{path} holds no Ray Tune run (no {RESULTS} in it or its subdirectories), and no report.")
+
+
+def _trials(path: Path) -> list[Path]:
     for pattern in (RESULTS, f"*/{RESULTS}", f"*/*/{RESULTS}"):
         if found := sorted(file.parent for file in path.glob(pattern)):
             return found
-    raise UserError(f"{path} holds no Ray Tune run (no {RESULTS} in it or its subdirectories).")
+    return []
 
 
 def _named(run: str) -> tuple[str | None, Path]:
@@ -312,13 +287,20 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         episode_return=np.array([_return(r["evaluation"]) for r in evaluated]),
         subtask_rate={name: evaluations("subtask_rate", name) for name in names},
         train_steps=np.array([_steps(r) for r in results]),
-        train_completed_subtasks=training("completed_subtasks"),
         kl=training(*learner, "kl"),
         alpha=training(*learner, "alpha"),
-        q=training(*learner, "q"),
-        critic_loss=training(*learner, "critic_loss"),
+        prior_alone=_prior_alone(config.get("skill_checkpoint")),
         notes=notes,
     )
+
+
+def _prior_alone(skills: Any) -> tuple[float, float]:
+    """From the skills' card, which may be on another machine."""
+    try:
+        metrics = load_card(skills).metrics if isinstance(skills, str) and skills else {}
+    except UserError:
+        metrics = {}
+    return metrics.get("prior_mean", np.nan), metrics.get("prior_sampled", np.nan)
 
 
 def _rule(env: Any, env_config: Mapping[str, Any]) -> str:

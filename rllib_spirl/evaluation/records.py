@@ -1,0 +1,159 @@
+"""Runs in a report's curves.json: reports can be compared, or extended, when their runs are long gone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.curve import Array, Curve
+
+CURVES = "curves.json"
+Series = list[float | None]
+# Of a run; where a report of an earlier version does not say, they are its method's.
+_SHARED = ("env", "task", "rule", "data", "explores", "target_divergence", "prior_alone")
+_EVALUATED = (
+    "seconds",
+    "episodes",
+    "completed_subtasks",
+    "all_completed",
+    "stacked_blocks",
+    "tower_height",
+    "episode_return",
+)
+_TRAINED = ("kl", "alpha")
+
+
+class _Run(BaseModel):
+    """A run, with null for nan."""
+
+    trial: str
+    seed: int | None = None
+    skill_checkpoint: str = ""
+    env: str = ""
+    task: str = ""
+    rule: str = ""
+    data: str = ""
+    explores: bool = False
+    target_divergence: float | None = None
+    prior_alone: tuple[float | None, float | None] = (None, None)
+    env_steps: Series
+    seconds: Series = []
+    episodes: Series = []
+    completed_subtasks: Series = []
+    all_completed: Series = []
+    stacked_blocks: Series = []
+    tower_height: Series = []
+    episode_return: Series = []
+    subtask_rate: dict[str, Series] = {}
+    train_steps: Series = []
+    kl: Series = []
+    alpha: Series = []
+
+    @model_validator(mode="after")
+    def _as_long(self) -> "_Run":
+        evaluated = {name: getattr(self, name) for name in _EVALUATED} | self.subtask_rate
+        trained = {name: getattr(self, name) for name in _TRAINED}
+        for steps, all_series in ((self.env_steps, evaluated), (self.train_steps, trained)):
+            for name, series in all_series.items():
+                if series and len(series) != len(steps):
+                    raise ValueError(f"{name} has {len(series)} values for {len(steps)} steps")
+        return self
+
+
+class _Method(BaseModel):
+    runs: list[dict[str, Any]]
+    model_config = {"extra": "allow"}
+
+
+class _Report(BaseModel):
+    methods: dict[str, _Method] = Field(min_length=1)
+
+
+def record(run: Curve) -> dict[str, Any]:
+    """What curves.json says of a run; no path of this machine."""
+    return {
+        "trial": run.trial.name,
+        "seed": run.seed,
+        "skill_checkpoint": Path(run.skill_checkpoint).name,
+        "env": run.env,
+        "task": run.task,
+        "rule": run.rule,
+        "data": run.data,
+        "explores": run.explores,
+        "target_divergence": numbers([run.target_divergence])[0],
+        "prior_alone": numbers(run.prior_alone),
+        **{name: numbers(getattr(run, name)) for name in ("env_steps", *_EVALUATED)},
+        "subtask_rate": {name: numbers(rate) for name, rate in run.subtask_rate.items()},
+        **{name: numbers(getattr(run, name)) for name in ("train_steps", *_TRAINED)},
+    }
+
+
+def numbers(values: Any) -> Series:
+    """Six digits of each, null for nan."""
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
+
+
+def find(path: Path) -> Path | None:
+    """The curves.json that a path is or holds."""
+    file = path if path.name == CURVES else path / CURVES
+    return file if file.is_file() else None
+
+
+def load(file: Path) -> list[Curve]:
+    """The runs of a report.
+
+    Raises:
+        UserError: If the file is not one that a report has written.
+    """
+    try:
+        report = _Report.model_validate_json(file.read_bytes())
+        return [
+            _curve(_Run.model_validate(_shared(method) | run), name, file)
+            for name, method in report.methods.items()
+            for run in method.runs
+        ]
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{file} is not the {CURVES} of a report: {_reason(error)}. Make the report anew.") from None
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first = error.errors()[0]
+    return " ".join(f"{'.'.join(map(str, first['loc']))} {first['msg']}".split())
+
+
+def _shared(method: _Method) -> dict[str, Any]:
+    given = method.model_dump()
+    return {name: given[name] for name in _SHARED if name in given}
+
+
+def _curve(run: _Run, method: str, file: Path) -> Curve:
+    def series(values: Series, steps: Series) -> Array:
+        return _array(values) if values else np.full(len(steps), np.nan)
+
+    values: dict[str, Any] = run.model_dump(
+        include={"seed", "skill_checkpoint", "env", "task", "rule", "data", "explores"}
+    )
+    values |= {name: series(getattr(run, name), run.env_steps) for name in _EVALUATED}
+    values |= {name: series(getattr(run, name), run.train_steps) for name in _TRAINED}
+    return Curve(
+        method=method,
+        trial=file.parent / run.trial,
+        target_divergence=_number(run.target_divergence),
+        prior_alone=(_number(run.prior_alone[0]), _number(run.prior_alone[1])),
+        env_steps=_array(run.env_steps),
+        train_steps=_array(run.train_steps),
+        subtask_rate={name: series(rate, run.env_steps) for name, rate in run.subtask_rate.items()},
+        **values,
+    )
+
+
+def _array(values: Series) -> Array:
+    return np.array([_number(value) for value in values])
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
