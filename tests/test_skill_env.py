@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rllib_spirl.envs.skill_env import SkillEnv
+from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from tests.point import PointEnv
 
@@ -88,3 +88,10 @@ def test_other_dimensions_are_a_clear_error(point_skills: str) -> None:
         SkillEnv(Counting(5, True, state_dim=3), point_skills)
     with pytest.raises(UserError, match="need a flat Box"):
         SkillEnv(gym.make("FrozenLake-v1"), point_skills)
+
+
+@pytest.mark.parametrize("env", ["tests.point:Point-v0", "tests.point.PointEnv", PointEnv])
+def test_environments_by_name_and_class(env: Any) -> None:
+    made = make_env(env, {"limit": 3})
+    assert isinstance(made.unwrapped, PointEnv)
+    assert made.unwrapped.limit == 3

@@ -1,5 +1,6 @@
 """Temporal abstraction: an environment whose action is a skill."""
 
+import pkgutil
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -166,11 +167,19 @@ def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> 
 
 
 def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
-    """The low-level environment: a name registered with Ray Tune or Gymnasium, or a class taking a config dict."""
+    """The low-level environment, as RLlib would make it.
+
+    Args:
+        env: A name registered with Ray Tune or Gymnasium, ``module:Name-v0``, where the module registers it, or a class
+            taking a config dict, or ``package.module.Class``.
+        env_config: The config dict, or the keywords of one that is registered with Gymnasium.
+    """
     if not isinstance(env, str):
         return env(env_config)
     if _global_registry.contains(ENV_CREATOR, env):
         return _global_registry.get(ENV_CREATOR, env)(env_config)
+    if "." in env and ":" not in env and env not in gym.registry:
+        return pkgutil.resolve_name(env)(env_config)
     return gym.make(env, **env_config)
 
 

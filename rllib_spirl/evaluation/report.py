@@ -219,7 +219,8 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
     subtasks = metric == "completed_subtasks"
     header = ["method", "data", "runs (skill models)", "env steps", f"{METRICS[metric]}: IQM [95 %]", "mean"]
     header += ["all completed"] if subtasks else []
-    header += ["first evaluation", "prior alone: mean / sampled", "minutes"]
+    unit = "" if subtasks else ", return"
+    header += ["first evaluation", f"prior alone{unit}: mean / sampled", "minutes"]
     rows = []
     for method in methods:
         scores = method.final()

@@ -70,7 +70,7 @@ class Restored:
         """
         try:
             return make_env(self.env, {**self.env_config, **env_config})
-        except (gym.error.Error, ImportError, TypeError) as error:
+        except (gym.error.Error, ImportError, AttributeError, TypeError) as error:
             raise UserError(f"The environment {self.env} cannot be made here: {one_line(error)}") from None
 
 
