@@ -7,23 +7,26 @@ from typing import Any
 from ray.air.execution._internal import RayActorManager
 from ray.tune import Callback
 from ray.tune.execution import tune_controller
+from ray.tune.utils import serialization
 
 
 class ConfigOnce(Callback):
-    """Leaves the config out of every logged result but a trial's first.
+    """Leaves the config out of logged results where it is that of the trial's result before.
 
-    It is four fifths of a result, never changes, and is in params.json; Tune copies the growing file to the storage
-    path again and again, and reads it at the end.
+    It is four fifths of a result, changes only when a scheduler wants it to, and is in params.json; Tune copies the
+    growing file to the storage path again and again, and reads it at the end.
     """
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._last: dict[str, Any] = {}
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """Tune calls its loggers afterwards, with the same mapping."""
-        if trial.trial_id in self._seen:
-            result.pop("config", None)
-        self._seen.add(trial.trial_id)
+        config = result.get("config")
+        if config is not None and config == self._last.get(trial.trial_id):
+            del result["config"]
+        else:
+            self._last[trial.trial_id] = config
 
 
 class _ForgetsResults(RayActorManager):
@@ -38,11 +41,15 @@ class _ForgetsResults(RayActorManager):
 
 
 @contextmanager
-def forget_results() -> Iterator[None]:
-    """While this is open, Tune lets go of the results of training iterations once it has handled them."""
-    before = tune_controller.RayActorManager
-    tune_controller.RayActorManager = _ForgetsResults
+def forgetful_tune() -> Iterator[None]:
+    """While this is open, Tune lets go of what it is done with.
+
+    That is results of training iterations; and texts. Whenever it saves its state, it asks whether it has said before
+    that an object is none for JSON, and the question, with all the object's numbers in it, is kept for ever.
+    """
+    before = tune_controller.RayActorManager, serialization.log_once
+    tune_controller.RayActorManager, serialization.log_once = _ForgetsResults, lambda key: False
     try:
         yield
     finally:
-        tune_controller.RayActorManager = before
+        tune_controller.RayActorManager, serialization.log_once = before

@@ -17,7 +17,7 @@ from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
-from rllib_spirl.cli.long_runs import ConfigOnce, forget_results
+from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.cli.yaml_text import did_you_mean, parse
 from rllib_spirl.errors import UserError
@@ -116,7 +116,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         _tuner_kwargs={"resume_config": _resume_config(finished_too)} if resume else None,
     )
     _write_record(experiment)
-    with interrupt, forget_results():
+    with interrupt, forgetful_tune():
         tuner.fit()
     if stop.mistake:
         raise UserError(stop.mistake)
