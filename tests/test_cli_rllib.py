@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util import debug
 from typer.testing import CliRunner
 
 from rllib_spirl.cli import long_runs
@@ -116,6 +117,7 @@ def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_pa
     monkeypatch.setattr(long_runs, "_ForgetsResults", Watched)
     invoke("train", "file", experiment, "--set", "stop={training_iteration: 5}")
     assert max(kept) <= 2  # of the iteration that is going on, and a checkpoint
+    assert not [key for key in debug._logged if key.startswith("tune_func_encode")]
     [trial] = (tmp_path / "out" / "cart").glob("PPO_*")
     assert ["config" in result for result in results(trial)] == [True, False, False, False, False]
     assert json.loads((trial / "params.json").read_text())["num_epochs"] == 1
