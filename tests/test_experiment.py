@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Domain
 
 import rllib_spirl  # noqa: F401
+from rllib_spirl.algorithm.episode_end import EpisodeEnd
 from rllib_spirl.cli import algorithms, training
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.progress import StopAt, lookup
@@ -179,6 +181,16 @@ def test_missing_file_names_its_neighbour(write, tmp_path):
 def test_stop_takes_metric_and_number(stop, write):
     with pytest.raises(UserError, match="--stop"):
         load(write(PPO), stops=[stop])
+
+
+@pytest.mark.parametrize("key", ["callbacks", "callbacks_class"])
+def test_callbacks_of_other_algorithms_stay(write, key):
+    name = "ray.rllib.callbacks.callbacks.RLlibCallback"
+    (cart,) = load(write(PPO), overrides=[f"config.{key}={name}"])
+    config = algorithms.validate(cart, algorithms.param_space(cart))
+    assert config.callbacks_class == [EpisodeEnd, RLlibCallback]
+    with pytest.raises(UserError, match=r"config.callbacks: 'nowhere.Mine' cannot be imported"):
+        algorithms.param_space(load(write(PPO), overrides=[f"config.{key}=nowhere.Mine"])[0])
 
 
 def test_merged_experiments_do_not_share_settings(write):

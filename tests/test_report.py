@@ -221,8 +221,20 @@ def test_report_says_who_acted_in_evaluations(tmp_path: Path, explore: bool) -> 
     lines = [result(1, 1000, 1.0)]
     trial = write_trial(tmp_path / "ours", 0, lines, evaluation_config={"explore": explore})
     text = write_report([trial], tmp_path / "out").read_text()
-    assert ("skills drawn from the policy" in text) == explore
+    assert ("with draws from the policy" in text) == explore
     assert ("the deterministic policy" in text) != explore
+
+
+def test_evaluations_explore_as_training_does_unless_told_otherwise(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "ppo", 0, [result(1, 1000, 1.0)], explore=True, evaluation_config=None)
+    assert read_runs([trial])[0].explores
+
+
+def test_a_restarted_trial_is_read_with_its_config(tmp_path: Path) -> None:
+    first = result(1, 1000)
+    del first["config"]
+    (curve,) = read_runs([write_trial(tmp_path / "kitchen", 0, [first, result(2, 2000, 1.0)])])
+    assert curve.target_divergence == 5
 
 
 def test_runs_of_algorithms_without_subtasks(tmp_path: Path) -> None:
@@ -264,6 +276,26 @@ def test_a_report_is_extended(tmp_path: Path) -> None:
     assert [curve.trial.parent for curve in read_runs([ours])] == [ours]
 
 
+def test_a_run_counts_once_and_its_directory_before_reports(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "ours", 0, [result(1, 1000, 1.0)])
+    trial = trial.rename(trial.with_name("SPiRL_x_ab5f8_00000_0_2026-11-25_13-32-33"))
+    for name in ("first", "second"):
+        write_report([trial], tmp_path / name)
+    with (trial / "result.json").open("a") as file:
+        file.write(json.dumps(result(2, 2000, 2.0)) + "\n")
+    (curve,) = read_runs([tmp_path / "first", tmp_path / "second", tmp_path / "ours"])
+    assert curve.env_steps.tolist() == [1000, 2000]
+    (curve,) = read_runs([tmp_path / "first", tmp_path / "second"])
+    assert curve.env_steps.tolist() == [1000]
+
+
+def test_several_methods_of_a_report_stay_apart(tmp_path: Path) -> None:
+    runs = [write_experiment(tmp_path / name, [[1.0]]) for name in "ab"]
+    write_report(runs, tmp_path / "report")
+    assert {curve.method for curve in read_runs([tmp_path / "report"])} == {"a", "b"}
+    assert {curve.method for curve in read_runs([f"old={tmp_path / 'report'}"])} == {"old a", "old b"}
+
+
 def test_a_report_of_an_earlier_version(tmp_path: Path) -> None:
     run = {"trial": "a", "env_steps": [10, 20], "completed_subtasks": [1, None]}
     method = {"env": "rllib_spirl/Kitchen-v0", "task": "kettle", "rule": "in this order", "data": "d", "runs": [run]}
@@ -283,6 +315,8 @@ def test_a_report_of_an_earlier_version(tmp_path: Path) -> None:
         ('{"methods": {"a": {"runs": [{"trial": "x"}]}}}', "env_steps"),
         ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, 2], "kl": [1]}]}}}', "1 values for 0 steps"),
         ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1], "episodes": ["many"]}]}}}', "number"),
+        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, Infinity]}]}}}', "finite"),
+        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [2, 1]}]}}}', "go back"),
     ],
 )
 def test_a_file_that_no_report_wrote(tmp_path: Path, content: str, words: str) -> None:

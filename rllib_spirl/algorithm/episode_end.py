@@ -1,33 +1,43 @@
 """What an environment says of an episode's end, among the results of every algorithm."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 
-def log_end(metrics: MetricsLogger, info: dict[str, Any]) -> None:
+def log_end(metrics: MetricsLogger, info: Mapping[str, Any]) -> None:
     """Log an episode's last info: its completed subtasks (how many and which) and its measures, where it has them.
 
-    A result holds their means over the episodes that ended since the result before it.
+    A result holds their means over the episodes that ended since the result before it; of several env runners, the
+    mean of theirs.
     """
-    if "subtasks" in info:
-        done = {name: float(completed) for name, completed in info["subtasks"].items()}
+    if done := _numbers(info.get("subtasks")):
         metrics.log_value("completed_subtasks", sum(done.values()), reduce="mean")
         metrics.log_value("all_completed", float(all(done.values())), reduce="mean")
         metrics.log_dict(done, key="subtask_rate", reduce="mean")
-    for name, value in info.get("measures", {}).items():
+    for name, value in _numbers(info.get("measures")).items():
         metrics.log_value(name, value, reduce="mean")
 
 
+def _numbers(values: Any) -> dict[str, float]:
+    """Environments that were not written for this package may mean something else by these names."""
+    if not isinstance(values, Mapping):
+        return {}
+    return {name: float(v) for name, v in values.items() if isinstance(v, bool | int | float | np.number | np.bool_)}
+
+
 class EpisodeEnd(RLlibCallback):
-    """For RLlib's own algorithms, so that their curves can be compared with SPiRL's.
+    """For RLlib's own algorithms, so that their curves can be compared with SPiRL's. Not for several agents.
 
     The values are among the env runners' results: ``env_runners/completed_subtasks``, and in evaluations
     ``evaluation/env_runners/completed_subtasks``.
     """
 
-    def on_episode_end(self, *, episode: SingleAgentEpisode, metrics_logger: MetricsLogger, **_: Any) -> None:
+    def on_episode_end(self, *, episode: Any, metrics_logger: MetricsLogger, **_: Any) -> None:
         """Log what its last info says."""
-        log_end(metrics_logger, episode.get_infos(-1))
+        if isinstance(episode, SingleAgentEpisode):
+            log_end(metrics_logger, episode.get_infos(-1))

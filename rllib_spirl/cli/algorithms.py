@@ -6,6 +6,8 @@
 import copy
 import dataclasses
 import importlib.util
+import itertools
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,8 +97,8 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     if experiment.env is not None:
         space["env"] = experiment.env
     _check_env(experiment, space)
-    if not issubclass(algorithm_class(experiment), SPiRL):  # which does so itself
-        space.setdefault("callbacks_class", EpisodeEnd)
+    if not issubclass(algorithm_class(experiment), SPiRL):  # it logs how episodes end itself
+        space["callbacks_class"] = [EpisodeEnd, *_callbacks(space, where)]
     return space
 
 
@@ -137,6 +139,20 @@ def _defaults(config: Any) -> dict[str, Any]:
     known["train_batch_size_per_learner"] = config._train_batch_size_per_learner or config.train_batch_size
     known["model_config"] = {}
     return known
+
+
+def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
+    """Takes the given callbacks out of the config: names of classes to classes."""
+    given = [space.pop(key, None) for key in ("callbacks", "callbacks_class")]  # RLlib knows both names
+    found = []
+    for name in itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in given):
+        if name is None:
+            continue
+        try:
+            found.append(pkgutil.resolve_name(name) if isinstance(name, str) else name)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UserError(f"{where}.callbacks: '{name}' cannot be imported: {error}") from None
+    return found
 
 
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -11,14 +11,18 @@ from ray.tune.utils import serialization
 
 
 class ConfigOnce(Callback):
-    """Leaves the config out of logged results where it is that of the trial's result before.
+    """Leaves the config out of results where it is that of the trial's result before.
 
-    It is four fifths of a result, changes only when a scheduler wants it to, and is in params.json; Tune copies the
-    growing file to the storage path again and again, and reads it at the end.
+    It is four fifths of a result and changes only when a scheduler wants it to; Tune copies the growing file of results
+    to the storage path again and again, and reads it at the end.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A restarted trial may repeat iterations, and readers drop the results that had them first."""
+        self._last.pop(trial.trial_id, None)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """Tune calls its loggers afterwards, with the same mapping."""

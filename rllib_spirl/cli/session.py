@@ -10,8 +10,8 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.memory import return_freed_memory
 
 _started_here = False
-# Of finished tasks, which Ray keeps for its state API: 3 KB each, and by default of 100,000.
-_SYSTEM = {"task_events_max_num_task_in_gcs": 10_000}
+# Ray keeps 3 KB of each finished task for its state API, by default of 100,000 of them.
+_FINISHED_TASKS = "task_events_max_num_task_in_gcs", 10_000
 
 
 class _Echo(logging.Filter):
@@ -58,8 +58,9 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     level = logging.WARNING if verbosity else logging.ERROR
     arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
     if address in (None, "local"):
-        resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        ray.init(address="local", **resources, include_dashboard=False, _system_config=_SYSTEM, **arguments)
+        name, number = _FINISHED_TASKS
+        arguments |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        ray.init(address="local", _system_config={} if f"RAY_{name}" in os.environ else {name: number}, **arguments)
         _started_here = True
         quiet(verbosity)  # ray.init resets its loggers
         return True

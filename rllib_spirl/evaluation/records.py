@@ -1,7 +1,9 @@
 """Runs in a report's curves.json: reports can be compared, or extended, when their runs are long gone."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -10,9 +12,11 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.curve import Array, Curve
 
 CURVES = "curves.json"
-Series = list[float | None]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Series = list[Finite | None]
+Steps = list[Annotated[Finite, Field(ge=0)]]
 # Of a run; where a report of an earlier version does not say, they are its method's.
-_SHARED = ("env", "task", "rule", "data", "explores", "target_divergence", "prior_alone")
+_SHARED = ("env", "task", "rule", "data")
 _EVALUATED = (
     "seconds",
     "episodes",
@@ -38,7 +42,7 @@ class _Run(BaseModel):
     explores: bool = False
     target_divergence: float | None = None
     prior_alone: tuple[float | None, float | None] = (None, None)
-    env_steps: Series
+    env_steps: Steps
     seconds: Series = []
     episodes: Series = []
     completed_subtasks: Series = []
@@ -47,15 +51,18 @@ class _Run(BaseModel):
     tower_height: Series = []
     episode_return: Series = []
     subtask_rate: dict[str, Series] = {}
-    train_steps: Series = []
+    train_steps: Steps = []
     kl: Series = []
     alpha: Series = []
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _as_long(self) -> "_Run":
         evaluated = {name: getattr(self, name) for name in _EVALUATED} | self.subtask_rate
         trained = {name: getattr(self, name) for name in _TRAINED}
         for steps, all_series in ((self.env_steps, evaluated), (self.train_steps, trained)):
+            if steps != sorted(steps):
+                raise ValueError("steps that go back")
             for name, series in all_series.items():
                 if series and len(series) != len(steps):
                     raise ValueError(f"{name} has {len(series)} values for {len(steps)} steps")
@@ -73,10 +80,13 @@ class _Report(BaseModel):
 
 def record(run: Curve) -> dict[str, Any]:
     """What curves.json says of a run; no path of this machine."""
+    skills = Path(run.skill_checkpoint).name
+    if skills != run.skill_checkpoint:  # two folders may have one name
+        skills += f"-{hashlib.sha256(run.skill_checkpoint.encode()).hexdigest()[:8]}"
     return {
         "trial": run.trial.name,
         "seed": run.seed,
-        "skill_checkpoint": Path(run.skill_checkpoint).name,
+        "skill_checkpoint": skills,
         "env": run.env,
         "task": run.task,
         "rule": run.rule,
@@ -87,12 +97,13 @@ def record(run: Curve) -> dict[str, Any]:
         **{name: numbers(getattr(run, name)) for name in ("env_steps", *_EVALUATED)},
         "subtask_rate": {name: numbers(rate) for name, rate in run.subtask_rate.items()},
         **{name: numbers(getattr(run, name)) for name in ("train_steps", *_TRAINED)},
+        "notes": [note.replace(str(run.trial), run.trial.name) for note in run.notes],
     }
 
 
 def numbers(values: Any) -> Series:
-    """Six digits of each, null for nan."""
-    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
+    """Whole numbers, six digits of others, null for nan."""
+    return [None if not np.isfinite(v) else float(v) if v == round(v) else float(f"{v:.6g}") for v in values]
 
 
 def find(path: Path) -> Path | None:
@@ -102,7 +113,7 @@ def find(path: Path) -> Path | None:
 
 
 def load(file: Path) -> list[Curve]:
-    """The runs of a report.
+    """The runs of a report, as far as they had been evaluated.
 
     Raises:
         UserError: If the file is not one that a report has written.
@@ -131,11 +142,11 @@ def _shared(method: _Method) -> dict[str, Any]:
 
 
 def _curve(run: _Run, method: str, file: Path) -> Curve:
-    def series(values: Series, steps: Series) -> Array:
+    def series(values: Series, steps: Steps) -> Array:
         return _array(values) if values else np.full(len(steps), np.nan)
 
     values: dict[str, Any] = run.model_dump(
-        include={"seed", "skill_checkpoint", "env", "task", "rule", "data", "explores"}
+        include={"seed", "skill_checkpoint", "env", "task", "rule", "data", "explores", "notes"}
     )
     values |= {name: series(getattr(run, name), run.env_steps) for name in _EVALUATED}
     values |= {name: series(getattr(run, name), run.train_steps) for name in _TRAINED}
@@ -151,7 +162,7 @@ def _curve(run: _Run, method: str, file: Path) -> Curve:
     )
 
 
-def _array(values: Series) -> Array:
+def _array(values: Sequence[float | None]) -> Array:
     return np.array([_number(value) for value in values])
 
 

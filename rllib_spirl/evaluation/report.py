@@ -198,7 +198,7 @@ def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: M
 def _setting(runs: Sequence[Curve]) -> str:
     episodes = sorted({int(e) for run in runs for e in run.episodes if np.isfinite(e)})
     per = f"{' or '.join(map(str, episodes))} episodes" if episodes else "an unreported number of episodes"
-    policies = {True: "with skills drawn from the policy", False: "with the deterministic policy"}
+    policies = {True: "with draws from the policy", False: "with the deterministic policy"}
     policy = " or ".join(policies[explores] for explores in sorted({run.explores for run in runs}))
     lines = [
         ("Environment", _joined(r.env for r in runs)),

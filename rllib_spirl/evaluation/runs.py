@@ -4,6 +4,7 @@ Only JSON and YAML are read, never a pickle.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ KITCHEN = "rllib_spirl/Kitchen-v0"
 BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
+_TUNE_NAME = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
 
 
 def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
@@ -35,14 +37,16 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
             named twice counts once.
 
     Raises:
-        UserError: If a directory is missing or holds no Ray Tune trial, or if nothing has been reported in any.
+        UserError: If a directory is missing or holds neither a Ray Tune trial nor a report, if that report is damaged,
+            or if nothing has been reported in any trial.
     """
-    curves: dict[Path, Curve] = {}
+    curves: dict[Any, Curve] = {}
+    recorded: dict[Any, Curve] = {}
     for run in runs:
         name, path = _named(str(run))
         if (report := records.find(path)) is not None and not _trials(path):
-            for reported in records.load(report):
-                curves.setdefault(reported.trial, replace(reported, method=name or reported.method))
+            for reported in _renamed(records.load(report), name):
+                recorded.setdefault(_identity(reported.trial, len(recorded)), reported)
             continue
         trials = find_trials(path)
         by_experiment: dict[Path, list[Path]] = {}
@@ -56,10 +60,23 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
                 label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
                 curve = _read(trial, label, parameters[trial], data)
                 if curve is not None:
-                    curves.setdefault(trial.resolve(), curve)
+                    curves.setdefault(_identity(trial, str(trial.resolve())), curve)
+    # Where a run is there itself, a report may know less of it.
+    curves = {key: curve for key, curve in recorded.items() if key not in curves} | curves
     if not curves:
         raise UserError(f"{', '.join(map(str, runs))}: no trial has reported a result yet; try again later.")
     return list(curves.values())
+
+
+def _identity(trial: Path, otherwise: Any) -> Any:
+    """Tune's names of trial directories hold random numbers and the date: a copy is the same run."""
+    return trial.name if _TUNE_NAME.search(trial.name) else otherwise
+
+
+def _renamed(curves: list[Curve], name: str | None) -> list[Curve]:
+    """A report's only method is NAME, several are NAME METHOD."""
+    several = len({curve.method for curve in curves}) > 1
+    return [replace(c, method=f"{name} {c.method}" if several else name) if name else c for c in curves]
 
 
 def find_trials(path: Path) -> list[Path]:
@@ -214,7 +231,7 @@ def _steps(result: Mapping[str, Any]) -> float:
     return _first(_number(result, "env_steps"), _number(result, "num_env_steps_sampled_lifetime"))
 
 
-def _has_evaluation(result: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+def _evaluation_due(result: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     interval, iteration = config.get("evaluation_interval"), _number(result, "training_iteration")
     return not interval or not isinstance(interval, int) or np.isnan(iteration) or iteration % interval == 0
 
@@ -246,13 +263,13 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
     results = [r for r in results if not np.isnan(_steps(r))]
     if not results:
         return None
-    reported = results[0].get("config")
-    config = {**(reported if isinstance(reported, dict) else {}), **parameters}
+    reported: dict[str, Any] = next((r["config"] for r in results if isinstance(r.get("config"), dict)), {})
+    config = {**reported, **parameters}
     env_config = config.get("env_config")
     env_config = env_config if isinstance(env_config, dict) else {}
     evaluation = config.get("evaluation_config")
     # RLlib repeats an evaluation, some of it as nan, in the results that follow.
-    evaluated = [r for r in results if _has_evaluation(r, config) and not np.isnan(_return(r.get("evaluation")))]
+    evaluated = [r for r in results if _evaluation_due(r, config) and not np.isnan(_return(r.get("evaluation")))]
     rates = [_rates(r["evaluation"]) for r in evaluated]
     names = list(dict.fromkeys(name for rate in rates for name in rate))
     tasks = env_config.get("tasks") or names
@@ -276,7 +293,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
         skill_checkpoint=str(config.get("skill_checkpoint") or ""),
         target_divergence=_number(config, "target_divergence"),
-        explores=bool(evaluation.get("explore", False)) if isinstance(evaluation, dict) else False,
+        explores=bool((evaluation if isinstance(evaluation, dict) else {}).get("explore", config.get("explore"))),
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
         episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),
