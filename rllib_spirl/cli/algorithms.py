@@ -6,7 +6,6 @@
 import copy
 import dataclasses
 import importlib.util
-import itertools
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -85,7 +84,8 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     from rllib_spirl.algorithm import SPiRL
     from rllib_spirl.algorithm.episode_end import EpisodeEnd
 
-    default = algorithm_class(experiment).get_default_config()
+    kind = algorithm_class(experiment)
+    default = kind.get_default_config()
     where = f"{experiment.where}: config"
     space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
     if isinstance(space.get("evaluation_config"), dict):
@@ -97,7 +97,7 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     if experiment.env is not None:
         space["env"] = experiment.env
     _check_env(experiment, space)
-    if not issubclass(algorithm_class(experiment), SPiRL):  # it logs how episodes end itself
+    if not issubclass(kind, SPiRL):  # it logs how episodes end itself
         space["callbacks_class"] = [EpisodeEnd, *_callbacks(space, where)]
     return space
 
@@ -143,11 +143,11 @@ def _defaults(config: Any) -> dict[str, Any]:
 
 def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
     """Takes the given callbacks out of the config: names of classes to classes."""
-    given = [space.pop(key, None) for key in ("callbacks", "callbacks_class")]  # RLlib knows both names
+    from ray.rllib.utils import force_list
+
     found = []
-    for name in itertools.chain.from_iterable(value if isinstance(value, list) else [value] for value in given):
-        if name is None:
-            continue
+    # RLlib knows both names.
+    for name in force_list(space.pop("callbacks", None)) + force_list(space.pop("callbacks_class", None)):
         try:
             found.append(pkgutil.resolve_name(name) if isinstance(name, str) else name)
         except (ValueError, ImportError, AttributeError) as error:

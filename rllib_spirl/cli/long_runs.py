@@ -1,4 +1,4 @@
-"""What lets a run of days stay as small as it was after its first minutes: Tune and the allocators keep too much."""
+"""What lets a run of days stay as small as it was after its first minutes: Tune keeps too much."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

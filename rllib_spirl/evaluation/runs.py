@@ -5,8 +5,9 @@ Only JSON and YAML are read, never a pickle.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     """
     curves: dict[Any, Curve] = {}
     recorded: dict[Any, Curve] = {}
+    prior_alone = cache(_prior_alone)  # trials share skills
     for run in runs:
         name, path = _named(str(run))
         if (report := records.find(path)) is not None and not _trials(path):
@@ -58,7 +60,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
             varied = _varied(list(parameters.values()))
             for trial in members:
                 label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
-                curve = _read(trial, label, parameters[trial], data)
+                curve = _read(trial, label, parameters[trial], data, prior_alone)
                 if curve is not None:
                     curves.setdefault(_identity(trial, str(trial.resolve())), curve)
     # Where a run is there itself, a report may know less of it.
@@ -121,8 +123,12 @@ def _json(path: Path) -> Any:
 
 
 def _parameters(trial: Path) -> dict[str, Any]:
-    parameters = _json(trial / "params.json")
-    return parameters if isinstance(parameters, dict) else {}
+    return _mapping(_json(trial / "params.json"))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """The value, or an empty one in place of anything else: files may be damaged."""
+    return value if isinstance(value, dict) else {}
 
 
 def _recorded_data(experiment: Path) -> str | None:
@@ -131,9 +137,8 @@ def _recorded_data(experiment: Path) -> str | None:
         document = yaml.safe_load((experiment / RECORD).read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    spec = next(iter(document.values()), None) if isinstance(document, dict) else None
-    skills = spec.get("skills") if isinstance(spec, dict) else None
-    data = skills.get("data") if isinstance(skills, dict) else None
+    spec = _mapping(next(iter(_mapping(document).values()), None))
+    data = _mapping(spec.get("skills")).get("data")
     return Path(data).name.removesuffix(".yaml").removesuffix(".yml") if isinstance(data, str) else None
 
 
@@ -242,11 +247,9 @@ def _evaluation(result: Mapping[str, Any], *path: str) -> float:
 
 
 def _rates(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
-    runners = evaluation.get("env_runners")
-    for place in (evaluation, runners if isinstance(runners, dict) else {}):
-        if isinstance(rates := place.get("subtask_rate"), dict):
-            return rates
-    return {}
+    return _mapping(evaluation.get("subtask_rate")) or _mapping(
+        _mapping(evaluation.get("env_runners")).get("subtask_rate")
+    )
 
 
 def _episodes(evaluation: Any) -> float:
@@ -257,7 +260,13 @@ def _return(evaluation: Any) -> float:
     return _first(_number(evaluation, "episode_return"), _number(evaluation, "env_runners", "episode_return_mean"))
 
 
-def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None) -> Curve | None:
+def _read(
+    trial: Path,
+    method: str,
+    parameters: dict[str, Any],
+    data: str | None,
+    prior_alone: Callable[[str], tuple[float, float]],
+) -> Curve | None:
     """The trial's curve, or None if it has not reported yet."""
     results, notes = _lines(trial)
     results = [r for r in results if not np.isnan(_steps(r))]
@@ -265,9 +274,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         return None
     reported: dict[str, Any] = next((r["config"] for r in results if isinstance(r.get("config"), dict)), {})
     config = {**reported, **parameters}
-    env_config = config.get("env_config")
-    env_config = env_config if isinstance(env_config, dict) else {}
-    evaluation = config.get("evaluation_config")
+    env_config = _mapping(config.get("env_config"))
     # RLlib repeats an evaluation, some of it as nan, in the results that follow.
     evaluated = [r for r in results if _evaluation_due(r, config) and not np.isnan(_return(r.get("evaluation")))]
     rates = [_rates(r["evaluation"]) for r in evaluated]
@@ -283,6 +290,7 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
 
     learner = ("learners", "default_policy")
     seed = config.get("seed")
+    skill_checkpoint = str(config.get("skill_checkpoint") or "")
     return Curve(
         method=method,
         trial=trial,
@@ -291,9 +299,9 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         task=", ".join(map(str, tasks)),
         rule=_rule(config.get("env"), env_config),
         data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
-        skill_checkpoint=str(config.get("skill_checkpoint") or ""),
+        skill_checkpoint=skill_checkpoint,
         target_divergence=_number(config, "target_divergence"),
-        explores=bool((evaluation if isinstance(evaluation, dict) else {}).get("explore", config.get("explore"))),
+        explores=bool(_mapping(config.get("evaluation_config")).get("explore", config.get("explore"))),
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
         episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),
@@ -306,15 +314,15 @@ def _read(trial: Path, method: str, parameters: dict[str, Any], data: str | None
         train_steps=np.array([_steps(r) for r in results]),
         kl=training(*learner, "kl"),
         alpha=training(*learner, "alpha"),
-        prior_alone=_prior_alone(config.get("skill_checkpoint")),
+        prior_alone=prior_alone(skill_checkpoint),
         notes=notes,
     )
 
 
-def _prior_alone(skills: Any) -> tuple[float, float]:
+def _prior_alone(skills: str) -> tuple[float, float]:
     """From the skills' card, which may be on another machine."""
     try:
-        metrics = load_card(skills).metrics if isinstance(skills, str) and skills else {}
+        metrics = load_card(skills).metrics if skills else {}
     except UserError:
         metrics = {}
     return metrics.get("prior_mean", np.nan), metrics.get("prior_sampled", np.nan)
