@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rllib_spirl.algorithm.spirl import SPiRLConfig
-from rllib_spirl.data.schema import Episode, TrajectoryWriter
+from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
@@ -41,10 +41,10 @@ def start_ray(cpus: int = 2) -> None:
     ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def synthetic_data(path: Path, transitions: int, seed: int = 0) -> Path:
+def synthetic_data(path: Path, transitions: int, seed: int = 0) -> DataSet:
     """A data set of smooth random episodes of 200 steps as wide as the kitchen's, made unless it is there."""
     if path.exists():
-        return path
+        return DataSet.open(path)
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((4_000_000,), np.float32)
     with TrajectoryWriter(path, fps=12.5, source={"source": "synthetic"}) as writer:
@@ -53,7 +53,7 @@ def synthetic_data(path: Path, transitions: int, seed: int = 0) -> Path:
             steps = noise[at : at + 201 * 30].reshape(201, 30)
             actions = np.tanh(noise[where : where + 200 * 9]).reshape(200, 9)
             writer.add(Episode(np.cumsum(0.1 * steps, axis=0), actions, np.zeros(200, np.float32), False, True, "none"))
-    return path
+    return writer.data_set
 
 
 def random_transitions(count: int) -> dict[str, torch.Tensor]:

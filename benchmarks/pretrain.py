@@ -17,14 +17,13 @@ import typer
 from common import compare, report, rounds, start_ray, synthetic_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rllib_spirl.data.schema import load
-from rllib_spirl.data.windows import window_starts
+from rllib_spirl.data import DataSet
 from rllib_spirl.skills.model import SkillModel, skill_loss
 from rllib_spirl.skills.pretrain import pretrain
 from rllib_spirl.skills.training import PretrainConfig
 
 
-def job(data: Path, config: PretrainConfig) -> float:
+def job(data: DataSet, config: PretrainConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
         pretrain(data, config, output=folder, show_progress=False)
         events = EventAccumulator(f"{folder}/tensorboard").Reload().Scalars("skills/loss")
@@ -36,11 +35,11 @@ def job(data: Path, config: PretrainConfig) -> float:
 class Plain:
     """The loop one would write for data in memory."""
 
-    def __init__(self, data: Path, config: PretrainConfig) -> None:
-        trajectories = load(data)
+    def __init__(self, data: DataSet, config: PretrainConfig) -> None:
+        trajectories = data.load()
         self.config = config
         self.states, self.actions = torch.from_numpy(trajectories.states), torch.from_numpy(trajectories.actions)
-        self.starts = torch.from_numpy(window_starts(trajectories.episode_starts, config.horizon))
+        self.starts = torch.from_numpy(data.windows(config.horizon))
         self.model = SkillModel(config.model(trajectories.state_dim, trajectories.action_dim))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=10**7)

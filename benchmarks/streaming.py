@@ -15,6 +15,7 @@ import typer
 from common import compare, report, rounds, start_ray, synthetic_data
 
 from rllib_spirl import paths
+from rllib_spirl.data import DataSet
 from rllib_spirl.skills.checkpoint import load_card
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.pretrain import pretrain
@@ -36,7 +37,7 @@ def main(
     small = synthetic_data(root / "synthetic-140000", 140_000)
     config = PretrainConfig(updates=10**6, memory_gib=memory_gib)
 
-    def trainer(data: Path) -> SkillTrainer:
+    def trainer(data: DataSet) -> SkillTrainer:
         return SkillTrainer(SkillData.scan(data, config.horizon, config.validation_fraction, 0, True), config)
 
     streamed, held = trainer(large), trainer(small)

@@ -15,12 +15,13 @@ from ray.tune.registry import register_env
 
 from rllib_spirl.cli import data as cli
 from rllib_spirl.cli.errors import run
-from rllib_spirl.data.schema import fingerprint
+from rllib_spirl.data import DataSet
 from rllib_spirl.locations import Location
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 from tests.point import PointEnv, write_demonstrations
+from tests.sets import fingerprint, opened
 
 torch.set_num_threads(1)  # networks this small only wait for a second thread
 
@@ -29,8 +30,8 @@ TINY = PretrainConfig(
 )
 
 
-def scan(path: Location, config: PretrainConfig = TINY) -> SkillData:
-    return SkillData.scan(path, config.horizon, config.validation_fraction, config.seed)
+def scan(data: DataSet | Location, config: PretrainConfig = TINY) -> SkillData:
+    return SkillData.scan(opened(data), config.horizon, config.validation_fraction, config.seed)
 
 
 def title(process: psutil.Process) -> str:

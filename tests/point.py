@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rllib_spirl.data.schema import Episode, TrajectoryWriter
+from rllib_spirl.data import Episode, TrajectoryWriter
 
 GOALS = np.array([[1.0, 0.0], [1.0, 1.0]])
 STEP = 0.1

@@ -12,7 +12,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rllib_spirl.data import recipe as recipes
-from rllib_spirl.data.schema import load
 from rllib_spirl.demos.block_stacking import Demonstrator, demonstrate
 from rllib_spirl.envs.block_stacking import (
     BLOCK,
@@ -355,11 +354,11 @@ class TestDemonstrations:
         places = [
             recipes.build(path, output=tmp_path / str(n), overrides=few, workers=n, show_progress=False) for n in (1, 2)
         ]
-        data, other = (load(place) for place in places)
+        data, other = (place.load() for place in places)
         assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 6 * 3, 3)
         np.testing.assert_array_equal(data.states, other.states)
-        assert data.info["rllib_spirl"]["env"] == "rllib_spirl/BlockStacking-v0"
-        assert data.info["fps"] == 1 / STEP
+        assert places[0].ours["env"] == "rllib_spirl/BlockStacking-v0"
+        assert places[0].info["fps"] == 1 / STEP
         env = BlockStackingEnv(blocks=3)
         for episode in map(data.episode, range(3)):
             assert env.relabel(episode.states)[0].tolist() == episode.rewards.tolist()

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
+from rllib_spirl.data import Episode, TrajectoryWriter
+from tests.sets import fingerprint, load
 
 FILE = "data/chunk-000/file-000.parquet"
 
@@ -42,7 +43,7 @@ def test_inspect_json(spirl, data: Path) -> None:  # type: ignore[no-untyped-def
     assert facts["terminated_episodes"] == 1
     assert facts["mean_return"] == pytest.approx(20 / 3)
     assert facts["fingerprint"] == fingerprint(data)
-    actions = load(data).actions
+    actions = load(data, dtype=np.float64).actions
     assert facts["action_range"] == {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist()}
 
 
@@ -70,7 +71,7 @@ def test_errors_are_one_line_and_exit_1(spirl, data: Path, tmp_path: Path) -> No
         (("import-d4rl", tmp_path / "file", "-o", tmp_path / "x"), "not readable as HDF5"),
         (("import-minari", "a/b-v0", "-o", tmp_path / "x", "--root", tmp_path), "no such Minari data set"),
         (("build", tmp_path / "file"), "a recipe is a mapping"),
-        (("build", tmp_path / "none.yaml"), "no such recipe"),
+        (("build", tmp_path / "none.yaml"), "does not exist"),
         (("build", "x.yaml", "--set", "seed"), "write --set key=value"),
     ):
         result = spirl(*arguments)
@@ -97,7 +98,7 @@ def test_imports(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-
         file["observations"], file["actions"] = np.zeros((6, 4), np.float32), np.zeros((6, 2), np.float32)
         file["rewards"], file["terminals"] = np.zeros(6, np.float32), np.array([0, 0, 1, 0, 0, 0], bool)
     assert spirl("import-d4rl", tmp_path / "x.hdf5", "-o", tmp_path / "d4rl", "--state-columns", "0:3").code == 0
-    assert load(tmp_path / "d4rl").states.shape == (4, 3)
+    assert load(tmp_path / "d4rl").states.shape == (6, 3)
 
 
 def test_build_with_overrides(spirl, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -10,9 +10,9 @@ import rllib_spirl  # noqa: F401
 from rllib_spirl.algorithm.episode_end import EpisodeEnd
 from rllib_spirl.cli import algorithms, training
 from rllib_spirl.cli.experiment import load
+from rllib_spirl.cli.prepare import SkillsSection
 from rllib_spirl.cli.progress import StopAt, lookup
 from rllib_spirl.errors import UserError
-from rllib_spirl.skills.prepare import SkillsSection
 
 TUNED_EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
 
@@ -248,9 +248,9 @@ def test_skills_are_made_and_named_in_the_config(write, monkeypatch, tmp_path):
         calls.append((skills, base, env, env_config))
         return SimpleNamespace(checkpoint="/skills/a", data="/data/a")
 
-    module = ModuleType("rllib_spirl.skills.prepare")
+    module = ModuleType("rllib_spirl.cli.prepare")
     module.prepare_skills = prepare_skills
-    monkeypatch.setitem(sys.modules, "rllib_spirl.skills.prepare", module)
+    monkeypatch.setitem(sys.modules, "rllib_spirl.cli.prepare", module)
     (tmp_path / "pyproject.toml").touch()
     (cart,) = load(write(PPO), overrides=["skills.data=recipe.yaml", "config.env_config.tasks=[a]"])
     with pytest.raises(UserError, match="not PPO"):

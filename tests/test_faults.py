@@ -19,12 +19,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rllib_spirl import SPiRL, SPiRLConfig
-from rllib_spirl.data.schema import fingerprint
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.skills.checkpoint import load_card, load_skills, save_skills
 from tests.conftest import TINY, title
 from tests.point import write_demonstrations
+from tests.sets import fingerprint
 
 pytestmark = pytest.mark.faults
 POINT = "tests.point:Point-v0"

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
-from rllib_spirl.data.schema import load
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.runs import read_runs
 from rllib_spirl.skills.checkpoint import load_skills
+from tests.sets import load
 
 pytestmark = pytest.mark.slow
 INPUTS = 1500  # for each of nine files

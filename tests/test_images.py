@@ -13,9 +13,9 @@ import torch
 
 from rllib_spirl import SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.data import columns as c
 from rllib_spirl.data import recipe as recipes
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
 from rllib_spirl.data.windows import previous_frames
 from rllib_spirl.envs.block_stacking import BlockStackingEnv, pictures
 from rllib_spirl.envs.skill_env import SkillEnv
@@ -26,6 +26,7 @@ from rllib_spirl.skills.dataset import SkillData, WindowStream
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
 from rllib_spirl.skills.pretrain import skills_key
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
+from tests.sets import fingerprint, load, opened
 
 RECIPE = Path(__file__).resolve().parents[1] / "offline_data" / "block_stacking_images.yaml"
 CONFIG = PretrainConfig(
@@ -44,7 +45,7 @@ CONFIG = PretrainConfig(
 
 
 def scan(path: Path, images: bool = True) -> SkillData:
-    return SkillData.scan(path, CONFIG.horizon, CONFIG.validation_fraction, CONFIG.seed, images=images)
+    return SkillData.scan(opened(path), CONFIG.horizon, CONFIG.validation_fraction, CONFIG.seed, images=images)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ class TestData:
         episode = read.episode(2)
         episode.validate()
         np.testing.assert_array_equal(episode.images, pictures(episode.states[:-1]))
-        assert read.info["features"][c.IMAGE] == {"dtype": "uint8", "shape": [32 * 32 * 3], "names": None}
+        assert opened(data).features[c.IMAGE] == {"dtype": "uint8", "shape": [32 * 32 * 3], "names": None}
         file = next(data.glob("data/*/*.parquet"))
         assert pq.read_schema(file).field(c.IMAGE).type == pa.list_(pa.uint8(), 32 * 32 * 3)
 
@@ -98,7 +99,7 @@ class TestData:
         plain = recipes.read_recipe(RECIPE.with_name("block_stacking.yaml"))
         assert recipes.recipe_hash(recipes.read_recipe(RECIPE)) != recipes.recipe_hash(plain)
         state = CONFIG.model_copy(update={"prior": "state"})
-        assert skills_key(data, state) != skills_key(data, CONFIG)
+        assert skills_key(opened(data), state) != skills_key(opened(data), CONFIG)
 
     @pytest.mark.parametrize("memory", [1e9, 500_000.0])
     def test_every_window_comes_with_the_pictures_before_and_at_its_start(
@@ -276,7 +277,7 @@ class TestSkillEnv:
 def test_demonstrations_become_observations_of_the_environment(data: Path, skills: str) -> None:
     model, _ = load_skills(skills)
     env = BlockStackingEnv(blocks=5, images=True)
-    replay = offline_replay(str(data), model, env, 100_000)
+    replay = offline_replay(opened(data), model, env, 100_000)
     columns = {name: column[: len(replay)] for name, column in replay._columns.items()}
     assert columns["states"].shape[1] == 6 + 6 * 5 + 2 * 3
     read = load(data, images=True)

@@ -12,14 +12,34 @@ import pyarrow.parquet as pq
 import pytest
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from rllib_spirl.data import d4rl_hdf5, lerobot
-from rllib_spirl.data import minari as minari_import
-from rllib_spirl.data.importing import choose_columns, scale_actions, write
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
+from rllib_spirl.data import Episode, TrajectoryWriter
+from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
+from rllib_spirl.data.importing import Source, choose_columns, scale_actions
+from rllib_spirl.data.importing import write as write_source
+from rllib_spirl.data.lerobot import LeRobotRecipe
+from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
+from tests.sets import episodes, fingerprint, load, opened
 
 HUMAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "minari"
 HUMAN_ID = "D4RL/kitchen/complete-v2"
+
+
+def write(source: Source, output: Path, **options: bool) -> Path:
+    """The folder of an imported data set."""
+    return Path(str(write_source(source, output, **{"show_progress": False} | options)))
+
+
+def read_minari(dataset: str, **options: Any) -> Source:
+    return MinariRecipe(dataset=dataset, **{"download": False} | options).read()
+
+
+def read_d4rl(path: Path, **options: Any) -> Source:
+    return D4RLRecipe(path=path, **options).read()
+
+
+def read_lerobot(path: Path, **options: Any) -> Source:
+    return LeRobotRecipe(path=str(path), **options).read()
 
 
 # Minari.
@@ -28,10 +48,8 @@ HUMAN_ID = "D4RL/kitchen/complete-v2"
 @pytest.mark.skipif(not (HUMAN / HUMAN_ID).exists(), reason="the human kitchen demonstrations are not here")
 def test_human_kitchen_set_round_trips_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(HUMAN))
-    whole = write(minari_import.read(HUMAN_ID, fps=12.5), tmp_path / "whole", show_progress=False)
-    positions = write(
-        minari_import.read(HUMAN_ID, state_columns="0:9,18:39"), tmp_path / "positions", show_progress=False
-    )
+    whole = write(read_minari(HUMAN_ID, fps=12.5), tmp_path / "whole")
+    positions = write(read_minari(HUMAN_ID, state_columns="0:9,18:39"), tmp_path / "positions")
     read, narrow = load(whole, dtype=np.float64), load(positions, dtype=np.float64)
     recorded = list(minari.load_dataset(HUMAN_ID).iterate_episodes())
     assert (read.num_episodes, read.num_frames, read.state_dim, read.action_dim) == (15, 3276, 59, 9)
@@ -89,35 +107,35 @@ def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_minari_scales_actions_and_keeps_flags(minari_root: Path, tmp_path: Path) -> None:
-    read = load(write(minari_import.read("test/toy-v0"), tmp_path / "set", show_progress=False), dtype=np.float64)
+    read = load(write(read_minari("test/toy-v0"), tmp_path / "set"), dtype=np.float64)
     originals = list(minari.load_dataset("test/toy-v0").iterate_episodes())
     for i, original in enumerate(originals):
         np.testing.assert_allclose(read.episode(i).actions, original.actions / 2, atol=1e-12)
         np.testing.assert_array_equal(read.episode(i).states, original.observations["observation"])
     assert [read.episode(i).terminated for i in range(2)] == [True, False]
-    assert read.info["rllib_spirl"]["source"]["action_high"] == [2.0, 2.0, 2.0]
+    assert opened(tmp_path / "set").ours["source"]["action_high"] == [2.0, 2.0, 2.0]
     assert read.tasks == ["test/toy-v0"]
 
 
 def test_minari_observation_key_and_local_path(minari_root: Path, tmp_path: Path) -> None:
-    source = minari_import.read(str(minari_root / "test/toy-v0"), observation_key="goal", task="reach")
-    read = load(write(source, tmp_path / "set", show_progress=False))
+    source = read_minari(str(minari_root / "test/toy-v0"), observation_key="goal", task="reach")
+    read = load(write(source, tmp_path / "set"))
     assert (read.state_dim, read.tasks) == (2, ["reach"])
-    other = minari_import.read("test/toy-v0", root=minari_root, observation_key="goal")
-    assert next(other.episodes).states.shape == (6, 2)
+    other = read_minari("test/toy-v0", root=minari_root, observation_key="goal")
+    assert next(episodes(other)).states.shape == (6, 2)
 
 
 def test_minari_errors(minari_root: Path) -> None:
     with pytest.raises(UserError, match=r"no such Minari data set at .*MINARI_DATASETS_PATH"):
-        minari_import.read("test/other-v0")
+        read_minari("test/other-v0")
     with pytest.raises(UserError, match=r"no observation 'pixels' \(there are: .*observation"):
-        next(minari_import.read("test/toy-v0", observation_key="pixels").episodes)
+        next(episodes(read_minari("test/toy-v0", observation_key="pixels")))
     with pytest.raises(UserError, match="choose columns from 0 to 3"):
-        next(minari_import.read("test/toy-v0", state_columns="0:9").episodes)
+        next(episodes(read_minari("test/toy-v0", state_columns="0:9")))
     file = minari_root / "test/toy-v0/data/main_data.hdf5"
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UserError, match="download"):
-        list(minari_import.read("test/toy-v0").episodes)
+        list(episodes(read_minari("test/toy-v0")))
 
 
 def test_minari_download_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +144,7 @@ def test_minari_download_failure_is_one_line(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(minari, "download_dataset", refuse)
     with pytest.raises(UserError, match=r"download failed \(ConnectionError: no route\)"):
-        minari_import.read("D4RL/kitchen/mixed-v2", root=tmp_path, download=True)
+        read_minari("D4RL/kitchen/mixed-v2", root=tmp_path, download=True)
 
 
 # D4RL. Ten rows: an episode that terminates at row 3, one that times out at row 7, an unfinished tail of two.
@@ -153,15 +171,16 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def test_d4rl_without_next_observations_invents_no_state(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
-    read = load(write(d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set", show_progress=False))
-    assert np.diff(read.episode_starts).tolist() == [3, 3, 1]
+def test_d4rl_without_next_observations_keeps_every_step(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    read = load(write(read_d4rl(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set"))
+    assert np.diff(read.episode_starts).tolist() == [4, 4, 2]
     for i, (start, stop) in enumerate([(0, 4), (4, 8), (8, 10)]):
         episode = read.episode(i)
-        np.testing.assert_array_equal(episode.states, d4rl["observations"][start:stop])
-        np.testing.assert_array_equal(episode.actions, d4rl["actions"][start : stop - 1])
-        np.testing.assert_array_equal(episode.rewards, d4rl["rewards"][start : stop - 1])
-        assert (episode.terminated, episode.truncated) == (False, True), "the step that ended it is gone"
+        np.testing.assert_array_equal(episode.states[:-1], d4rl["observations"][start:stop])
+        np.testing.assert_array_equal(episode.states[-1], d4rl["observations"][stop - 1])  # the last one known
+        np.testing.assert_array_equal(episode.actions, d4rl["actions"][start:stop])
+        np.testing.assert_array_equal(episode.rewards, d4rl["rewards"][start:stop])
+        assert (episode.terminated, episode.truncated) == (i == 0, i > 0)
     assert read.tasks == ["x"]
 
 
@@ -169,7 +188,7 @@ def test_d4rl_with_next_observations_keeps_every_step(tmp_path: Path, d4rl: dict
     following = np.roll(d4rl["observations"], -1, axis=0)
     following[[3, 7, 9]] = 7
     d4rl["next_observations"] = following
-    read = load(write(d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set", show_progress=False))
+    read = load(write(read_d4rl(save(tmp_path / "x.hdf5", d4rl)), tmp_path / "set"))
     assert np.diff(read.episode_starts).tolist() == [4, 4, 2]
     assert [read.episode(i).terminated for i in range(3)] == [True, False, False]
     assert [read.episode(i).truncated for i in range(3)] == [False, True, True]
@@ -183,42 +202,42 @@ def test_d4rl_unflagged_break_ends_an_episode(tmp_path: Path, d4rl: dict[str, np
     following[[3, 7, 9]] = 7
     d4rl["next_observations"] = following
     del d4rl["timeouts"]
-    source = d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl))
-    assert [len(episode) for episode in source.episodes] == [4, 4, 2]
+    source = read_d4rl(save(tmp_path / "x.hdf5", d4rl))
+    assert [len(episode) for episode in episodes(source)] == [4, 4, 2]
 
 
-def test_d4rl_single_row_episode_is_left_out(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+def test_d4rl_single_row_is_an_episode(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
     d4rl["terminals"][8] = True
-    source = d4rl_hdf5.read(save(tmp_path / "x.hdf5", d4rl))
-    assert [len(episode) for episode in source.episodes] == [3, 3]
+    source = read_d4rl(save(tmp_path / "x.hdf5", d4rl))
+    assert [len(episode) for episode in episodes(source)] == [4, 4, 1, 1]
 
 
 def test_d4rl_columns_task_and_scaling(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
     d4rl["actions"] *= 5
     path = save(tmp_path / "x.hdf5", d4rl)
     with pytest.raises(UserError, match=r"action\[\d\] = .* outside of"):
-        list(d4rl_hdf5.read(path).episodes)
-    episodes = list(d4rl_hdf5.read(path, state_columns="0:2", task="mixed", rescale_actions=True).episodes)
-    assert {(episode.states.shape[1], episode.task) for episode in episodes} == {(2, "mixed")}
+        list(episodes(read_d4rl(path)))
+    found = list(episodes(read_d4rl(path, state_columns="0:2", task="mixed", rescale_actions=True)))
+    assert {(episode.states.shape[1], episode.task) for episode in found} == {(2, "mixed")}
     low, high = d4rl["actions"].min(axis=0), d4rl["actions"].max(axis=0)
-    np.testing.assert_allclose(episodes[0].actions, (d4rl["actions"][:3] - low) / (high - low) * 2 - 1, atol=1e-5)
+    np.testing.assert_allclose(found[0].actions, (d4rl["actions"][:4] - low) / (high - low) * 2 - 1, atol=1e-5)
 
 
 def test_d4rl_errors(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
     with pytest.raises(UserError, match="no such file"):
-        d4rl_hdf5.read(tmp_path / "absent.hdf5")
+        read_d4rl(tmp_path / "absent.hdf5")
     path = save(tmp_path / "x.hdf5", d4rl)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="not readable as HDF5"):
-        d4rl_hdf5.read(path)
+        read_d4rl(path)
     with pytest.raises(UserError, match="'rewards' has 9 rows, 'observations' 10"):
-        d4rl_hdf5.read(save(tmp_path / "y.hdf5", {**d4rl, "rewards": d4rl["rewards"][:9]}))
+        read_d4rl(save(tmp_path / "y.hdf5", {**d4rl, "rewards": d4rl["rewards"][:9]}))
     del d4rl["terminals"]
     with pytest.raises(UserError, match="no array 'terminals'"):
-        d4rl_hdf5.read(save(tmp_path / "z.hdf5", d4rl))
+        read_d4rl(save(tmp_path / "z.hdf5", d4rl))
     d4rl["terminals"], d4rl["actions"][5, 1] = np.zeros(10, bool), np.nan
     with pytest.raises(UserError, match=r"z\.hdf5, episode at row 0, step 5: action is nan"):
-        list(d4rl_hdf5.read(save(tmp_path / "z.hdf5", d4rl)).episodes)
+        list(episodes(read_d4rl(save(tmp_path / "z.hdf5", d4rl))))
 
 
 # LeRobot.
@@ -259,33 +278,34 @@ def as_foreign(path: Path, rename: dict[str, str]) -> Path:
 
 
 def test_lerobot_import_of_our_own_set_loses_nothing(tmp_path: Path, ours: Path) -> None:
-    again = write(lerobot.read(ours), tmp_path / "again", show_progress=False)
+    again = write(read_lerobot(ours), tmp_path / "again")
     assert fingerprint(again) == fingerprint(ours)
-    info = load(again).info
+    info = opened(again).info
     assert (info["fps"], info["robot_type"]) == (30, "arm")
     assert info["features"]["observation.state"]["names"] == list("abcd")
 
 
-def test_lerobot_foreign_set_drops_the_action_of_unknown_outcome(tmp_path: Path, ours: Path) -> None:
+def test_lerobot_foreign_set_keeps_every_step(tmp_path: Path, ours: Path) -> None:
     as_foreign(ours, {"observation.state": "observation.joints", "action": "control"})
-    source = lerobot.read(ours, state_keys=["observation.joints"], action_key="control", state_columns="1:4")
-    read = load(write(source, tmp_path / "set", show_progress=False))
-    assert np.diff(read.episode_starts).tolist() == [3, 4, 5]
+    source = read_lerobot(ours, state_keys=["observation.joints"], action_key="control", state_columns="1:4")
+    read = load(write(source, tmp_path / "set"))
+    assert np.diff(read.episode_starts).tolist() == [4, 5, 6]
     for i in range(3):
         original, episode = toy_episode(4 + i, i), read.episode(i)
-        np.testing.assert_array_equal(episode.states, original.states[:-1, 1:])
-        np.testing.assert_array_equal(episode.actions, original.actions[:-1])
-        np.testing.assert_array_equal(episode.rewards, original.rewards[:-1])
+        np.testing.assert_array_equal(episode.states[:-1], original.states[:-1, 1:])
+        np.testing.assert_array_equal(episode.states[-1], original.states[-2, 1:])  # the last one known
+        np.testing.assert_array_equal(episode.actions, original.actions)
+        np.testing.assert_array_equal(episode.rewards, original.rewards)
         assert (episode.task, episode.truncated) == (f"task {i}", True)
-    assert read.info["features"]["observation.state"]["names"] == list("bcd")
+    assert opened(tmp_path / "set").features["observation.state"]["names"] == list("bcd")
 
 
 def test_lerobot_joins_state_keys_and_scales(tmp_path: Path, ours: Path) -> None:
     as_foreign(ours, {})
-    source = lerobot.read(ours, state_keys=["observation.state", "action"], rescale_actions=True)
-    episodes = list(source.episodes)
-    assert episodes[0].states.shape == (4, 6)
-    assert max(np.abs(episode.actions).max() for episode in episodes) <= 1
+    source = read_lerobot(ours, state_keys=["observation.state", "action"], rescale_actions=True)
+    found = list(episodes(source))
+    assert found[0].states.shape == (5, 6)
+    assert max(np.abs(episode.actions).max() for episode in found) <= 1
     assert (
         source.facts["action_low"]
         == pq.read_table(ours / "data/chunk-000/file-000.parquet")["action"]
@@ -307,20 +327,20 @@ def test_lerobot_mends_what_load_refuses(tmp_path: Path, ours: Path) -> None:
     pq.write_table(table.slice(0, 6), file.with_name("file-001.parquet"))
     with pytest.raises(UserError, match=r"import-lerobot|sort the rows"):
         load(ours)
-    again = write(lerobot.read(ours), tmp_path / "again", show_progress=False)
+    again = write(read_lerobot(ours), tmp_path / "again")
     assert fingerprint(again) == before
 
 
 def test_lerobot_errors(ours: Path) -> None:
     with pytest.raises(UserError, match=r"column 'observation\.joints' is missing \(there are: action"):
-        lerobot.read(ours, state_keys=["observation.joints"])
+        read_lerobot(ours, state_keys=["observation.joints"])
     file = ours / "data/chunk-000/file-000.parquet"
     table = pq.read_table(file)
     pq.write_table(table.filter([i != 2 for i in range(table.num_rows)]), file)
     with pytest.raises(UserError, match="episode 0 has a gap or a repeated row at frame_index 3"):
-        lerobot.read(ours)
+        list(episodes(read_lerobot(ours)))
     with pytest.raises(UserError, match="no such directory"):
-        lerobot.read(ours / "absent")
+        read_lerobot(ours / "absent")
 
 
 # Shared.

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.data.schema import count_frames, fingerprint, load
+from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Remote, location
 from rllib_spirl.skills.checkpoint import load_card, load_skills
-from rllib_spirl.skills.prepare import prepare_skills
 from rllib_spirl.skills.pretrain import pretrain
 from tests.conftest import TINY, scan
 from tests.point import PointEnv
+from tests.sets import fingerprint, load, opened
 
 SHORT = TINY.model_copy(update={"updates": 20, "report_every": 20, "threads_per_worker": 1})
 
@@ -43,7 +43,7 @@ def test_a_data_set_is_the_same_behind_a_uri(in_memory: str, data_uri: str, poin
         np.testing.assert_array_equal(there.states, here.states)
         assert there.tasks == here.tasks
         assert fingerprint(uri) == fingerprint(point_data)
-        assert count_frames(uri) == here.num_frames
+        assert opened(uri).num_frames == here.num_frames
         found = scan(location(uri))
         np.testing.assert_array_equal(found.validation_actions, scan(point_data).validation_actions)
 
@@ -60,7 +60,7 @@ def test_only_uris_of_other_file_systems_leave_the_paths(tmp_path: Path) -> None
 def test_skills_and_demonstrations_behind_a_uri_serve_a_replay(in_memory: str, point_skills: str) -> None:
     model, card = load_skills(f"{in_memory}/skills")
     assert card == load_card(point_skills)
-    replay = offline_replay(f"{in_memory}/data", model, PointEnv(), 1000)
+    replay = offline_replay(opened(f"{in_memory}/data"), model, PointEnv(), 1000)
     assert len(replay) > 100
 
 
@@ -71,9 +71,9 @@ def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) ->
         base=tmp_path,
         show_progress=False,
     )
-    assert prepared.data == f"local://{point_data}"
+    assert str(prepared.data) == f"local://{point_data}"
     assert load_card(prepared.checkpoint).data == fingerprint(point_data)
-    assert load_card(f"file://{prepared.checkpoint}").training["data"] == prepared.data
+    assert load_card(f"file://{prepared.checkpoint}").training["data"] == str(prepared.data)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_damage_behind_a_uri_is_named(in_memory: str) -> None:
 
 def test_skills_are_not_written_to_a_uri_nor_recipes_read_from_one(point_data: Path) -> None:
     with pytest.raises(UserError, match="Cannot write skills to memory://skills"):
-        pretrain(point_data, SHORT, output="memory://skills")
+        pretrain(opened(point_data), SHORT, output="memory://skills")
     with pytest.raises(UserError, match="a recipe is a local file"):
         prepare_skills({"data": "memory://bucket/kitchen.yaml"}, base=Path.cwd(), show_progress=False)

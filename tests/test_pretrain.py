@@ -16,14 +16,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rllib_spirl.cli import prepare
+from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
-from rllib_spirl.skills import prepare
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.model import skill_loss
-from rllib_spirl.skills.prepare import prepare_skills
 from rllib_spirl.skills.pretrain import pretrain
 from tests.conftest import TINY, scan, title
+from tests.sets import opened
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 SHORT = TINY.model_copy(update={"updates": 60, "report_every": 20, "threads_per_worker": 1})
@@ -31,21 +32,21 @@ SHORT = TINY.model_copy(update={"updates": 60, "report_every": 20, "threads_per_
 
 def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Path) -> None:
     on_interrupt = signal.getsignal(signal.SIGINT)
-    folder = pretrain(point_data, SHORT, output=tmp_path / "skills")
+    folder = pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
     assert signal.getsignal(signal.SIGINT) is on_interrupt
     card = load_card(folder)
     assert card.model.state_dim == 2
     assert {"loss", "validation_reconstruction"} <= set(card.metrics)
     assert list((folder / "tensorboard").glob("events*"))
     written = (folder / "skill.safetensors").stat().st_mtime_ns
-    assert pretrain(point_data, SHORT, output=folder) == folder
+    assert pretrain(opened(point_data), SHORT, output=folder) == folder
     assert (folder / "skill.safetensors").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="other data or settings"):
-        pretrain(point_data, SHORT.model_copy(update={"beta": 0.5}), output=folder)
+        pretrain(opened(point_data), SHORT.model_copy(update={"beta": 0.5}), output=folder)
 
 
 def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
-    pretrain(point_data, SHORT, output=tmp_path / "skills")
+    pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
     deadline = time.monotonic() + 60
     while any(title(process).startswith("ray::TrainController") for process in psutil.Process().children(True)):
         assert time.monotonic() < deadline
@@ -72,7 +73,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(point_data: Path, tmp_pat
     assert list(output.glob("run-*/checkpoint_*/progress.json"))
     assert not (output / CARD).exists()
 
-    pretrain(point_data, config, output=output)
+    pretrain(opened(point_data), config, output=output)
     assert load_card(output).metrics["validation_reconstruction"] < 0.1
     starts = []
     for events in sorted((output / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime):
@@ -99,7 +100,7 @@ def test_two_that_want_the_priors_score_find_it_once(
 ) -> None:
     section = {"data": str(point_data), "checkpoint": str(tmp_path / "skills"), "rollouts": 1}
     section["pretrain"] = SHORT.model_dump(exclude_defaults=True)
-    pretrain(point_data, SHORT, output=tmp_path / "skills")
+    pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
     tried = []
 
     def report(card: Path, *arguments: Any, **options: Any) -> dict[str, float]:
@@ -119,8 +120,8 @@ def test_two_that_want_the_priors_score_find_it_once(
 @pytest.mark.slow
 def test_two_workers_train_one_model(point_data: Path, tmp_path: Path) -> None:
     config = SHORT.model_copy(update={"num_workers": 2, "updates": 200, "report_every": 100})
-    folder = pretrain(point_data, config, output=tmp_path / "skills")
-    one = pretrain(point_data, config.model_copy(update={"num_workers": 1}), output=tmp_path / "one")
+    folder = pretrain(opened(point_data), config, output=tmp_path / "skills")
+    one = pretrain(opened(point_data), config.model_copy(update={"num_workers": 1}), output=tmp_path / "one")
     two_workers, one_worker = load_card(folder).metrics, load_card(one).metrics
     assert two_workers["validation_reconstruction"] < 2 * one_worker["validation_reconstruction"] + 0.05
     # Each worker validated on half of the windows; together it is the mean over all.
@@ -133,7 +134,7 @@ def test_two_workers_train_one_model(point_data: Path, tmp_path: Path) -> None:
 
 def test_a_horizon_longer_than_every_episode_is_refused(point_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shorter than 500"):
-        pretrain(point_data, SHORT.model_copy(update={"horizon": 500}), output=tmp_path / "skills")
+        pretrain(opened(point_data), SHORT.model_copy(update={"horizon": 500}), output=tmp_path / "skills")
 
 
 def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.data import recipe as recipes
-from rllib_spirl.data import scripted
-from rllib_spirl.data.recipe_models import ScriptedRecipe
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, fingerprint, load
+from rllib_spirl.demos import recording
+from rllib_spirl.demos.recipes import DEMONSTRATORS, KitchenRecipe
 from rllib_spirl.errors import UserError
+from tests.sets import fingerprint, load, opened
 
 OFFLINE_DATA = Path(__file__).resolve().parents[1] / "offline_data"
 SUBTASKS = ["microwave", "kettle", "bottom burner", "top burner", "light switch"]
@@ -25,6 +27,7 @@ FAKE = """
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 from rllib_spirl.data.episode import Episode
 
@@ -61,9 +64,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (place / "fake_kitchen.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.delitem(sys.modules, "fake_kitchen", raising=False)
-    monkeypatch.setitem(scripted.DEMONSTRATORS, "kitchen", "fake_kitchen")
+    monkeypatch.setitem(DEMONSTRATORS, "kitchen", "fake_kitchen")
     monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path / "home"))
     return place
+
+
+def build(recipe: Path, **options: Any) -> Path:
+    """The folder of a recipe's data set."""
+    return Path(str(recipes.build(recipe, **options)))
 
 
 def calls(place: Path) -> list[str]:
@@ -97,10 +105,10 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def test_same_bytes_for_any_number_of_workers(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    one = recipes.build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
+    one = build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
     calls_one = {line.split()[0] for line in calls(fake)}
     (fake / "calls.log").unlink()
-    two = recipes.build(recipe, output=tmp_path / "two", workers=2, show_progress=False)
+    two = build(recipe, output=tmp_path / "two", workers=2, show_progress=False)
     lines = [line.split() for line in calls(fake)]
     assert contents(one) == contents(two)
     assert {line[0] for line in lines} == calls_one
@@ -110,8 +118,8 @@ def test_same_bytes_for_any_number_of_workers(recipe: Path, fake: Path, tmp_path
 
 
 def test_another_seed_is_other_data(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    one = recipes.build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
-    two = recipes.build(recipe, output=tmp_path / "two", overrides={"seed": 4}, workers=1, show_progress=False)
+    one = build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
+    two = build(recipe, output=tmp_path / "two", overrides={"seed": 4}, workers=1, show_progress=False)
     assert fingerprint(one) != fingerprint(two)
     assert load(one).tasks != load(two).tasks
 
@@ -119,16 +127,16 @@ def test_another_seed_is_other_data(recipe: Path, fake: Path, tmp_path: Path) ->
 def test_an_interrupted_build_goes_on(
     recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = recipes.build(recipe, output=tmp_path / "whole", workers=1, show_progress=False)
+    whole = build(recipe, output=tmp_path / "whole", workers=1, show_progress=False)
     total = len(calls(fake))
     (fake / "calls.log").unlink()
     monkeypatch.setenv("FAKE_INTERRUPT_AFTER", str(total // 2))
     with pytest.raises(KeyboardInterrupt):
-        recipes.build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
     assert not (tmp_path / "again").exists()
     before = len(calls(fake))
     monkeypatch.delenv("FAKE_INTERRUPT_AFTER")
-    again = recipes.build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
+    again = build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
     assert contents(again) == contents(whole)
     # The demonstration that was cut off begins anew; it had at most max_attempts tries.
     assert total < len(calls(fake)) <= total + 5
@@ -136,48 +144,46 @@ def test_an_interrupted_build_goes_on(
 
 
 def test_a_built_data_set_is_reused(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    first = recipes.build(recipe, workers=1, show_progress=False)
+    first = build(recipe, workers=1, show_progress=False)
     assert first.parent == tmp_path / "home" / "data"
     assert first.name.startswith("toy-")
     made = len(calls(fake))
-    assert recipes.build(recipe, show_progress=False) == first
+    assert build(recipe, show_progress=False) == first
     assert len(calls(fake)) == made
-    assert recipes.build(recipe, overrides={"demonstrations": 2}, workers=1, show_progress=False) != first
+    assert build(recipe, overrides={"demonstrations": 2}, workers=1, show_progress=False) != first
 
 
 def test_nothing_else_is_overwritten_unasked(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    place = recipes.build(recipe, output=tmp_path / "set", workers=1, show_progress=False)
+    place = build(recipe, output=tmp_path / "set", workers=1, show_progress=False)
     before = contents(place)
     with pytest.raises(UserError, match="exists, but not from this recipe"):
-        recipes.build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False)
+        build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False)
     assert contents(place) == before
-    recipes.build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False, overwrite=True)
+    build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False, overwrite=True)
     assert contents(place) != before
 
 
 def test_output_below_a_regular_file_fails_before_the_work(recipe: Path, fake: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot write there"):
-        recipes.build(recipe, output=tmp_path / "file" / "set", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "file" / "set", workers=1, show_progress=False)
     assert calls(fake) == []
 
 
 def test_failures_are_tried_again_with_the_same_order(
     recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = load(recipes.build(recipe, output=tmp_path / "a", workers=1, show_progress=False))
+    plain = load(build(recipe, output=tmp_path / "a", workers=1, show_progress=False))
     monkeypatch.setenv("FAKE_FAILURES", "0")
-    perfect = load(recipes.build(recipe, output=tmp_path / "b", workers=1, show_progress=False))
+    perfect = load(build(recipe, output=tmp_path / "b", workers=1, show_progress=False))
     assert [plain.episode(i).task for i in range(10)] == [perfect.episode(i).task for i in range(10)]
     monkeypatch.setenv("FAKE_FAILURES", "0.8")
-    poor = load(
-        recipes.build(recipe, output=tmp_path / "c", overrides={"max_attempts": 2}, workers=1, show_progress=False)
-    )
-    failed = poor.info["rllib_spirl"]["source"]["demonstrations_failed"]
+    poor = load(build(recipe, output=tmp_path / "c", overrides={"max_attempts": 2}, workers=1, show_progress=False))
+    failed = opened(tmp_path / "c").ours["source"]["demonstrations_failed"]
     assert failed == 10 - poor.num_episodes > 0
     monkeypatch.setenv("FAKE_FAILURES", "1")
     with pytest.raises(UserError, match="all 10 demonstrations failed"):
-        recipes.build(recipe, output=tmp_path / "d", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "d", workers=1, show_progress=False)
     assert not (tmp_path / "d").exists()
 
 
@@ -187,23 +193,23 @@ def test_a_demonstration_that_becomes_the_target_is_refused(
     """Held out is what happens, not only what was asked for."""
     monkeypatch.setenv("FAKE_FAILURES", "0")
     monkeypatch.setenv("FAKE_TARGET", ";".join([*TARGET, "top burner"]))
-    data = load(recipes.build(recipe, output=tmp_path / "set", workers=1, show_progress=False))
+    data = load(build(recipe, output=tmp_path / "set", workers=1, show_progress=False))
     assert len(calls(fake)) > 10 >= data.num_episodes
 
 
 def test_held_out_orders_are_never_planned() -> None:
     mixed = recipes.read_recipe(OFFLINE_DATA / "kitchen_mixed.yaml")
-    assert isinstance(mixed, ScriptedRecipe)
+    assert isinstance(mixed, KitchenRecipe)
     assert mixed.demonstrations >= 600
     assert mixed.noise == 0.05
     assert mixed.target == TARGET
     assert len(mixed.subtasks) == 7
     assert len(mixed.orders()) == 7 * 6 * 5 * 4 - 24 - 3
-    planned = [job.task["order"] for job in scripted.plan(mixed, Path("parts"))]
+    planned = [job.task["order"] for job in recording.plan(mixed, Path("parts"))]
     assert len(set(planned)) == len(planned) == mixed.demonstrations, "no order twice"
     assert all(list(order[:3]) != TARGET[:3] for order in planned)
     assert {name for order in planned for name in order} == set(mixed.subtasks)
-    seeds = {seed for job in scripted.plan(mixed, Path("parts")) for seed in job.seeds}
+    seeds = {seed for job in recording.plan(mixed, Path("parts")) for seed in job.seeds}
     assert len(seeds) == mixed.demonstrations * mixed.max_attempts
 
 
@@ -216,22 +222,22 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 
 def test_orders_repeat_only_when_all_were_used(recipe: Path, tmp_path: Path) -> None:
     parsed = recipes.read_recipe(recipe, {"subtasks": ["a", "b", "c"], "target": [], "exclude": [], "order_length": 2})
-    assert isinstance(parsed, ScriptedRecipe)
-    orders = [job.task["order"] for job in scripted.plan(parsed, tmp_path)]
+    assert isinstance(parsed, KitchenRecipe)
+    orders = [job.task["order"] for job in recording.plan(parsed, tmp_path)]
     assert len(set(orders[:6])) == 6
     assert len(orders) == 10
 
 
 BAD = {
-    "misspelt key": ({"demonstratons": 3}, "unknown key 'demonstratons' (did you mean 'demonstrations'?)"),
+    "misspelt key": ({"demonstratons": 3}, "unknown key 'demonstratons'; did you mean 'demonstrations'?"),
     "wrong type": ({"noise": "loud"}, "noise = 'loud'"),
     "out of range": ({"demonstrations": 0}, "demonstrations = 0"),
     "negative seed": ({"seed": -1}, "seed = -1"),
-    "unknown source": ({"source": "script"}, "source 'script' is unknown (did you mean 'scripted'?)"),
-    "unknown environment": ({"environment": "kichen"}, "environment 'kichen' is unknown (did you mean 'kitchen'?)"),
+    "unknown source": ({"source": "script"}, "source 'script' is unknown; did you mean 'scripted'?"),
+    "unknown environment": ({"environment": "kichen"}, "environment 'kichen' is unknown; did you mean 'kitchen'?"),
     "missing key": ({"environment": None}, "'environment' is missing"),
     "key of another source": ({"source": "minari"}, "unknown key"),
-    "misspelt target": ({"target": ["ketle"]}, "'ketle' in target or exclude is not one of the subtasks (did you mean"),
+    "misspelt target": ({"target": ["ketle"]}, "'ketle' in target or exclude is not one of the subtasks; did you mean"),
     "too long": ({"order_length": 6}, "order_length = 6, but there are 5 subtasks"),
     "nothing left": ({"exclude": [[name] for name in SUBTASKS]}, "leave no order"),
     "empty exclusion": ({"exclude": [[]]}, "excludes everything"),
@@ -250,10 +256,10 @@ def test_bad_recipes_give_one_line(recipe: Path, kind: str) -> None:
 
 
 def test_bad_recipe_files(tmp_path: Path, recipe: Path) -> None:
-    with pytest.raises(UserError, match=r"no such recipe \(did you mean 'toy\.yaml'\?\)"):
+    with pytest.raises(UserError, match=r"does not exist; did you mean 'toy\.yaml'\?"):
         recipes.read_recipe(tmp_path / "toys.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1,\nb: 2")
-    with pytest.raises(UserError, match="not readable as YAML") as caught:
+    with pytest.raises(UserError, match="not valid YAML") as caught:
         recipes.read_recipe(tmp_path / "broken.yaml")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="a recipe is a mapping"):
@@ -265,8 +271,8 @@ def test_bad_recipe_files(tmp_path: Path, recipe: Path) -> None:
 def test_unknown_subtask_names_the_nearest(recipe: Path, fake: Path, tmp_path: Path) -> None:
     module = importlib.import_module("fake_kitchen")
     module.SUBTASKS = dict.fromkeys(SUBTASKS)  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"subtask 'top burned' is unknown in the kitchen \(did you mean 'top burner'"):
-        recipes.build(recipe, overrides={"subtasks": [*SUBTASKS, "top burned"]}, show_progress=False)
+    with pytest.raises(UserError, match=r"subtask 'top burned' is unknown in the kitchen; did you mean 'top burner'"):
+        build(recipe, overrides={"subtasks": [*SUBTASKS, "top burned"]}, show_progress=False)
 
 
 def test_local_lerobot_recipe_follows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,9 +285,9 @@ def test_local_lerobot_recipe_follows_its_source(tmp_path: Path, monkeypatch: py
 
     record(0)
     path = save(tmp_path / "arm.yaml", {"source": "lerobot", "path": "arm"})
-    first = recipes.build(path, show_progress=False)
+    first = build(path, show_progress=False)
     assert fingerprint(first) == fingerprint(tmp_path / "arm"), "the path is relative to the recipe"
     assert json.loads((first / "meta/info.json").read_text())["rllib_spirl"]["source"]["source"] == "lerobot"
-    assert recipes.build(path, show_progress=False) == first
+    assert build(path, show_progress=False) == first
     record(1)
-    assert recipes.build(path, show_progress=False) != first
+    assert build(path, show_progress=False) != first

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, load
+from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.demonstrations import environment_of, render_demonstrations
 from tests.point import PointEnv
+from tests.sets import opened
 
 GREEN = (74, 222, 128)
 KITCHEN = "rllib_spirl/Kitchen-v0"
@@ -72,7 +73,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_contact_sheet(data: Path, tmp_path: Path) -> None:
-    made = render_demonstrations(data, tmp_path / "new" / "sheet.PNG", show_progress=False)
+    made = render_demonstrations(opened(data), tmp_path / "new" / "sheet.PNG", show_progress=False)
     assert [d.index for d in made] == [0, 1]
     assert made[0].title == "Episode 0:  push › pull  (20 steps)"
     # Evenly spaced steps with the first and the last; never one twice.
@@ -93,17 +94,17 @@ def test_contact_sheet(data: Path, tmp_path: Path) -> None:
 
 
 def test_some_episodes_only(data: Path, tmp_path: Path) -> None:
-    made = render_demonstrations(data, tmp_path / "sheet.png", episodes=5, first=1, show_progress=False)
+    made = render_demonstrations(opened(data), tmp_path / "sheet.png", episodes=5, first=1, show_progress=False)
     assert [d.index for d in made] == [1]
     with pytest.raises(UserError, match="has 2 episodes; choose the first from 0 to 1"):
-        render_demonstrations(data, tmp_path / "none.png", first=2, show_progress=False)
+        render_demonstrations(opened(data), tmp_path / "none.png", first=2, show_progress=False)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_video(data: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("imageio_ffmpeg" if suffix == ".mp4" else "imageio")
     output = tmp_path / f"film{suffix}"
-    render_demonstrations(data, output, show_progress=False)
+    render_demonstrations(opened(data), output, show_progress=False)
     rate = 2 * 12 // (every := 2 if suffix == ".mp4" else 3)
     pictures = sum(len([*range(0, steps, every), steps]) + rate for steps in STEPS)
     if suffix == ".gif":
@@ -158,7 +159,7 @@ def test_errors_are_one_line_and_exit_1(spirl, data: Path, tmp_path: Path) -> No
         ((data, "-o", "sheet.jpg"), "must end in .png, .mp4 or .gif"),
         ((data, "-o", tmp_path / "file" / "sheet.png"), "cannot be written"),
         ((data, "--first", 2), "has 2 episodes"),
-        (("none.yaml",), "no such recipe"),
+        (("none.yaml",), "does not exist"),
         (("none",), "no such directory"),
     ):
         result = spirl("render", *arguments)
@@ -175,7 +176,7 @@ def test_d4rl_data_can_be_given_an_environment(spirl, tmp_path: Path) -> None:  
         file["observations"], file["actions"] = np.zeros((6, 3), np.float32), np.zeros((6, 2), np.float32)
         file["rewards"], file["terminals"] = np.zeros(6, np.float32), np.zeros(6, bool)
     assert spirl("import-d4rl", "x.hdf5", "-o", "d4rl", "--env", "Drawn-v0").code == 0
-    assert environment_of(load(tmp_path / "d4rl").info) == "Drawn-v0"
+    assert environment_of(opened(tmp_path / "d4rl").info) == "Drawn-v0"
 
 
 def test_a_missing_package_for_opengl_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_missing_package_for_opengl_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     data = write(tmp_path / "set", KITCHEN, width=30)
     with pytest.raises(UserError, match="apt-get install libegl1"):
-        render_demonstrations(data, tmp_path / "sheet.png", show_progress=False)
+        render_demonstrations(opened(data), tmp_path / "sheet.png", show_progress=False)
     assert not (tmp_path / "sheet.png").exists()
 
 
@@ -221,5 +222,5 @@ def test_kitchen_draws_recorded_states(tmp_path: Path) -> None:
 
     with TrajectoryWriter(tmp_path / "set", fps=12.5, env="FrankaKitchen-v1") as writer:
         writer.add(Episode(np.stack([recorded] * 2), np.zeros((1, 9)), np.zeros(1), True, False, "microwave"))
-    render_demonstrations(tmp_path / "set", tmp_path / "sheet.png", show_progress=False)
+    render_demonstrations(opened(tmp_path / "set"), tmp_path / "sheet.png", show_progress=False)
     assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 20

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rllib_spirl import SPiRL, SPiRLConfig
-from rllib_spirl.data.schema import TrajectoryWriter
+from rllib_spirl.data import TrajectoryWriter
 from rllib_spirl.demos.block_stacking import demonstrate
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError

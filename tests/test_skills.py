@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.data.schema import TrajectoryWriter, load
+from rllib_spirl.data import TrajectoryWriter
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 from rllib_spirl.skills.correction import StateStatistics
@@ -19,6 +19,7 @@ from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
 from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, scan
+from tests.sets import load
 
 SMALL = SkillModelConfig(state_dim=3, action_dim=2, horizon=4, latent_dim=2, hidden=16, layers=1, prior_layers=1)
 

@@ -14,11 +14,11 @@ from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import Compiled
-from rllib_spirl.data.schema import load
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills
 from tests.point import PointEnv
+from tests.sets import load, opened
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 Maker = Callable[..., SPiRLConfig]
@@ -267,8 +267,8 @@ def test_the_target_divergence_goes_from_one_number_to_another(config: Maker, tm
 
 def test_bounded_skills_are_learned_before_the_bound(config: Maker, point_data: Path, point_skills: str) -> None:
     model, _ = load_skills(point_skills)
-    free = offline_replay(str(point_data), model, PointEnv(), 100_000)._columns["z"]
-    before = offline_replay(str(point_data), model, PointEnv(), 100_000, skill_bound=2.0)._columns["z"]
+    free = offline_replay(opened(point_data), model, PointEnv(), 100_000)._columns["z"]
+    before = offline_replay(opened(point_data), model, PointEnv(), 100_000, skill_bound=2.0)._columns["z"]
     inside = free.abs() < 1.98
     torch.testing.assert_close((2 * before.tanh())[inside], free[inside], atol=1e-4, rtol=0)
     assert before.isfinite().all()
@@ -372,8 +372,8 @@ def test_what_cannot_be_compiled_goes_on_as_it_is(
 
 def test_a_large_data_set_gives_a_share_of_its_transitions(point_skills: str, point_data: Path) -> None:
     model, _ = load_skills(point_skills)
-    whole = offline_replay(str(point_data), model, PointEnv(), 100_000)
-    part = offline_replay(str(point_data), model, PointEnv(), load(point_data).num_frames // 2)
+    whole = offline_replay(opened(point_data), model, PointEnv(), 100_000)
+    part = offline_replay(opened(point_data), model, PointEnv(), load(point_data).num_frames // 2)
     assert len(part) == len(whole) // 2
     states = {tuple(row.tolist()) for row in whole._columns["states"]}
     assert {tuple(row.tolist()) for row in part._columns["states"]} <= states
@@ -441,7 +441,7 @@ def test_settings_that_would_do_nothing_or_harm_are_refused(
 
 def test_demonstrations_become_skill_transitions(point_skills: str, point_data: Path) -> None:
     model, _ = load_skills(point_skills)
-    replay = offline_replay(str(point_data), model, PointEnv(), 100_000)
+    replay = offline_replay(opened(point_data), model, PointEnv(), 100_000)
     columns = {name: column[: len(replay)] for name, column in replay._columns.items()}
     distance = (columns["next_states"] - torch.tensor([1.0, 1.0])).norm(dim=1)
     earned, last = columns["rewards"] > 0, columns["terminated"] == 1

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rllib_spirl.data.schema import Episode, TrajectoryWriter, load
+from rllib_spirl.data import Episode, TrajectoryWriter
+from tests.sets import load, opened
 
 
 def write(path: Path, **options: object) -> None:
@@ -69,6 +70,6 @@ def test_nothing_else_is_removed(tmp_path: Path, dead: int) -> None:
 
 def test_the_environment_is_kept(tmp_path: Path) -> None:
     write(tmp_path / "set", env="rllib_spirl/Kitchen-v0")
-    assert load(tmp_path / "set").info["rllib_spirl"]["env"] == "rllib_spirl/Kitchen-v0"
+    assert opened(tmp_path / "set").ours["env"] == "rllib_spirl/Kitchen-v0"
     write(tmp_path / "unknown")
-    assert "env" not in load(tmp_path / "unknown").info["rllib_spirl"]
+    assert "env" not in opened(tmp_path / "unknown").ours

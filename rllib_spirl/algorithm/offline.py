@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
-from rllib_spirl.data.schema import Trajectories, count_frames, load_files
+from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
@@ -20,7 +20,7 @@ _LARGEST = 0.99
 
 
 def offline_replay(
-    path: str, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0, skill_bound: float | None = None
+    data: DataSet, model: SkillModel, env: gym.Env, capacity: int, seed: int = 0, skill_bound: float | None = None
 ) -> SkillReplay:
     """Every window of H steps in a data set as one transition (s, z ~ q(z|window), Σr, s', terminated).
 
@@ -34,24 +34,24 @@ def offline_replay(
     demonstrations of other tasks serve the task at hand; else the recorded ones.
 
     Raises:
-        UserError: If the data set's dimensions are not the skill model's, or it lacks final states.
+        UserError: If the data set's dimensions are not the skill model's.
     """
     config = model.config
     state_dim = flatdim(state_space(env, images=config.prior_images))
-    share = min(1.0, capacity / count_frames(path))
+    share = min(1.0, capacity / data.num_frames)
     generator = torch.Generator().manual_seed(seed)
     kept: list[dict[str, Tensor]] = []
-    for data in load_files(path, images=config.prior_images):
-        fewer = config.state_set is not None and config.fits(data.state_dim) and data.state_dim <= state_dim
-        if data.action_dim != config.action_dim or not (data.state_dim == state_dim or fewer):
+    for part in data.stream(images=config.prior_images):
+        fewer = config.state_set is not None and config.fits(part.state_dim) and part.state_dim <= state_dim
+        if part.action_dim != config.action_dim or not (part.state_dim == state_dim or fewer):
             raise UserError(
-                f"{path} has states of {data.state_dim} and actions of {data.action_dim} dimensions, the environment "
+                f"{data} has states of {part.state_dim} and actions of {part.action_dim} dimensions, the environment "
                 f"{state_dim} and {config.action_dim}. Set offline_data to demonstrations in this environment, or "
                 "offline_fraction to 0."
             )
-        if np.diff(data.episode_starts).max() < config.horizon:
+        if np.diff(part.episode_starts).max() < config.horizon:
             continue
-        columns = skill_transitions(data, model, env, generator, state_dim)
+        columns = skill_transitions(part, model, env, generator, state_dim)
         if skill_bound is not None:
             columns["z"] = (columns["z"] / skill_bound).clamp(-_LARGEST, _LARGEST).atanh()
         if share < 1:
@@ -61,7 +61,7 @@ def offline_replay(
         kept.append(columns)
     total = sum(len(columns["rewards"]) for columns in kept)
     if total == 0:
-        raise UserError(f"{path}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
+        raise UserError(f"{data}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
     replay = SkillReplay(total, kept[0]["states"].shape[1], config.latent_dim, seed)
     while kept:
         replay.add(kept.pop(0))
@@ -75,33 +75,20 @@ def skill_transitions(
 
     States are filled up with NaN to ``state_dim``.
     """
-    if data.next_states is None:
-        raise UserError(
-            f"{data.path} has no column next.observation.state, so the states in which its skills end are unknown. "
-            "Import it again, or set offline_fraction to 0."
-        )
     horizon = model.config.horizon
     relabel = getattr(env.unwrapped, "relabel", None)
-    rewards = data.rewards.copy()
-    episode_end = np.repeat(data.episode_starts[1:], np.diff(data.episode_starts))
-    end = episode_end.copy()  # the first frame from which on nothing of the episode counts any more
-    terminated = data.terminated.copy()
     if relabel is not None:
-        for first, stop in zip(data.episode_starts[:-1], data.episode_starts[1:], strict=True):
-            states = np.concatenate([data.states[first:stop], data.next_states[stop - 1 : stop]])
-            rewards[first:stop], done_at = relabel(states)
-            terminated[first:stop] = False
-            if done_at is not None:
-                end[first:stop] = first + done_at + 1
-                terminated[first + done_at] = True
+        data = data.relabel(relabel)
+    lengths = np.diff(data.episode_starts)
+    episode_end, end = np.repeat(data.episode_starts[1:], lengths), np.repeat(data.ends, lengths)
 
     starts = window_starts(data.episode_starts, horizon)
     starts = starts[starts < end[starts]]
     last = np.minimum(starts + horizon, end[starts]) - 1
     # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
-    final = terminated[last] | (last + 1 + horizon > episode_end[starts])
-    earned = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
+    final = data.terminated[last] | (last + 1 + horizon > episode_end[starts])
+    earned = np.concatenate([[0.0], np.cumsum(data.rewards, dtype=np.float64)])
     z = []
     with torch.no_grad():
         for chunk in np.array_split(starts, max(1, len(starts) // 4096)):

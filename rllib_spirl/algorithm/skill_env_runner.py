@@ -13,8 +13,8 @@ from ray.tune.registry import register_env
 from torch import nn
 
 from rllib_spirl.algorithm.acting import ActingPolicy
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
-from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
 
 SKILL_ENV = "rllib_spirl/SkillEnv"
 _SAMPLING = "sampling"

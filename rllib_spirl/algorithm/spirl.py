@@ -31,8 +31,9 @@ from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.data import DataSet
+from rllib_spirl.envs.rollout import summarize
 from rllib_spirl.envs.skill_env import make_env
-from rllib_spirl.evaluation.rollout import summarize
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 
 REPLAY_FILE = "replay.safetensors"
@@ -307,7 +308,7 @@ class SPiRL(Algorithm):
             model, _ = load_skills(checkpoint)
             env = make_env(self.config.env, dict(self.config.env_config))
             size, bound = self.config.replay_capacity, self.config.skill_bound
-            self.offline = offline_replay(self.config.offline_data, model, env, size, seed + 1, bound)
+            self.offline = offline_replay(DataSet.open(self.config.offline_data), model, env, size, seed + 1, bound)
             env.close()
         self._updates_owed = 0.0
         self._warm = False

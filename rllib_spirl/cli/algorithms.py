@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllib_spirl.cli.experiment import Experiment
-from rllib_spirl.cli.yaml_text import did_you_mean
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import did_you_mean
 
 # Keys of RLlib's old API stack that old files still have, and what to use now.
 OLD_KEYS = {

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rllib_spirl.cli.errors import run
-from rllib_spirl.data import d4rl_hdf5, importing, lerobot, minari
+from rllib_spirl.data import DataSet, importing
 from rllib_spirl.data import recipe as recipes
-from rllib_spirl.data.schema import fingerprint, load
-from rllib_spirl.data.windows import window_starts
+from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
+from rllib_spirl.data.lerobot import LeRobotRecipe
+from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
 
 app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -27,6 +29,7 @@ Task = Annotated[str | None, typer.Option(help="What the episodes do.")]
 Fps = Annotated[float, typer.Option(help="Steps per second.")]
 Env = Annotated[str | None, typer.Option(help="Environment whose states these are, e.g. rllib_spirl/Kitchen-v0.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value, in place of the recipe's.")]
+Skip = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged episodes out, and list them.")]
 Rescale = Annotated[bool, typer.Option("--scale-actions", help="Map the range of each action dimension to [-1, 1].")]
 
 
@@ -53,20 +56,25 @@ def import_minari(
     ] = "observation",
     state_columns: Columns = None,
     task: Task = None,
+    task_key: Annotated[str | None, typer.Option(help="Info or observation that tells each episode's task.")] = None,
     fps: Fps = 10.0,
+    scale_actions: Rescale = False,
+    skip_damaged: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a Minari data set."""
-    source = minari.read(
-        dataset,
+    recipe = MinariRecipe(
+        dataset=dataset,
         root=root,
         download=download,
         observation_key=observation_key,
         state_columns=state_columns,
         task=task,
+        task_key=task_key,
         fps=fps,
+        rescale_actions=scale_actions,
     )
-    print(importing.write(source, output, overwrite=overwrite))
+    _write(recipe, output, overwrite, skip_damaged)
 
 
 @app.command("import-d4rl")
@@ -78,13 +86,22 @@ def import_d4rl(
     fps: Fps = 10.0,
     scale_actions: Rescale = False,
     env: Env = None,
+    skip_damaged: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Import a D4RL HDF5 file. Where it lacks next_observations, the last action of each episode is left out."""
-    source = d4rl_hdf5.read(
-        file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions, env=env
+    """Import a D4RL HDF5 file."""
+    recipe = D4RLRecipe(
+        path=file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions, env=env
     )
-    print(importing.write(source, output, overwrite=overwrite))
+    _write(recipe, output, overwrite, skip_damaged)
+
+
+class Done(StrEnum):
+    """What LeRobot's ``next.done`` means, see `LeRobotRecipe`."""
+
+    TERMINATED = "terminated"
+    ENDED = "ended"
+    REWARDED = "rewarded"
 
 
 @app.command("import-lerobot")
@@ -94,20 +111,33 @@ def import_lerobot(
     state_key: Annotated[list[str] | None, typer.Option(help="State column; several are joined.")] = None,
     action_key: Annotated[str, typer.Option(help="Action column.")] = "action",
     state_columns: Columns = None,
+    next_done: Annotated[
+        Done,
+        typer.Option(
+            help="What a true next.done means: the task has terminated; the recording has only ended; or the task has "
+            "terminated where that step is rewarded, else its time was up."
+        ),
+    ] = Done.TERMINATED,
     scale_actions: Rescale = False,
     env: Env = None,
+    skip_damaged: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Import a local LeRobot v3 data set. Videos are left out."""
-    source = lerobot.read(
-        path,
+    """Import a local LeRobot v3 data set. Images and videos are left out."""
+    recipe = LeRobotRecipe(
+        path=path,
         state_keys=state_key or ["observation.state"],
         action_key=action_key,
         state_columns=state_columns,
+        next_done=next_done.value,
         rescale_actions=scale_actions,
         env=env,
     )
-    print(importing.write(source, output, overwrite=overwrite))
+    _write(recipe, output, overwrite, skip_damaged)
+
+
+def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool, skip_damaged: bool) -> None:
+    print(importing.write(recipe.read(), output, overwrite=overwrite, skip_damaged=skip_damaged))
 
 
 @app.command()
@@ -117,11 +147,11 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a data set and say what is in it."""
-    facts = describe(path, horizon)
+    facts = describe(DataSet.open(path), horizon)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    table = Table(title=str(path), show_header=False, title_justify="left")
+    table = Table(title=facts["path"], show_header=False, title_justify="left")
     lengths, actions, states = facts["episode_length"], facts["action_range"], facts["state_range"]
     table.add_row("episodes", f"{facts['episodes']:,}")
     table.add_row("steps", f"{facts['steps']:,}")
@@ -169,23 +199,23 @@ def render(
     suffix_of(output, SUFFIXES)  # before a long build, not after it
     if set_ and not is_recipe:
         raise UserError(f"--set changes a recipe, and {source} is none; leave it out")
-    data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else source
+    data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else DataSet.open(source)
     render_demonstrations(data, output, episodes=episodes, first=first, env=env)
     print(output)
 
 
-def describe(path: str | Path, horizon: int) -> dict[str, Any]:
-    """What ``inspect`` tells, as JSON values. Raises UserError like ``load`` and ``window_starts``."""
-    data = load(path)
-    starts = data.episode_starts
-    lengths = np.diff(starts)
-    tasks = Counter(data.tasks[i] for i in data.task_index[starts[:-1]])
+def describe(data: DataSet, horizon: int) -> dict[str, Any]:
+    """What ``inspect`` tells, as JSON values. Raises UserError as `DataSet.load` and `DataSet.windows` do."""
+    frames = data.load()
+    lengths = np.diff(frames.episode_starts)
+    tasks = Counter(frames.tasks[i] for i in frames.task_index[frames.episode_starts[:-1]])
     subtasks: Counter[str] = Counter()
     for task, count in tasks.items():
         for name in task.split(";"):
             subtasks[name.strip()] += count
+    state, action = (data.statistics[name] for name in ("observation.state", "action"))
     return {
-        "path": str(path),
+        "path": str(data),
         "episodes": data.num_episodes,
         "steps": data.num_frames,
         "episode_length": {
@@ -194,21 +224,21 @@ def describe(path: str | Path, horizon: int) -> dict[str, Any]:
             "max": int(lengths.max()),
         },
         "horizon": horizon,
-        "windows": len(window_starts(starts, horizon)),
+        "windows": len(data.windows(horizon)),
         "state_dim": data.state_dim,
         "action_dim": data.action_dim,
-        "state_range": {"min": data.states.min(axis=0).tolist(), "max": data.states.max(axis=0).tolist()},
-        "action_range": {"min": data.actions.min(axis=0).tolist(), "max": data.actions.max(axis=0).tolist()},
-        "mean_return": float(data.rewards.sum(dtype=np.float64) / data.num_episodes),
-        "terminated_episodes": int(data.terminated[starts[1:] - 1].sum()),
+        "state_range": {key: state[key] for key in ("min", "max")},
+        "action_range": {key: action[key] for key in ("min", "max")},
+        "mean_return": float(frames.rewards.sum(dtype=np.float64) / data.num_episodes),
+        "terminated_episodes": int(frames.terminated[frames.episode_starts[1:] - 1].sum()),
         "tasks": dict(tasks.most_common()),
         "subtasks": dict(subtasks.most_common()),
-        "dtype": data.info.get("features", {}).get("observation.state", {}).get("dtype", "unknown"),
+        "dtype": data.features.get("observation.state", {}).get("dtype", "unknown"),
         "fps": data.info.get("fps", 0),
         "robot_type": data.info.get("robot_type") or "unknown",
-        "env": data.info.get("rllib_spirl", {}).get("env"),
-        "source": data.info.get("rllib_spirl", {}).get("source"),
-        "fingerprint": fingerprint(path),
+        "env": data.ours.get("env"),
+        "source": data.ours.get("source"),
+        "fingerprint": data.fingerprint,
     }
 
 

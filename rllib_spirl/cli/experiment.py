@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rllib_spirl.cli.yaml_text import did_you_mean, parse, parse_file
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import did_you_mean, parse, parse_file
 
 CHECKPOINT_KEYS = (
     "num_to_keep",

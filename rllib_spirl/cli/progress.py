@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rllib_spirl.cli.yaml_text import did_you_mean
+from rllib_spirl.yaml_text import did_you_mean
 
 # The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
 ALIASES = {

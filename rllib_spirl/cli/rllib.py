@@ -9,8 +9,8 @@ import typer
 
 from rllib_spirl.cli import errors
 from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load, spaces
-from rllib_spirl.cli.yaml_text import parse
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import parse
 
 app = typer.Typer(
     help="Train and evaluate RLlib algorithms, SPiRL among them, from YAML files.",

@@ -11,7 +11,7 @@ from rllib_spirl.cli.data import app as data_app
 from rllib_spirl.cli.errors import run
 from rllib_spirl.cli.report import report
 from rllib_spirl.cli.video import video
-from rllib_spirl.cli.yaml_text import parse
+from rllib_spirl.yaml_text import parse
 
 app = typer.Typer(
     no_args_is_help=True, help="Skills from recorded trajectories: data sets, pretraining, reports, videos."
@@ -35,8 +35,8 @@ def pretrain(
     rollouts: Annotated[int, typer.Option(help="Episodes with skills from the prior, if --env is given.")] = 10,
 ) -> None:
     """Train skills and a skill prior with Ray Train; goes on where an interrupted run stopped."""
+    from rllib_spirl.cli.prepare import prepare_skills
     from rllib_spirl.skills.checkpoint import load_card
-    from rllib_spirl.skills.prepare import prepare_skills
 
     pretrain_settings = {}
     for setting in settings or []:

@@ -19,9 +19,9 @@ from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
-from rllib_spirl.cli.yaml_text import did_you_mean, parse
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.sweep import draw_sweep
+from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
@@ -178,7 +178,7 @@ def with_skills(experiment: Experiment) -> Experiment:
     known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
     if "skill_checkpoint" not in known:
         raise UserError(f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}")
-    from rllib_spirl.skills.prepare import prepare_skills
+    from rllib_spirl.cli.prepare import prepare_skills
 
     prepared = prepare_skills(
         dict(experiment.skills or {}),
@@ -188,7 +188,7 @@ def with_skills(experiment: Experiment) -> Experiment:
     )
     config = {**experiment.config, "skill_checkpoint": prepared.checkpoint}
     if prepared.data is not None and "offline_data" in known:
-        config.setdefault("offline_data", prepared.data)
+        config.setdefault("offline_data", str(prepared.data))
     return replace(experiment, config=config)
 
 

@@ -23,6 +23,7 @@ FRAME = "frame_index"
 INDEX = "index"
 TIMESTAMP = "timestamp"
 TASK = "task_index"
+DONE = "next.done"  # LeRobot's; read in place of ``TERMINATED`` where that is missing
 
 REQUIRED = (STATE, ACTION, EPISODE, FRAME)
 OPTIONAL = (NEXT_STATE, REWARD, TERMINATED, TRUNCATED, TASK)
@@ -107,12 +108,12 @@ def matrix(table: pa.Table, name: str, file: Location) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
-def values(table: pa.Table, name: str, file: Location) -> np.ndarray:
-    """A column of the contract as an array: (N, width) if it is one of VECTORS, else (N,).
+def values(table: pa.Table, name: str, file: Location, vectors: frozenset[str] = VECTORS) -> np.ndarray:
+    """A column as an array of the stored number type: (N, width) if it is one of ``vectors``, else (N,).
 
     Raises UserError as `matrix` or `scalars` does, and on pictures of another size.
     """
-    if name not in VECTORS:
+    if name not in vectors:
         return scalars(table, name, file)
     array = matrix(table, name, file)
     if name == IMAGE and len(array) and (array.dtype, array.shape[1]) != (np.uint8, PICTURE_BYTES):

@@ -1,89 +1,72 @@
 """Import D4RL's HDF5 files: flat arrays of steps with flags where episodes end."""
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import Source, choose_columns, floats, scale_actions
+from rllib_spirl.data.episode import Trajectories, following_states
+from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats, scale_actions
 from rllib_spirl.errors import UserError
 
 
-def read(
-    path: str | Path,
-    *,
-    state_columns: str | None = None,
-    task: str | None = None,
-    fps: float = 10.0,
-    rescale_actions: bool = False,
-    env: str | None = None,
-) -> Source:
-    """Open a D4RL file with ``observations``, ``actions``, ``rewards``, ``terminals`` and, optionally,
-    ``timeouts``.
+class D4RLRecipe(ImportRecipe):
+    """A D4RL file with ``observations``, ``actions``, ``rewards``, ``terminals`` and, optionally, ``timeouts``.
 
-    A step flagged in ``terminals`` or in ``timeouts`` is the last of its episode; what comes after the last
-    flag is an unfinished, hence truncated, episode. Row i holds the state *before* action i. The state after
-    an episode's last action is known only from ``next_observations``. Without that array the last action of
-    each episode is dropped, since the first state of the next episode is not what it led to; such an episode
-    is truncated, because the step that ended it is gone. With it, a row whose next state is not the
-    following row's state also ends an episode.
-
-    Args:
-        path: the HDF5 file.
-        state_columns: dimensions to keep, e.g. ``0:30`` of the kitchen's 60 (the other 30 are a constant
-        goal).
-        task: what the episodes do; else the file's name.
-        fps: steps per second; D4RL does not record them.
-        rescale_actions: map each action dimension's range in the file to [-1, 1].
-        env: name of the environment whose states these are; D4RL does not record it.
-
-    Raises:
-        UserError: when the file is missing or damaged, an array is missing, or lengths differ.
+    A step flagged in ``terminals`` or in ``timeouts`` is the last of its episode. What comes after the last flag is an
+    unfinished, hence truncated, episode. Row i holds the state *before* action i. The state after an episode's last
+    action is known from ``next_observations`` only; without that array the state before it stands in its place, see
+    `rllib_spirl.data.episode.following_states`. With it, a row whose next state is not the following row's state also
+    ends an episode.
     """
-    path = Path(path)
-    arrays = _arrays(path)
-    observations, actions = floats(arrays["observations"]), floats(arrays["actions"])
-    following = floats(arrays["next_observations"]) if "next_observations" in arrays else None
-    terminals = arrays["terminals"].astype(bool).reshape(-1)
-    columns = choose_columns(state_columns, observations.shape[1], "'observations'")
-    ends = terminals.copy()
-    if "timeouts" in arrays:
-        ends |= arrays["timeouts"].astype(bool).reshape(-1)
-    if following is not None:
-        ends[:-1] |= (following[:-1] != observations[1:]).any(axis=1)
-    ends[-1] = True
-    stops = np.flatnonzero(ends) + 1
-    starts = np.concatenate([[0], stops[:-1]])
-    facts: dict[str, Any] = {"source": "d4rl", "file": path.name, "state_columns": state_columns}
-    low, high = actions.min(axis=0), actions.max(axis=0)
-    if rescale_actions:
-        facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
-        actions = scale_actions(actions, low, high)
-    rewards = floats(arrays["rewards"]).reshape(-1)
 
-    def episodes() -> Iterator[Episode]:
-        for start, stop in zip(starts, stops, strict=True):
-            if following is None:
-                states, last = observations[start:stop], stop - 1
-                if last == start:
-                    continue  # one step with an unknown outcome is no transition at all
-            else:
-                states, last = np.concatenate([observations[start:stop], following[stop - 1 : stop]]), stop
-            terminated = following is not None and bool(terminals[stop - 1])
-            episode = Episode(
-                states=states[:, columns],
-                actions=actions[start:last],
-                rewards=rewards[start:last],
-                terminated=terminated,
-                truncated=not terminated,
-                task=task or path.stem,
-            )
-            episode.validate(f"{path}, episode at row {start}")
-            yield episode
+    source: Literal["d4rl"] = "d4rl"
+    path: Path
+    task: str | None = None
+    """What the episodes do; else the file's name."""
+    env: str | None = None
+    """The name of the environment whose states these are. D4RL does not record it."""
 
-    return Source(episodes=episodes(), count=len(stops), fps=fps, facts=facts, env=env)
+    def content(self) -> dict[str, Any]:
+        return super().content() | file_state(self.path)
+
+    def read(self) -> Source:
+        """Open the file. Raises UserError when it is missing or damaged, an array is missing, or lengths differ."""
+        arrays = _arrays(self.path)
+        observations, actions = floats(arrays["observations"]), floats(arrays["actions"])
+        terminals = arrays["terminals"].astype(bool).reshape(-1)
+        columns = choose_columns(self.state_columns, observations.shape[1], "'observations'")
+        ends = terminals.copy()
+        if "timeouts" in arrays:
+            ends |= arrays["timeouts"].astype(bool).reshape(-1)
+        if "next_observations" in arrays:
+            following = floats(arrays["next_observations"])
+            ends[:-1] |= (following[:-1] != observations[1:]).any(axis=1)
+        ends[-1] = True
+        starts = np.concatenate([[0], np.flatnonzero(ends) + 1])
+        if "next_observations" not in arrays:
+            following = following_states(observations, starts)
+        facts: dict[str, Any] = {"source": "d4rl", "file": self.path.name, "state_columns": self.state_columns}
+        if self.rescale_actions:
+            low, high = actions.min(axis=0), actions.max(axis=0)
+            facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
+            actions = scale_actions(actions, low, high)
+        recorded = Trajectories(
+            states=observations[:, columns],
+            actions=actions,
+            rewards=floats(arrays["rewards"]).reshape(-1),
+            next_states=following[:, columns],
+            terminated=terminals,
+            episode_starts=starts,
+            task_index=np.zeros(len(actions), np.int64),
+            tasks=[self.task or self.path.stem],
+        )
+        readers = [
+            (f"{self.path}, episode at row {start}", partial(recorded.episode, index))
+            for index, start in enumerate(starts[:-1])
+        ]
+        return Source(readers, count=len(readers), fps=self.fps, facts=facts, env=self.env)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -1,13 +1,23 @@
-"""One trajectory in memory: what demonstrators and importers produce and the writer takes."""
+"""Trajectories in memory: one episode, and many one after the other."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.errors import UserError
 
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
+SCALE_ACTIONS = "import the data with --scale-actions (in a recipe: 'rescale_actions: true')"
+
+Relabel = Callable[[NDArray[np.floating]], tuple[NDArray[np.floating], int | None]]
+"""States (T+1, S) of an episode to the rewards (T,) of a task and the step that completes it, or None."""
+
+
+class DamagedEpisode(UserError):
+    """An episode that cannot be used as it was recorded. An import may leave such episodes out."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +36,30 @@ class Episode:
         return len(self.actions)
 
     def validate(self, name: str = "episode") -> None:
-        """Raises UserError, with ``name`` and step, on bad shapes, NaN/inf, actions outside of [-1, 1]."""
+        """Check shapes and values.
+
+        Args:
+            name: What an error calls this episode.
+
+        Raises:
+            DamagedEpisode: On wrong shapes, NaN or infinity.
+            UserError: When an action lies outside of [-1, 1].
+        """
         if self.states.ndim != 2 or self.actions.ndim != 2 or self.rewards.ndim != 1:
-            raise UserError(
+            raise DamagedEpisode(
                 f"{name}: states, actions, rewards must be of shape (T+1, S), (T, A), (T,), "
                 f"got {self.states.shape}, {self.actions.shape}, {self.rewards.shape}"
             )
         steps = len(self.actions)
         if steps == 0:
-            raise UserError(f"{name}: no steps; leave empty episodes out")
+            raise DamagedEpisode(f"{name}: no steps; leave empty episodes out")
         if len(self.states) != steps + 1 or len(self.rewards) != steps:
-            raise UserError(
+            raise DamagedEpisode(
                 f"{name}: {steps} actions need {steps + 1} states (with the one after the last action) and "
                 f"{steps} rewards, got {len(self.states)} and {len(self.rewards)}"
             )
         if self.images is not None and (self.images.dtype != np.uint8 or self.images.shape != (steps, *PICTURE)):
-            raise UserError(
+            raise DamagedEpisode(
                 f"{name}: images must be uint8 of shape {(steps, *PICTURE)}, one for each action, "
                 f"got {self.images.dtype} of {self.images.shape}"
             )
@@ -49,13 +67,87 @@ class Episode:
             finite = np.isfinite(values)
             if not finite.all():
                 where = np.argwhere(~finite)[0]
-                raise UserError(
+                raise DamagedEpisode(
                     f"{name}, step {where[0]}: {label} is {values[tuple(where)]}; repair or drop this episode"
                 )
         outside = np.abs(self.actions) > 1 + ACTION_TOLERANCE
         if outside.any():
             row, column = np.argwhere(outside)[0]
             raise UserError(
-                f"{name}, step {row}: action[{column}] = {self.actions[row, column]:g} is outside of [-1, "
-                "1]; scale the actions to [-1, 1] first"
+                f"{name}, step {row}: action[{column}] = {self.actions[row, column]:g} is outside of [-1, 1]; "
+                f"{SCALE_ACTIONS}"
             )
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The frames of E episodes, one after the other: N frames with states of S and actions of A numbers."""
+
+    states: np.ndarray  # (N, S) float
+    actions: np.ndarray  # (N, A) float
+    rewards: np.ndarray  # (N,) float
+    next_states: np.ndarray  # (N, S) float, the state after each action; see `following_states`
+    terminated: np.ndarray  # (N,) bool, whether the step ended the task
+    episode_starts: np.ndarray  # (E+1,) int64: episode e is the frames [starts[e], starts[e+1])
+    task_index: np.ndarray  # (N,) int64, into tasks
+    tasks: list[str]
+    images: np.ndarray | None = None  # (N, 32, 32, 3) uint8; None unless asked for
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(E,) int64: the frame of each episode from which on nothing counts any more; by default where it stops."""
+
+    def __post_init__(self) -> None:
+        if not len(self.ends):
+            object.__setattr__(self, "ends", self.episode_starts[1:])
+
+    @property
+    def state_dim(self) -> int:
+        return self.states.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        return self.actions.shape[1]
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_starts) - 1
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.states)
+
+    def episode(self, index: int) -> Episode:
+        """Episode ``index``, from 0 to E - 1."""
+        start, stop = self.episode_starts[index], self.episode_starts[index + 1]
+        terminated = bool(self.terminated[stop - 1])
+        return Episode(
+            states=np.concatenate([self.states[start:stop], self.next_states[stop - 1 : stop]]),
+            actions=self.actions[start:stop],
+            rewards=self.rewards[start:stop],
+            terminated=terminated,
+            truncated=not terminated,
+            task=self.tasks[self.task_index[start]],
+            images=None if self.images is None else self.images[start:stop],
+        )
+
+    def relabel(self, label: Relabel) -> "Trajectories":
+        """The same frames with the rewards and the ends of another task, which ``label`` tells for each episode."""
+        rewards, terminated, ends = self.rewards.copy(), np.zeros_like(self.terminated), self.ends.copy()
+        for index, start in enumerate(self.episode_starts[:-1]):
+            episode = self.episode(index)
+            rewards[start : start + len(episode)], done_at = label(episode.states)
+            if done_at is not None:
+                ends[index] = start + done_at + 1
+                terminated[start + done_at] = True
+        return replace(self, rewards=rewards, terminated=terminated, ends=ends)
+
+
+def following_states(states: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
+    """The state after each action, (N, S), where only the states before them, (N, S), were recorded.
+
+    That after an episode's last action is not known: the last one known stands in its place. Skills are learned from
+    the states before actions alone, and no value is ever learned for a state in which a recording stops.
+    """
+    following = np.concatenate([states[1:], states[-1:]])
+    last = episode_starts[1:] - 1
+    following[last] = states[last]
+    return following

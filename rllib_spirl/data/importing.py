@@ -1,25 +1,30 @@
 """What all importers share: an opened source, choice of columns, scaling of actions, writing."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
-from rich.progress import track
 
-from rllib_spirl.data.episode import Episode
+from rllib_spirl.data.dataset import DataSet
+from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import track
+
+SKIP_DAMAGED = "or leave such episodes out with --skip-damaged (in a recipe: 'skip_damaged: true')"
 
 
 @dataclass(frozen=True)
 class Source:
     """Recorded data, opened and ready to be read episode by episode."""
 
-    episodes: Iterator[Episode]
+    readers: Iterable[tuple[str, Callable[[], Episode]]]
+    """For each episode what an error calls it, and a function that reads it or raises `DamagedEpisode`."""
     count: int | None  # episodes, where known before reading
     fps: float
     facts: dict[str, Any]  # where it is from, as JSON values; kept in meta/info.json
@@ -29,8 +34,79 @@ class Source:
     env: str | None = None  # name of the environment whose states these are, where known
 
 
-def write(source: Source, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> Path:
-    """Write an opened source as a data set at ``output``, whole or not at all; UserError on bad data."""
+class Recipe(BaseModel):
+    """How a data set is made. What each source needs besides is in the classes that derive from this one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, description="of the built data set; else the recipe's file name")
+    description: str = ""
+    output: Path | None = Field(default=None, description="where to build; else below the package's home directory")
+    fps: float = Field(default=10.0, gt=0, description="steps per second")
+
+    def content(self) -> dict[str, Any]:
+        """All that decides the data, as JSON values: the settings, and the state of the local files they name."""
+        return self.model_dump(mode="json", exclude={"name", "description", "output"})
+
+    def build(
+        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
+    ) -> DataSet:
+        """Make the data set at ``output``, whole or not at all.
+
+        Args:
+            output: The directory to make.
+            facts: Where the data comes from, as JSON values to be kept in ``meta/info.json``.
+            overwrite: Whether to replace a data set that is there.
+            show_progress: Whether to tell how far it is.
+            workers: Processes for what can be made in parallel; None for one on each core.
+
+        Raises:
+            UserError: When the source is missing or invalid, or ``output`` cannot be written.
+        """
+        raise NotImplementedError
+
+
+class ImportRecipe(Recipe):
+    """Recorded data to import."""
+
+    state_columns: str | None = Field(default=None, description="state dimensions to keep, e.g. 0:9,18:39")
+    rescale_actions: bool = Field(default=False, description="map each action dimension's range in the data to [-1, 1]")
+    skip_damaged: bool = Field(default=False, description="leave damaged episodes out instead of refusing the data")
+
+    def read(self) -> Source:
+        """Open the source. Raises UserError when it is missing, damaged or of another form."""
+        raise NotImplementedError
+
+    def build(
+        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
+    ) -> DataSet:
+        source = self.read()
+        source.facts.update(facts)
+        return write(source, output, overwrite=overwrite, show_progress=show_progress, skip_damaged=self.skip_damaged)
+
+
+def write(
+    source: Source,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    show_progress: bool = True,
+    skip_damaged: bool = False,
+) -> DataSet:
+    """Write an opened source as a data set at ``output``, whole or not at all.
+
+    Args:
+        source: What to write.
+        output: The directory to make.
+        overwrite: Whether to replace a data set that is there.
+        show_progress: Whether to tell how far it is.
+        skip_damaged: Whether to leave damaged episodes out. They are listed on stderr and counted in
+            ``meta/info.json``; else the first of them ends the import.
+
+    Raises:
+        UserError: On invalid data, or when ``output`` cannot be written.
+    """
+    facts, skipped = dict(source.facts), []
     with TrajectoryWriter(
         output,
         fps=source.fps,
@@ -38,26 +114,38 @@ def write(source: Source, output: str | Path, *, overwrite: bool = False, show_p
         state_names=source.state_names,
         action_names=source.action_names,
         env=source.env,
-        source=source.facts,
+        source=facts,
         overwrite=overwrite,
     ) as writer:
-        for episode in track(
-            source.episodes,
-            "importing episodes",
-            total=source.count,
-            console=Console(stderr=True),
-            disable=not show_progress,
-            transient=True,
-        ):
-            writer.add(episode)
-    return Path(output)
+        for name, read in track(source.readers, "importing episodes", total=source.count, show=show_progress):
+            try:
+                writer.add(read(), name)
+            except DamagedEpisode as error:
+                if not skip_damaged:
+                    raise UserError(f"{error}, {SKIP_DAMAGED}") from None
+                skipped.append(str(error))
+        if skipped:
+            facts["episodes_skipped"] = len(skipped)
+            console = Console(stderr=True)
+            for reason in skipped:
+                console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"{len(skipped)} damaged episodes are left out", highlight=False)
+    return writer.data_set
+
+
+def file_state(file: Path) -> dict[str, Any]:
+    """What tells a file from what it will be once it is replaced. Empty where there is none."""
+    if not file.exists():
+        return {}
+    stat = file.stat()
+    return {"state": [stat.st_size, stat.st_mtime_ns]}
 
 
 def choose_columns(spec: str | None, width: int, what: str) -> np.ndarray:
     """Column indices from a text such as ``0:9,18:39`` (half-open ranges and single columns); all for None.
 
     Raises:
-        UserError: when the text is no such list, or asks for columns beyond ``width``.
+        UserError: When the text is no such list, or asks for columns beyond ``width``.
     """
     if spec is None:
         return np.arange(width)

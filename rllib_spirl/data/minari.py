@@ -1,124 +1,168 @@
 """Import a Minari data set, by its id or from a local directory."""
 
 import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 
-from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import Source, choose_columns, floats, scale_actions
+from rllib_spirl.data.episode import DamagedEpisode, Episode
+from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, floats, scale_actions
 from rllib_spirl.errors import UserError
 
 
-def read(
-    dataset: str,
-    *,
-    root: str | Path | None = None,
-    download: bool = False,
-    observation_key: str = "observation",
-    state_columns: str | None = None,
-    task: str | None = None,
-    fps: float = 10.0,
-) -> Source:
-    """Open a Minari data set. Minari records the state after the last action, so episodes stay whole.
+class MinariRecipe(ImportRecipe):
+    """A Minari data set. Minari records the state after the last action, so episodes stay whole.
 
-    Args:
-        dataset: an id such as ``D4RL/kitchen/complete-v2``, or the path of a data set's directory.
-        root: where Minari keeps its data sets; else ``$MINARI_DATASETS_PATH``, else Minari's own default.
-        download: fetch the data set when it is not there.
-        observation_key: which entry of Dict observations is the state; ``a/b`` for nested ones.
-        state_columns: dimensions to keep, e.g. ``0:9,18:39`` for the positions of FrankaKitchen-v1.
-        task: what the episodes do; else the environment's ``tasks_to_complete``, else the data set's id.
-        fps: steps per second; Minari does not record them.
+    Actions are mapped to [-1, 1] from the bounds of the action space. Where it has none, they are taken as they are, or
+    with ``rescale_actions`` mapped from their range in the data.
 
-    Raises:
-        UserError: when the data set is not there or damaged, or the observations or actions are not vectors.
+    Episodes are labelled by ``task``, by what ``task_key`` holds, or by the environment's ``tasks_to_complete``; the
+    episodes of a combined data set by the part that they come from, if its parts are here too; else by the data set's
+    id.
     """
-    import gymnasium as gym
 
-    data = _open(dataset, root, download)
-    space = data.action_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise UserError(f"{dataset}: actions are {space}; only vectors of continuous actions can be imported")
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    # Unbounded spaces say nothing about the scale: those actions are taken as they are, and checked on
-    # writing.
-    bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
-    scaled = bounded and not (np.all(low == -1) and np.all(high == 1))
-    facts: dict[str, Any] = {"source": "minari", "dataset": data.spec.dataset_id, "state_columns": state_columns}
-    if scaled:
-        facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
-    spec = data.spec.env_spec
-    tasks = (spec.kwargs if spec else {}).get("tasks_to_complete")
-    label = task or ("; ".join(tasks) if tasks else data.spec.dataset_id)
+    source: Literal["minari"] = "minari"
+    dataset: str
+    """An id such as ``D4RL/kitchen/complete-v2``, or the path of a data set's directory."""
+    root: Path | None = None
+    """Where Minari keeps its data sets; else ``$MINARI_DATASETS_PATH``, else Minari's own default."""
+    download: bool = True
+    """Whether to fetch the data set when it is not there."""
+    observation_key: str = "observation"
+    """Which entry of Dict observations is the state; ``a/b`` for nested ones."""
+    task: str | None = None
+    task_key: str | None = None
+    """The info, or the entry of Dict observations, that tells what an episode does; ``a/b`` for nested ones."""
 
-    def convert(recorded: Any) -> Episode:
-        name = f"{dataset}, episode {recorded.id}"
-        observations = floats(_state(recorded.observations, observation_key, name))
-        columns = choose_columns(state_columns, observations.shape[1], f"'{observation_key}'")
-        actions = floats(recorded.actions)
-        episode = Episode(
-            states=observations[:, columns],
-            actions=scale_actions(actions, low, high) if scaled else actions,
-            rewards=floats(recorded.rewards),
-            terminated=bool(recorded.terminations[-1]),
-            truncated=bool(recorded.truncations[-1]),
-            task=label,
+    def read(self) -> Source:
+        """Open the data set.
+
+        Raises:
+            UserError: When it is not there or damaged, or its observations or actions are no vectors.
+        """
+        data = self._open(self.dataset)
+        space = data.action_space
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise UserError(f"{self.dataset}: actions are {space}; only vectors of continuous actions can be imported")
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            low, high = self._action_range(data) if self.rescale_actions else (-np.ones_like(low), np.ones_like(high))
+        facts: dict[str, Any] = {
+            "source": "minari",
+            "dataset": data.spec.dataset_id,
+            "state_columns": self.state_columns,
+        }
+        scaled = not (np.all(low == -1) and np.all(high == 1))
+        if scaled:
+            facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
+        labels = self._labels(data)
+
+        def convert(index: int) -> Episode:
+            name = f"{self.dataset}, episode {index}"
+            recorded = self._episode(data, index)
+            observations = floats(_state(recorded.observations, self.observation_key, name))
+            columns = choose_columns(self.state_columns, observations.shape[1], f"'{self.observation_key}'")
+            actions = floats(recorded.actions)
+            return Episode(
+                states=observations[:, columns],
+                actions=scale_actions(actions, low, high) if scaled else actions,
+                rewards=floats(recorded.rewards),
+                terminated=bool(recorded.terminations[-1]),
+                truncated=bool(recorded.truncations[-1]),
+                task=labels[index] if self.task_key is None else _task(recorded, self.task_key, name),
+            )
+
+        spec = data.spec.env_spec
+        return Source(
+            readers=[(f"{self.dataset}, episode {i}", partial(convert, i)) for i in map(int, data.episode_indices)],
+            count=int(data.total_episodes),
+            fps=self.fps,
+            facts=facts,
+            robot_type=spec.id if spec else "unknown",
+            env=spec.id if spec else None,
         )
-        episode.validate(name)
-        return episode
 
-    def episodes() -> Iterator[Episode]:
+    def _episode(self, data: Any, index: int) -> Any:
         try:
-            yield from map(convert, data.iterate_episodes())
-        except (OSError, KeyError) as error:
-            raise UserError(f"{dataset}: an episode is damaged ({error}); download the data set again") from error
-
-    return Source(
-        episodes=episodes(),
-        count=int(data.total_episodes),
-        fps=fps,
-        facts=facts,
-        robot_type=spec.id if spec else "unknown",
-        env=spec.id if spec else None,
-    )
-
-
-def _open(dataset: str, root: str | Path | None, download: bool) -> Any:
-    import minari
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    local = Path(dataset)
-    if (local / "data" / "metadata.json").exists():
-        place = local / "data"
-    elif (local / "metadata.json").exists():
-        place = local
-    else:
-        place = (Path(root) / dataset if root is not None else Path(get_dataset_path(dataset))) / "data"
-    if not place.exists() and download:
-        previous = os.environ.get("MINARI_DATASETS_PATH")
-        try:
-            if root is not None:
-                os.environ["MINARI_DATASETS_PATH"] = str(root)
-            minari.download_dataset(dataset)
-        except Exception as error:  # whatever the network, the host or Minari's id parser may raise
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{dataset}: the download failed ({type(error).__name__}: {reason}); check the id and the "
-                "network, or point MINARI_DATASETS_PATH at a copy"
+            return next(iter(data.iterate_episodes([index])))
+        except (OSError, KeyError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise DamagedEpisode(
+                f"{self.dataset}, episode {index}: it is damaged ({reason}); download the data set again"
             ) from error
-        finally:
-            if root is not None:
-                os.environ.pop("MINARI_DATASETS_PATH", None)
-                if previous is not None:
-                    os.environ["MINARI_DATASETS_PATH"] = previous
-    if not place.exists():
+
+    def _action_range(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest number of each action dimension in the data, (A,)."""
+        ranges = []
+        for index in map(int, data.episode_indices):
+            actions = self._episode(data, index).actions
+            ranges.append((actions.min(axis=0), actions.max(axis=0)))
+        return np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)
+
+    def _labels(self, data: Any) -> dict[int, str]:
+        """What the episodes do, by their index."""
+        indices = list(map(int, data.episode_indices))
+        if self.task is not None:
+            return dict.fromkeys(indices, self.task)
+        labels = [label for part in self._parts(data) for label in [_label(part)] * int(part.total_episodes)]
+        return dict(zip(indices, labels if len(labels) == len(indices) else [_label(data)] * len(indices), strict=True))
+
+    def _parts(self, data: Any) -> list[Any]:
+        """The data sets that a combined one was made of, in its order. Empty where not all of them are here."""
+        try:
+            return [_dataset(self._place(name)) for name in data.combined_datasets]
+        except UserError:
+            return []
+
+    def _place(self, dataset: str) -> Path:
+        """The folder of a data set's files, which need not be there."""
+        from minari.storage.datasets_root_dir import get_dataset_path
+
+        local = Path(dataset).expanduser()
+        for place in (local / "data", local):
+            if (place / "metadata.json").exists():
+                return place
+        return (self.root / dataset if self.root is not None else Path(get_dataset_path(dataset))) / "data"
+
+    def _open(self, dataset: str) -> Any:
+        place = self._place(dataset)
+        if not place.exists() and self.download:
+            _download(dataset, self.root)
+        if not place.exists():
+            raise UserError(
+                f"{dataset}: no such Minari data set at {place.parent}; set MINARI_DATASETS_PATH to where it is, "
+                f"or get it with 'minari download {dataset}' or --download"
+            )
+        return _dataset(place)
+
+
+def _download(dataset: str, root: Path | None) -> None:
+    import minari
+
+    previous = os.environ.get("MINARI_DATASETS_PATH")
+    try:
+        if root is not None:
+            os.environ["MINARI_DATASETS_PATH"] = str(root)
+        minari.download_dataset(dataset)
+    except Exception as error:  # whatever the network, the host or Minari's id parser may raise
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{dataset}: no such Minari data set at {place.parent}; set MINARI_DATASETS_PATH to where it is, "
-            f"or get it with 'minari download {dataset}' or --download"
-        )
+            f"{dataset}: the download failed ({type(error).__name__}: {reason}); check the id and the "
+            "network, or point MINARI_DATASETS_PATH at a copy"
+        ) from error
+    finally:
+        if root is not None:
+            os.environ.pop("MINARI_DATASETS_PATH", None)
+            if previous is not None:
+                os.environ["MINARI_DATASETS_PATH"] = previous
+
+
+def _dataset(place: Path) -> Any:
+    import minari
+
     try:
         return minari.MinariDataset(place)
     except Exception as error:  # a damaged HDF5 or metadata file raises whatever its reader does
@@ -126,14 +170,37 @@ def _open(dataset: str, root: str | Path | None, download: bool) -> Any:
         raise UserError(f"{place}: not readable as a Minari data set ({reason}); download it again") from error
 
 
+def _label(data: Any) -> str:
+    """What the episodes of a data set do, as far as it tells."""
+    tasks = (data.spec.env_spec.kwargs if data.spec.env_spec else {}).get("tasks_to_complete")
+    return "; ".join(tasks) if tasks else str(data.spec.dataset_id)
+
+
+def _task(recorded: Any, key: str, name: str) -> str:
+    """What an episode's first info, or else its first observation, holds under ``key``; ``a/b`` for nested ones."""
+    for entries in (recorded.infos, recorded.observations):
+        found = _entry(entries, key)
+        if found is not None and len(found):
+            value = found[0]
+            text = value.decode() if isinstance(value, bytes) else value
+            return text if isinstance(text, str) else " ".join(map(str, np.ravel(text)))
+    there = [*(recorded.infos or {}), *(recorded.observations if isinstance(recorded.observations, dict) else {})]
+    raise UserError(f"{name}: no info or observation '{key}' (there are: {', '.join(there)}); choose with --task-key")
+
+
+def _entry(entries: Any, key: str) -> Any:
+    """What nested dicts hold under ``a/b``, or None."""
+    for part in key.split("/"):
+        entries = entries.get(part) if isinstance(entries, dict) else None
+    return None if isinstance(entries, dict) else entries
+
+
 def _state(observations: Any, key: str, name: str) -> np.ndarray:
     """The (T+1, S) array under ``key``; ``key`` does not matter when observations are plain vectors."""
-    if isinstance(observations, dict):
-        for part in key.split("/"):
-            if not isinstance(observations, dict) or part not in observations:
-                there = ", ".join(observations) if isinstance(observations, dict) else "no more keys"
-                raise UserError(f"{name}: no observation '{key}' (there are: {there}); choose with --observation-key")
-            observations = observations[part]
-    if not isinstance(observations, np.ndarray) or observations.ndim != 2:
+    found = _entry(observations, key) if isinstance(observations, dict) else observations
+    if found is None:
+        there = ", ".join(observations)
+        raise UserError(f"{name}: no observation '{key}' (there are: {there}); choose with --observation-key")
+    if not isinstance(found, np.ndarray) or found.ndim != 2:
         raise UserError(f"{name}: observation '{key}' is no vector; choose another with --observation-key")
-    return observations
+    return found

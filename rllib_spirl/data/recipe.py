@@ -2,71 +2,87 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from rllib_spirl import paths
-from rllib_spirl.data import d4rl_hdf5, importing, lerobot, minari, scripted
-from rllib_spirl.data.recipe_models import (
-    D4RLRecipe,
-    LeRobotRecipe,
-    MinariRecipe,
-    Recipe,
-    ScriptedRecipe,
-    nearest,
-    parse,
-)
-from rllib_spirl.data.schema import read_info
+from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
+from rllib_spirl.data.dataset import DataSet
+from rllib_spirl.data.importing import Recipe
+from rllib_spirl.data.lerobot import LeRobotRecipe
+from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import did_you_mean, parse_file
 
-__all__ = ["build", "read_recipe", "recipe_hash"]
+__all__ = ["SOURCES", "Recipe", "build", "one_of", "read_recipe", "recipe_hash"]
 
-_UNHASHED = {"name", "description", "output"}  # they do not change the data
+SOURCES: dict[str, Callable[[Mapping[str, Any], Path], type[Recipe]]] = {
+    "minari": lambda values, file: MinariRecipe,
+    "d4rl": lambda values, file: D4RLRecipe,
+    "lerobot": lambda values, file: LeRobotRecipe,
+}
+"""What ``source`` may be in a recipe: the values of a recipe, and its file for an error, to what reads them.
+
+Packages that make data add themselves, as `rllib_spirl.demos` does.
+"""
+
+# Settings that were added later. Without them a recipe is what it was before: what was built then is still found.
+_LATER = ("images", "velocities", "skip_damaged", "rescale_actions", "task_key")
 
 
 def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read and check a recipe file.
 
     Args:
-        path: the YAML file.
-        overrides: values by key, in place of the file's.
+        path: The YAML file.
+        overrides: Values by key, in place of the file's.
 
     Raises:
-        UserError: when the file is missing or no YAML, or a key or value is wrong (with the nearest valid
-        key).
+        UserError: When the file is missing or no YAML, or a key or value is wrong; with the nearest valid key.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise UserError(f"{path}: no such recipe{near}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable as YAML: {reason}") from error
+    values = parse_file(path)
     if isinstance(values, dict):
         values = {**values, **(overrides or {})}
-        if isinstance(values.get("path"), str):
+        if isinstance(values.get("path"), str) and "://" not in values["path"]:
             values["path"] = str(_resolve(Path(values["path"]).expanduser(), path.parent))
     return parse(values, path)
 
 
+def parse(values: Any, file: Path) -> Recipe:
+    """The recipe in ``values``, as read from ``file``.
+
+    Raises:
+        UserError: One line with the file, the key, what is wrong and, for a misspelt key or source, the nearest valid.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: a recipe is a mapping with 'source' and what that source needs; see offline_data/")
+    model = SOURCES[one_of(SOURCES, "source", values, file)](values, file)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        found = error.errors()
+    # A misspelt key also leaves its right spelling missing: tell of the misspelling.
+    problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+    key = ".".join(str(part) for part in problem["loc"])
+    wrong = problem["type"]
+    if wrong == "extra_forbidden":
+        message = f"unknown key '{key}'{did_you_mean(key, list(model.model_fields))}"
+    elif wrong == "missing" or (key and problem["input"] is None):
+        message = f"'{key}' is missing; add it, or pass --set {key}=..."
+    elif key:
+        message = f"{key} = {problem['input']!r}: {problem['msg']}"
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+    raise UserError(f"{file}: {message}")
+
+
 def recipe_hash(recipe: Recipe) -> str:
-    """8 hex digits over all that decides the data: the recipe's values and the state of local files it names."""
-    content: dict[str, Any] = recipe.model_dump(mode="json", exclude=_UNHASHED)
-    for later in ("images", "velocities"):
-        if content.get(later) is False:
-            del content[later]  # as it was before recipes had it: what was built then is still found
-    if isinstance(recipe, ScriptedRecipe):
-        content["demonstrator"] = getattr(scripted.demonstrator(recipe), "VERSION", 1)
-    if isinstance(recipe, D4RLRecipe | LeRobotRecipe):
-        file = recipe.path if isinstance(recipe, D4RLRecipe) else recipe.path / "meta" / "info.json"
-        if file.exists():
-            stat = file.stat()
-            content["state"] = [stat.st_size, stat.st_mtime_ns]
+    """8 hex digits over all that decides the data, see `Recipe.content`."""
+    content = {key: value for key, value in recipe.content().items() if value or key not in _LATER}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -78,61 +94,55 @@ def build(
     show_progress: bool = True,
     workers: int | None = None,
     overwrite: bool = False,
-) -> Path:
-    """Build the data set of a recipe, or return the one that was built from the same recipe before.
+) -> DataSet:
+    """Build the data set of a recipe, or open the one that was built from the same recipe before.
 
     Args:
-        recipe_path: the YAML file.
-        output: directory to make; else the recipe's ``output``, else ``<home>/data/<name>-<recipe hash>``.
-        overrides: values by key, in place of the file's.
-        workers: processes for scripted demonstrations; None for one on each core.
-        overwrite: replace a data set at ``output`` that was built from another recipe.
-
-    Returns:
-        The directory of the data set.
+        recipe_path: The YAML file.
+        output: The directory to make; else the recipe's ``output``, else ``<home>/data/<name>-<recipe hash>``.
+        overrides: Values by key, in place of the file's.
+        show_progress: Whether to tell how far it is.
+        workers: Processes for scripted demonstrations; None for one on each core.
+        overwrite: Whether to replace a data set at ``output`` that was built from another recipe.
 
     Raises:
-        UserError: on a wrong recipe, missing source data, an ``output`` that holds something else, or invalid data.
+        UserError: On a wrong recipe, missing source data, an ``output`` that holds something else, or invalid data.
     """
     recipe_path = Path(recipe_path)
     recipe = read_recipe(recipe_path, overrides)
+    place = Path(output or recipe.output or default_place(recipe, recipe_path))
     digest = recipe_hash(recipe)
-    name = recipe.name or recipe_path.stem
-    place = Path(output or recipe.output or paths.home() / "data" / f"{name}-{digest}")
     if _built_from(place) == digest:
-        return place
+        return DataSet.open(place)
     if place.exists() and not overwrite:
         raise UserError(
             f"{place} exists, but not from this recipe; remove it, choose another output, or pass --overwrite"
         )
-    facts = {"recipe": recipe.model_dump(mode="json", exclude=_UNHASHED), "recipe_hash": digest}
-    if isinstance(recipe, ScriptedRecipe):
-        parts = place.parent / f".{place.name}.parts-{digest}"
-        return scripted.build(
-            recipe, place, parts, facts, workers=workers, overwrite=overwrite, show_progress=show_progress
-        )
-    source = _open(recipe)
-    source.facts.update(facts)
-    return importing.write(source, place, overwrite=overwrite, show_progress=show_progress)
+    facts = {"recipe": recipe.content(), "recipe_hash": digest}
+    return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
 
 
-def _open(recipe: MinariRecipe | D4RLRecipe | LeRobotRecipe) -> importing.Source:
-    options = recipe.model_dump(exclude={*_UNHASHED, "source", "dataset", "path"})
-    if isinstance(recipe, MinariRecipe):
-        return minari.read(recipe.dataset, **options)
-    if isinstance(recipe, D4RLRecipe):
-        return d4rl_hdf5.read(recipe.path, **options)
-    del options["fps"]  # LeRobot data sets say it themselves
-    return lerobot.read(recipe.path, **options)
+def default_place(recipe: Recipe, file: Path) -> Path:
+    """Where a recipe's data set is built unless another place is named."""
+    return paths.home() / "data" / f"{recipe.name or file.stem}-{recipe_hash(recipe)}"
 
 
 def _built_from(place: Path) -> str | None:
     """The recipe hash of the data set at ``place``; None where there is no such data set."""
     if not (place / "meta" / "info.json").exists():
         return None
-    return read_info(place).get("rllib_spirl", {}).get("source", {}).get("recipe_hash")
+    return DataSet.open(place).ours.get("source", {}).get("recipe_hash")
 
 
 def _resolve(path: Path, base: Path) -> Path:
     """A relative path means the working directory, else the recipe's directory."""
     return path if path.is_absolute() or path.exists() or not (base / path).exists() else base / path
+
+
+def one_of(valid: Collection[str], key: str, values: Mapping[str, Any], file: Path) -> str:
+    """The value of ``key``. Raises UserError, with the nearest, unless it is one of the valid ones."""
+    value = values.get(key)
+    if value not in valid:
+        what = f"'{key}' is missing" if value is None else f"{key} '{value}' is unknown"
+        raise UserError(f"{file}: {what}{did_you_mean(value, list(valid))}")
+    return str(value)

@@ -1,4 +1,4 @@
-"""Which H-step windows a data set has, and which episodes are kept for validation."""
+"""Which H-step windows a data set has."""
 
 import numpy as np
 
@@ -38,22 +38,3 @@ def window_starts(episode_starts: np.ndarray, horizon: int) -> np.ndarray:
 def previous_frames(frames: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
     """The frame before each of ``frames``; where an episode begins, the frame itself. Any shape, int64."""
     return frames - ~np.isin(frames, episode_starts)
-
-
-def split_episodes(num_episodes: int, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split by episode, so that no validation window overlaps a training window.
-
-    Returns:
-        (train, validation), ascending episode indices. Both have at least one episode where there are two or
-        more and the fraction is above 0; a single episode goes to training.
-
-    Raises:
-        UserError: when the fraction is outside of [0, 1).
-    """
-    if not 0 <= validation_fraction < 1:
-        raise UserError(f"validation_fraction = {validation_fraction}: give a fraction in [0, 1)")
-    count = round(num_episodes * validation_fraction)
-    if validation_fraction > 0:
-        count = min(max(count, 1), num_episodes - 1)
-    order = np.random.default_rng(seed).permutation(num_episodes)
-    return np.sort(order[count:]), np.sort(order[:count])

@@ -1,6 +1,5 @@
 """Write a LeRobot v3 data set of states and actions, whole or not at all."""
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.episode import Episode
+from rllib_spirl.data.content import add_to_digests, column_statistics, content_hash, pooled
+from rllib_spirl.data.dataset import DataSet
+from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.errors import UserError
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -25,35 +26,28 @@ CHUNKS_SIZE = 1000  # files per chunk directory
 FILE_SIZE_MB = 100  # LeRobot's default, which keeps a file within what one reader task holds in memory
 ROW_GROUP = 65_536
 
-# Of the content, not of its position: ``index`` and ``timestamp`` follow from the others.
+# What a fingerprint is of: the content and not its position, which ``index`` and ``timestamp`` repeat.
 _HASHED = (*c.REQUIRED, *c.OPTIONAL, c.IMAGE)
 
 
-def content_hash(digests: dict[str, Any], tasks: list[str]) -> str:
-    """The data set's fingerprint from the digest of each column."""
-    parts = {name: digest.hexdigest() for name, digest in digests.items()}
-    return hashlib.sha256(json.dumps([parts, tasks], sort_keys=True).encode()).hexdigest()[:16]
-
-
 class TrajectoryWriter:
-    """Context manager that takes episodes and leaves a data set at ``path`` when the block ends without an
-    error.
+    """Takes episodes, and leaves a data set at ``path`` when its ``with`` block ends without an error.
 
-    Until then everything is in a hidden directory beside ``path``; after an error that is removed and what
-    was at ``path`` is untouched. Floats keep the type of the first episode's states (float32 or float64).
+    Until then everything lies in a hidden directory beside ``path``. After an error that directory is removed, and what
+    was at ``path`` is untouched. Floats keep the type of the first episode's states, float32 or float64.
 
     Args:
-        path: the directory to make.
-        fps: steps per second.
+        path: The directory to make.
+        fps: Steps per second.
         robot_type: LeRobot's name for the robot.
-        state_names, action_names: a name for each dimension.
-        env: name of the environment whose states these are, e.g. ``rllib_spirl/Kitchen-v0``.
-        source: where the data comes from, as JSON values; kept, like ``env``, in ``meta/info.json``.
-        overwrite: replace a data set that is there.
+        state_names, action_names: A name for each dimension.
+        env: The name of the environment whose states these are, e.g. ``rllib_spirl/Kitchen-v0``.
+        source: Where the data comes from, as JSON values. Like ``env`` it is kept in ``meta/info.json``.
+        overwrite: Whether to replace a data set that is there.
+        file_size_mb: The size in memory at which the frames go on in a new file.
 
     Raises:
-        UserError: when ``path`` exists and ``overwrite`` is false, when it cannot be written, on invalid
-            episodes, and when no episode was added.
+        UserError: When ``path`` exists and ``overwrite`` is false, or it cannot be written.
     """
 
     def __init__(
@@ -69,7 +63,7 @@ class TrajectoryWriter:
         overwrite: bool = False,
         file_size_mb: float = FILE_SIZE_MB,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if self.path.exists() and not overwrite:
             raise UserError(f"{self.path} exists; remove it, choose another output, or pass --overwrite")
         if self.path.exists() and not (self.path / "meta" / "info.json").exists():
@@ -107,13 +101,23 @@ class TrajectoryWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def close(self) -> None:
+        """Put the data set in its place. Raises UserError when no episode was added, or it cannot be written there."""
         try:
-            if kind is None:
-                self._finish()
+            self._finish()
         except OSError as problem:
             raise UserError(f"{self.path}: cannot write there ({problem.strerror}); choose another output") from problem
         finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written so far; ``path`` stays as it was."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
         """Remove what writers of this data set left that were killed: those of this host whose process has ended."""
@@ -130,41 +134,52 @@ class TrajectoryWriter:
                 continue
             shutil.rmtree(place, ignore_errors=True)
 
-    def add(self, episode: Episode) -> None:
-        """Append an episode. One that neither terminated nor was truncated counts as truncated: the
-        recording stops.
+    @property
+    def num_episodes(self) -> int:
+        """How many were added so far."""
+        return len(self._rows)
+
+    @property
+    def data_set(self) -> DataSet:
+        """The data set that was written, opened. There is one when the ``with`` block has ended."""
+        return DataSet.open(self.path)
+
+    def add(self, episode: Episode, name: str | None = None) -> None:
+        """Append an episode. One that neither terminated nor was truncated counts as truncated: its recording stops.
+
+        Args:
+            episode: What was recorded.
+            name: What an error calls it; by default its number.
 
         Raises:
-            UserError: on invalid values (see ``Episode.validate``), widths other than the first episode's, or images
-                where that has none or the other way round.
+            UserError: On invalid values (see `Episode.validate`), widths other than the first episode's, or images
+                where that one has none or the other way round.
         """
         number = len(self._rows)
-        episode.validate(f"episode {number}")
+        name = name or f"episode {number}"
+        episode.validate(name)
         if self._float is None:
             self._float = np.dtype(np.float64 if episode.states.dtype == np.float64 else np.float32)
             self._features = self._describe(episode)
-        for name, values in ((c.STATE, episode.states), (c.ACTION, episode.actions)):
-            width = self._features[name]["shape"][0]
+        for column, values in ((c.STATE, episode.states), (c.ACTION, episode.actions)):
+            width = self._features[column]["shape"][0]
             if values.shape[1] != width:
-                raise UserError(
-                    f"episode {number}: {name} is {values.shape[1]} wide, in episode 0 it is {width}; use one width"
+                raise DamagedEpisode(
+                    f"{name}: {column} is {values.shape[1]} wide, in episode 0 it is {width}; use one width"
                 )
         if (episode.images is not None) != (c.IMAGE in self._features):
             has, had = ("images", "none") if episode.images is not None else ("no images", "some")
-            raise UserError(f"episode {number} has {has}, episode 0 has {had}; give images with all episodes or none")
+            raise UserError(f"{name} has {has}, episode 0 has {had}; give images with all episodes or none")
         frames = self._to_frames(episode, number)
-        for name in _HASHED:
-            if name not in frames:
-                continue
-            array = frames[name].reshape(len(episode), -1)
-            self._digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode()))
-            self._digests[name].update(array.data)
+        for column in _HASHED:
+            if column in frames:
+                add_to_digests(self._digests, column, frames[column])
         size = sum(array.nbytes for array in frames.values())
         if self._buffer and self._buffered + size > self._file_bytes:
             self._flush()
         self._buffer.append(frames)
         self._buffered += size
-        self._stats.append({name: _stats(array) for name, array in frames.items() if name != c.IMAGE})
+        self._stats.append({name: column_statistics(array) for name, array in frames.items() if name != c.IMAGE})
         self._rows.append(
             {
                 "episode_index": number,
@@ -270,7 +285,7 @@ class TrajectoryWriter:
             for key in ("min", "max", "mean", "std", "count"):
                 episodes[f"stats/{name}/{key}"] = [stats[name][key].tolist() for stats in self._stats]
         pq.write_table(pa.table(episodes), self._temporary / EPISODES_PATH, compression="snappy")
-        _write_json(meta / "stats.json", {name: self._total_stats(name) for name in described})
+        _write_json(meta / "stats.json", {name: pooled([stats[name] for stats in self._stats]) for name in described})
         ours: dict[str, Any] = {"fingerprint": content_hash(self._digests, tasks)}
         if self._env is not None:
             ours["env"] = self._env
@@ -305,32 +320,6 @@ class TrajectoryWriter:
                 replaced.rename(self.path)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
-
-    def _total_stats(self, name: str) -> dict[str, list[float]]:
-        """Statistics of a column over all episodes, pooled from those of each."""
-        part = {key: np.stack([stats[name][key] for stats in self._stats]) for key in self._stats[0][name]}
-        weights = part["count"] / part["count"].sum()
-        mean = (weights * part["mean"]).sum(axis=0)
-        variance = (weights * (part["std"] ** 2 + (part["mean"] - mean) ** 2)).sum(axis=0)
-        return {
-            "min": part["min"].min(axis=0).tolist(),
-            "max": part["max"].max(axis=0).tolist(),
-            "mean": mean.tolist(),
-            "std": np.sqrt(variance).tolist(),
-            "count": part["count"].sum(axis=0).tolist(),
-        }
-
-
-def _stats(array: np.ndarray) -> dict[str, np.ndarray]:
-    """min, max, mean, std, each (width,), and count (1,), of one episode's column."""
-    values = array.reshape(len(array), -1).astype(np.float64)
-    return {
-        "min": values.min(axis=0),
-        "max": values.max(axis=0),
-        "mean": values.mean(axis=0),
-        "std": values.std(axis=0),
-        "count": np.array([len(values)]),
-    }
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,6 @@
+"""Scripted demonstrators: they make a data set where none can be downloaded. Importing adds their recipes."""
+
+from rllib_spirl.data.recipe import SOURCES
+from rllib_spirl.demos.recipes import scripted_recipe
+
+SOURCES["scripted"] = scripted_recipe

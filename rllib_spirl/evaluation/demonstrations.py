@@ -1,5 +1,6 @@
 """Pictures of the demonstrations in a data set: recorded states drawn again, with what was completed so far."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rllib_spirl.data.schema import Trajectories, load
-from rllib_spirl.data.scripted import ENVIRONMENTS
+from rllib_spirl.data import DataSet, Episode
+from rllib_spirl.demos.recipes import ENVIRONMENTS
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import (
@@ -68,7 +69,7 @@ class Demonstration:
 
 
 def render_demonstrations(
-    path: str | Path,
+    data: DataSet,
     output: str | Path,
     *,
     episodes: int = 3,
@@ -79,7 +80,7 @@ def render_demonstrations(
     """Draw episodes of a data set from their recorded states; nothing is simulated again.
 
     Args:
-        path: The data set's directory.
+        data: The opened data set.
         output: A .png file for a contact sheet, a row of evenly spaced steps for each episode; or an .mp4 or .gif
             video, at twice the recorded speed. Replaced when all is done.
         episodes: How many, or as many as there are.
@@ -97,16 +98,15 @@ def render_demonstrations(
     output = Path(output)
     suffix = suffix_of(output, SUFFIXES)
     writer = video_writer(suffix) if suffix in VIDEO_FORMATS else None
-    data = load(path)
     if first >= data.num_episodes:
-        raise UserError(f"{path} has {data.num_episodes} episodes; choose the first from 0 to {data.num_episodes - 1}.")
+        raise UserError(f"{data} has {data.num_episodes} episodes; choose the first from 0 to {data.num_episodes - 1}.")
     made, drawer = _drawer(data, env)
     try:
-        chosen = range(first, min(first + episodes, data.num_episodes))
-        demonstrations = [_demonstration(data, index, drawer) for index in chosen]
+        chosen = itertools.islice(enumerate(data.episodes()), first, first + episodes)
+        demonstrations = [_demonstration(data, index, episode, drawer) for index, episode in chosen]
         with replacing(output) as file, _progress(show_progress) as bar:
             if writer is None:
-                name = data.path.resolve().name
+                name = data.path.name
                 rows = list(_rows(demonstrations, drawer, bar))
                 title = f"{name}:  {len(rows)} of {data.num_episodes} demonstrations"
                 Image.fromarray(contact_sheet(title, rows)).save(file)
@@ -134,7 +134,7 @@ def environment_of(info: dict[str, Any]) -> str | None:
         return robot if robot in _SAME_STATES else None
 
 
-def _drawer(data: Trajectories, name: str | None) -> tuple[gym.Env, DrawsStates]:
+def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
     """The environment of a data set, and the same as what draws states."""
     name = name or environment_of(data.info)
     if name is None:
@@ -157,14 +157,10 @@ def _drawer(data: Trajectories, name: str | None) -> tuple[gym.Env, DrawsStates]
     return env, drawer
 
 
-def _demonstration(data: Trajectories, index: int, drawer: DrawsStates) -> Demonstration:
-    start, stop = data.episode_starts[index], data.episode_starts[index + 1]
-    states = data.states[start:stop]
-    if data.next_states is not None:
-        states = np.concatenate([states, data.next_states[stop - 1 : stop]])
-    task = data.tasks[data.task_index[start]]
+def _demonstration(data: DataSet, index: int, episode: Episode, drawer: DrawsStates) -> Demonstration:
     try:
-        return Demonstration(index, task, states, drawer.subtasks_along(states, task))
+        done = drawer.subtasks_along(episode.states, episode.task)
+        return Demonstration(index, episode.task, episode.states, done)
     except UserError as error:
         raise UserError(
             f"{data.path} cannot be drawn: {error} Import it again with other --state-columns, or name its environment "

@@ -9,8 +9,8 @@ import ray
 import torch
 from rich.progress import Progress
 
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
-from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.skills.checkpoint import load_skills
 
 

@@ -20,10 +20,10 @@ from rich.progress import Progress
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
-from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode, summarize
 
 # Fewer than these take longer to hand to another process than to run.
 EPISODES_PER_PROCESS = 10
@@ -107,7 +107,7 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progr
     The result depends on the seeds only, not on the number of processes.
 
     Returns:
-        `rollout.summarize` of the episodes, and the first seed.
+        `rllib_spirl.envs.rollout.summarize` of the episodes, and the first seed.
 
     Raises:
         UserError: As `load_policy`, or if the environment cannot be made.

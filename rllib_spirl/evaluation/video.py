@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 from rich.progress import Progress
 
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, replacing, suffix_of, video_writer
 from rllib_spirl.evaluation.restore import load_policy
-from rllib_spirl.evaluation.rollout import EpisodeResult, run_episode
 
 
 def record_video(

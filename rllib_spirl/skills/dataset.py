@@ -9,15 +9,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
+from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.schema import check_episode_length, read_parts
-from rllib_spirl.data.windows import previous_frames, split_episodes, window_starts
+from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import Location, location
+from rllib_spirl.progress import track
 from rllib_spirl.skills.correction import StateStatistics
 
 VALIDATION_WINDOWS = 4096  # at most, evenly spaced over the held-out episodes
@@ -30,8 +28,7 @@ class SkillData:
     Episodes are counted over all files; E of them, S state and A action dimensions, V validation windows of H steps.
     """
 
-    files: list[Location]
-    file_starts: list[NDArray[np.int64]]  # per file: first row of each of its episodes, and its number of rows
+    source: DataSet
     train: NDArray[np.int64]  # episodes that are not held out
     statistics: StateStatistics
     validation_states: NDArray[np.float32]  # (V, H, S)
@@ -41,7 +38,7 @@ class SkillData:
     @classmethod
     def scan(
         cls,
-        path: str | Location,
+        data: DataSet,
         horizon: int,
         validation_fraction: float,
         seed: int,
@@ -50,43 +47,40 @@ class SkillData:
     ) -> Self:
         """Read the data set once, check all of it, and keep its statistics and the validation windows.
 
-        ``images``: whether to read the pictures, too.
+        Args:
+            data: What to train on.
+            horizon: H.
+            validation_fraction: Share of the episodes that is held out.
+            seed: Of the choice of these.
+            show_progress: Whether to tell how far it is.
+            images: Whether to read the pictures, too.
 
         Raises:
-            UserError: Like `rllib_spirl.data.schema.read_parts`, or when no episode has ``horizon`` steps.
+            UserError: As `DataSet.parts` does, or when no episode has ``horizon`` steps.
         """
-        path = location(path)
-        every_file = c.data_files(path)
-        lengths = np.concatenate([_episode_lengths(file) for file in every_file])
-        train, held_out = split_episodes(len(lengths), validation_fraction, seed)
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        windows = _windows(starts, held_out, horizon)
+        train, held_out = split_episodes(data.num_episodes, validation_fraction, seed)
+        windows = _windows(data.episode_starts, held_out, horizon)
         chosen = windows[np.linspace(0, len(windows) - 1, min(VALIDATION_WINDOWS, len(windows))).astype(np.int64)]
-        files, file_starts, states, actions = [], [], [], []
-        pictures: list[NDArray[np.uint8]] = []
+        states, actions, pictures = [], [], []
         statistics: StateStatistics | None = None
         offset = 0
-        parts = read_parts(path, columns=(c.IMAGE,) if images else ())
-        with Progress(console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
-            for part in progress.track(parts, len(every_file), description="reading data"):
-                s, a = part.columns[c.STATE], part.columns[c.ACTION]
-                statistics = statistics or StateStatistics(s.shape[1], a.shape[1])
-                statistics.add(s, a, part.episode_starts)
-                files.append(part.file)
-                file_starts.append(part.episode_starts)
-                frames = chosen[(offset <= chosen) & (chosen < offset + len(s))] - offset
-                frames = frames[:, None] + np.arange(horizon)
-                states.append(s[frames].astype(np.float32))
-                actions.append(a[frames].astype(np.float32))
-                if images:
-                    pairs = np.stack([previous_frames(frames[:, 0], part.episode_starts), frames[:, 0]], 1)
-                    pictures.append(part.columns[c.IMAGE][pairs].reshape(*pairs.shape, *c.PICTURE))
-                offset += len(s)
+        parts = data.parts((c.IMAGE,) if images else ())
+        for part in track(parts, "reading data", total=len(data.files), show=show_progress):
+            s, a = part.columns[c.STATE], part.columns[c.ACTION]
+            statistics = statistics or StateStatistics(s.shape[1], a.shape[1])
+            statistics.add(s, a, part.episode_starts)
+            frames = chosen[(offset <= chosen) & (chosen < offset + len(s))] - offset
+            frames = frames[:, None] + np.arange(horizon)
+            states.append(s[frames].astype(np.float32))
+            actions.append(a[frames].astype(np.float32))
+            if images:
+                pairs = np.stack([previous_frames(frames[:, 0], part.episode_starts), frames[:, 0]], 1)
+                pictures.append(part.columns[c.IMAGE][pairs].reshape(*pairs.shape, *c.PICTURE))
+            offset += len(s)
         assert statistics is not None
-        check_episode_length(path, starts, horizon)
+        data.require_length(horizon)
         return cls(
-            files,
-            file_starts,
+            data,
             train,
             statistics,
             np.concatenate(states),
@@ -166,10 +160,11 @@ class WindowStream:
         self._horizon, self._generator, self._device = horizon, generator, device
         self._state_dim, self._action_dim = data.state_dim, data.action_dim
         self._images = data.validation_images is not None
-        # Of each file, the episodes to use: their first rows and their lengths.
-        self._files: list[tuple[Location, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._source = data.source
+        # The number of each file, and of the episodes to use from it the first rows and the lengths.
+        self._files: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
         first = 0
-        for file, starts in zip(data.files, data.file_starts, strict=True):
+        for file, starts in enumerate(data.source.file_starts):
             count = len(starts) - 1
             used = episodes[(first <= episodes) & (episodes < first + count)] - first
             lengths = np.diff(starts)[used]
@@ -232,10 +227,9 @@ class WindowStream:
             file, starts, lengths = self._files[index]
             kept = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             rows = np.repeat(starts - kept[:-1], lengths) + np.arange(kept[-1])
-            table = c.read_columns(file, list(columns), use_threads=not self.streamed)
+            read = self._source.read_file(file, list(columns), use_threads=not self.streamed)
             for name, values in columns.items():
-                values[offset : offset + len(rows)] = torch.from_numpy(c.values(table, name, file)[rows])
-            del table
+                values[offset : offset + len(rows)] = torch.from_numpy(read.pop(name)[rows])
             first_frames = window_starts(kept, self._horizon)
             window_frames.append(offset + first_frames)
             previous.append(offset + previous_frames(first_frames, kept))
@@ -252,16 +246,28 @@ class WindowStream:
         )
 
 
-def _episode_lengths(file: Location) -> NDArray[np.int64]:
-    """Rows of each run of equal episode_index in a file; unchecked."""
-    episode = c.scalars(c.read_columns(file, [c.EPISODE]), c.EPISODE, file)
-    changes = np.flatnonzero(np.diff(episode)) + 1
-    return np.diff(np.concatenate([[0], changes, [len(episode)]])) if len(episode) else np.zeros(0, np.int64)
-
-
 def _windows(starts: NDArray[np.int64], episodes: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
     """First frames, ascending, of all windows in some episodes; empty where these are too short."""
     if not len(episodes) or np.diff(starts).max() < horizon:
         return np.zeros(0, np.int64)
     windows = window_starts(starts, horizon)
     return windows[np.isin(np.searchsorted(starts, windows, side="right") - 1, episodes)]
+
+
+def split_episodes(num_episodes: int, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split by episode, so that no validation window overlaps a training window.
+
+    Returns:
+        (train, validation), ascending episode indices. Both have at least one episode where there are two or
+        more and the fraction is above 0; a single episode goes to training.
+
+    Raises:
+        UserError: when the fraction is outside of [0, 1).
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation_fraction = {validation_fraction}: give a fraction in [0, 1)")
+    count = round(num_episodes * validation_fraction)
+    if validation_fraction > 0:
+        count = min(max(count, 1), num_episodes - 1)
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    return np.sort(order[count:]), np.sort(order[:count])

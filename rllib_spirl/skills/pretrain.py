@@ -25,9 +25,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rllib_spirl import paths
-from rllib_spirl.data.schema import fingerprint
+from rllib_spirl.data import DataSet
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import Location, Remote, location
+from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
@@ -44,7 +44,7 @@ DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
 _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 
 
-def skills_key(data: str | Location, config: PretrainConfig) -> str:
+def skills_key(data: DataSet, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
     for name, usual in (("prior", "state"), ("noise_like", "states")):
@@ -52,12 +52,12 @@ def skills_key(data: str | Location, config: PretrainConfig) -> str:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
     if config.state_set is not None:
         settings["state_set"] = config.state_set.model_dump(exclude_defaults=True)  # for the same reason
-    text = json.dumps([fingerprint(data), settings], sort_keys=True)
+    text = json.dumps([data.fingerprint, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def pretrain(
-    data: str | Location, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
+    data: DataSet, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
 ) -> Path:
     """Train skills on a data set and return their checkpoint's folder.
 
@@ -65,7 +65,7 @@ def pretrain(
     same data, settings and output. TensorBoard events lie in the output's ``tensorboard`` folder.
 
     Args:
-        data: Data set directory, or its URI; then every worker reads it from there.
+        data: The opened data set; every worker reads its share from where that lies.
         config: Hyper-parameters.
         output: Folder of the checkpoint, which all nodes share where there are several. Default: under `paths.home`,
             named after data and settings.
@@ -74,7 +74,6 @@ def pretrain(
         UserError: If the data set is invalid, too short for the horizon, or the output is no local
             folder or holds other skills.
     """
-    data = location(data).resolve()
     key = skills_key(data, config)
     folder = location(output).resolve() if output else paths.home() / "skills" / key
     if isinstance(folder, Remote):
@@ -96,7 +95,7 @@ def pretrain(
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
-            _train(scanned, config, folder, key, str(data), show_progress)
+            _train(scanned, config, folder, key, show_progress)
     return folder
 
 
@@ -124,7 +123,7 @@ def _trained(folder: Path, key: str) -> bool:
     raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
 
 
-def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, data: str, show_progress: bool) -> None:
+def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
     """Run the Ray Train job and write what it has trained."""
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     with _progress(config, show_progress) as progress:
@@ -163,8 +162,8 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, d
     metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
     card = SkillCard(
         model=model.config,
-        data=fingerprint(data),
-        training={"key": key, "data": data, **config.model_dump()},
+        data=scanned.source.fingerprint,
+        training={"key": key, "data": str(scanned.source), **config.model_dump()},
         metrics=metrics,
     )
     save_skills(folder, model, card)

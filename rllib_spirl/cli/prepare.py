@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rllib_spirl.data import DataSet
 from rllib_spirl.data.recipe import build
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import report_prior
@@ -35,7 +36,7 @@ class PreparedSkills:
     """Skills ready for use, and the data set they come from where that is known."""
 
     checkpoint: str
-    data: str | None
+    data: DataSet | None
 
 
 def prepare_skills(
@@ -64,16 +65,10 @@ def prepare_skills(
         where = ".".join(["skills", *map(str, problem["loc"])])
         raise UserError(f"{where}: {problem['msg']} (got {problem['input']!r}).") from None
 
-    data: Location | None = None
-    if section.data is not None:
-        data = _resolve(section.data, base)
-        if data.suffix in (".yaml", ".yml"):
-            if isinstance(data, Remote):
-                raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
-            data = build(data, show_progress=show_progress)
+    data = None if section.data is None else _open(_resolve(section.data, base), show_progress)
     if section.checkpoint is not None and ("://" in section.checkpoint or data is None):
         load_card(section.checkpoint)
-        return PreparedSkills(section.checkpoint, str(data) if data else None)
+        return PreparedSkills(section.checkpoint, data)
     if data is None:
         raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
 
@@ -82,7 +77,16 @@ def prepare_skills(
         with sole(folder / DRIVER_LOCK, "trying the prior"):
             if not _tried(folder):  # by the one waited for
                 report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
-    return PreparedSkills(str(folder), str(data))
+    return PreparedSkills(str(folder), data)
+
+
+def _open(data: Location, show_progress: bool) -> DataSet:
+    """The data set there, or the one that the recipe there builds."""
+    if data.suffix not in (".yaml", ".yml"):
+        return DataSet.open(data)
+    if isinstance(data, Remote):
+        raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
+    return build(data, show_progress=show_progress)
 
 
 def _tried(folder: Path) -> bool:

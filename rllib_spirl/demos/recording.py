@@ -17,22 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.recipe_models import KitchenRecipe, ScriptedRecipe, nearest
 from rllib_spirl.data.writer import TrajectoryWriter
+from rllib_spirl.demos.recipes import DEMONSTRATORS, ENVIRONMENTS, ScriptedRecipe
 from rllib_spirl.errors import UserError
-
-DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen", "block_stacking": "rllib_spirl.demos.block_stacking"}
-# Whose states they record.
-ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0", "block_stacking": "rllib_spirl/BlockStacking-v0"}
+from rllib_spirl.progress import stage
 
 
 @dataclass(frozen=True)
 class Job:
-    """One demonstration to record. ``task`` is one of the recipe's, ``seeds`` has one for each try."""
+    """One demonstration to record, by ``module``. ``task`` is one of the recipe's, ``seeds`` has one for each try."""
 
     module: str
     task: dict[str, Any]
@@ -42,27 +38,16 @@ class Job:
     file: Path
 
 
-def demonstrator(recipe: ScriptedRecipe) -> Any:
-    """The module with ``demonstrate(**task, seed, noise)``. Raises UserError for subtasks it does not know."""
-    module = importlib.import_module(DEMONSTRATORS[recipe.environment])
-    subtasks = recipe.subtasks if isinstance(recipe, KitchenRecipe) else []
-    known = getattr(module, "SUBTASKS", subtasks)
-    for name in subtasks:
-        if name not in known:
-            raise UserError(f"subtask '{name}' is unknown in the {recipe.environment}{nearest(name, known)}")
-    return module
-
-
 def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
     """All demonstrations of a recipe. Each task comes once before any comes again."""
-    tasks = recipe.tasks()
+    tasks, demonstrator = recipe.tasks(), DEMONSTRATORS[recipe.environment]
     rng = np.random.default_rng(recipe.seed)
     drawn: list[int] = []
     while len(drawn) < recipe.demonstrations:
         drawn.extend(rng.permutation(len(tasks)).tolist())
     return [
         Job(
-            module=DEMONSTRATORS[recipe.environment],
+            module=demonstrator,
             task=tasks[drawn[i]],
             # Drawn from the place in the plan, so that neither the worker nor other demonstrations matter.
             seeds=tuple(np.random.SeedSequence([recipe.seed, i]).generate_state(recipe.max_attempts).tolist()),
@@ -89,25 +74,30 @@ def record(job: Job) -> bool:
 def build(
     recipe: ScriptedRecipe,
     output: Path,
-    parts: Path,
     facts: dict[str, Any],
     *,
-    workers: int | None = None,
-    overwrite: bool = False,
-    show_progress: bool = True,
-) -> Path:
-    """Record what ``parts`` does not hold yet, then write the data set at ``output`` and remove ``parts``.
+    overwrite: bool,
+    show_progress: bool,
+    workers: int | None,
+) -> DataSet:
+    """Record a recipe's demonstrations and write them as a data set at ``output``.
 
-    An interrupted build goes on where it stopped: ``parts`` stays. Same recipe, same Parquet bytes, for any number of
-    workers. A demonstration that fails is tried again with its next seed, for the same task, and in the end left out.
+    An interrupted build goes on where it stopped, for what is recorded stays in a hidden folder beside ``output`` until
+    then. The same recipe gives the same Parquet bytes for any number of workers. A demonstration that fails is tried
+    again with its next seed, for the same task, and in the end left out.
 
     Args:
-        workers: processes; None for one on each core this process may use.
+        recipe: What to record.
+        output: The directory to make.
+        facts: Where the data comes from, as JSON values.
+        workers: Processes; None for one on each core that this process may use.
+        overwrite: Whether to replace a data set that is there.
+        show_progress: Whether to tell how far it is.
 
     Raises:
-        UserError: when every demonstration failed, or ``output`` or ``parts`` cannot be written.
+        UserError: When every demonstration failed, or ``output`` cannot be written.
     """
-    demonstrator(recipe)
+    parts = output.parent / f".{output.name}.parts-{facts['recipe_hash']}"
     jobs = plan(recipe, parts)
     options: dict[str, Any] = {
         "fps": recipe.fps,
@@ -122,12 +112,13 @@ def build(
         raise UserError(f"{output}: cannot write there ({error.strerror}); choose another output") from error
     todo = [job for job in jobs if not (_done(job) or job.file.with_suffix(".failed").exists())]
     count = workers or len(os.sched_getaffinity(0))
-    with _progress(show_progress) as progress:
-        bar = progress.add_task("recording demonstrations", total=len(jobs), completed=len(jobs) - len(todo))
+    with (
+        stage("recording demonstrations", len(jobs), done=len(jobs) - len(todo), show=show_progress) as progress,
         # Closed at once after Ctrl-C, so that what has not begun is cancelled.
-        with contextlib.closing(_record_all(todo, min(count, len(todo)))) as results:
-            for _ in results:
-                progress.advance(bar)
+        contextlib.closing(_record_all(todo, min(count, len(todo)))) as results,
+    ):
+        for _ in results:
+            progress.advance()
     recorded = [job for job in jobs if _done(job)]
     if not recorded:
         shutil.rmtree(parts, ignore_errors=True)
@@ -137,7 +128,7 @@ def build(
         for job in recorded:
             writer.add(_load(job.file.with_suffix(".npz")))
     shutil.rmtree(parts, ignore_errors=True)
-    return output
+    return writer.data_set
 
 
 def _record_all(jobs: list[Job], workers: int) -> Generator[bool, None, None]:
@@ -199,18 +190,6 @@ def _interrupt_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _progress(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show,
-    )
 
 
 def _save(file: Path, episode: Episode) -> None:

@@ -1,0 +1,124 @@
+"""Record what an environment and whoever acts in it do, as a data set."""
+
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from rllib_spirl.data.dataset import DataSet
+from rllib_spirl.data.episode import Episode
+from rllib_spirl.data.importing import scale_actions
+from rllib_spirl.data.writer import TrajectoryWriter
+from rllib_spirl.errors import UserError
+
+
+class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]):
+    """Records every episode of an environment into a data set.
+
+    The data set appears at ``path`` when the environment is closed; `data_set` is then what was recorded. An episode
+    that is reset or closed before its end is recorded as truncated. Actions are recorded as executed: clipped to the
+    bounds of the action space, and mapped from them to [-1, 1].
+
+    Example:
+        >>> with RecordTrajectories(gym.make("Reacher-v5"), "reacher-data", task="reach") as env:
+        ...     for episode in range(100):
+        ...         observation, _ = env.reset(seed=episode)
+        ...         done = False
+        ...         while not done:
+        ...             observation, _, terminated, truncated, _ = env.step(my_controller(observation))
+        ...             done = terminated or truncated
+
+    Args:
+        env: With flat Box observations (S,) and bounded flat Box actions (A,).
+        path: The directory to make.
+        task: What the next episodes do. It may be set anew, as the attribute `task`, before any reset.
+        fps: Low-level steps per second; by default what the environment is rendered with, else 10.
+        overwrite: Whether to replace a data set that is there.
+
+    Raises:
+        UserError: When the spaces are others, or ``path`` exists or cannot be written.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        path: str | Path,
+        *,
+        task: str | None = None,
+        fps: float | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(env)
+        name = env.spec.id if env.spec else None
+        self.task = task or name or type(env.unwrapped).__name__
+        for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+            if not isinstance(space, Box) or len(space.shape) != 1:
+                raise UserError(
+                    f"{name or self.task}: {what} are {space}, but only a flat Box can be recorded; wrap the "
+                    "environment first, e.g. in gymnasium.wrappers.FlattenObservation"
+                )
+        assert isinstance(env.action_space, Box)
+        self._low, self._high = env.action_space.low, env.action_space.high
+        if not (np.isfinite(self._low).all() and np.isfinite(self._high).all()):
+            raise UserError(
+                f"{name or self.task}: actions have no bounds to be scaled from; wrap the environment first, e.g. in "
+                "gymnasium.wrappers.RescaleAction"
+            )
+        facts = {"source": "recorded", "action_low": self._low.tolist(), "action_high": self._high.tolist()}
+        rate = fps or float(env.metadata.get("render_fps") or 10)
+        self._writer = TrajectoryWriter(path, fps=rate, env=name, source=facts, overwrite=overwrite)
+        self._writer.__enter__()
+        self._states: list[NDArray[Any]] = []
+        self._actions: list[NDArray[Any]] = []
+        self._rewards: list[float] = []
+        self._closed = False
+
+    @property
+    def data_set(self) -> DataSet:
+        """What was recorded. There is something as soon as the environment is closed, if it was stepped at all."""
+        return self._writer.data_set
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._add(terminated=False)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._states = [np.array(observation)]
+        return observation, info
+
+    def step(self, action: NDArray[Any]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        executed = np.clip(action, self._low, self._high)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._states.append(np.array(observation))
+        self._actions.append(scale_actions(executed, self._low, self._high))
+        self._rewards.append(float(reward))
+        if terminated or truncated:
+            self._add(terminated=terminated)
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the environment and write the data set. Of an environment that was never stepped nothing is left."""
+        if not self._closed:
+            self._closed = True
+            self._add(terminated=False)
+            if self._writer.num_episodes:
+                self._writer.close()
+            else:
+                self._writer.discard()
+        super().close()
+
+    def _add(self, *, terminated: bool) -> None:
+        """End the episode that is going on, if it has any steps."""
+        if self._actions:
+            self._writer.add(
+                Episode(
+                    states=np.array(self._states),
+                    actions=np.array(self._actions),
+                    rewards=np.array(self._rewards),
+                    terminated=terminated,
+                    truncated=not terminated,
+                    task=self.task,
+                )
+            )
+        self._states, self._actions, self._rewards = [], [], []

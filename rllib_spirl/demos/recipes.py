@@ -1,0 +1,143 @@
+"""Recipes of scripted demonstrations."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rllib_spirl.data.dataset import DataSet
+from rllib_spirl.data.importing import Recipe
+from rllib_spirl.data.recipe import one_of
+from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import did_you_mean
+
+DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen", "block_stacking": "rllib_spirl.demos.block_stacking"}
+ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0", "block_stacking": "rllib_spirl/BlockStacking-v0"}
+"""The names of the environments whose states they record."""
+
+
+class ScriptedRecipe(Recipe):
+    """Demonstrations by the package's own scripted demonstrators: what all of these have in common."""
+
+    source: Literal["scripted"]
+    environment: str
+    demonstrations: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
+    max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
+    robot_type: str = "unknown"
+
+    @property
+    def demonstrator(self) -> Any:
+        """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
+        return importlib.import_module(DEMONSTRATORS[self.environment])
+
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"demonstrator": getattr(self.demonstrator, "VERSION", 1)}
+
+    def build(
+        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
+    ) -> DataSet:
+        from rllib_spirl.demos import recording
+
+        return recording.build(self, output, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
+        raise NotImplementedError
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        """Whether a demonstration of ``task`` that completed this, in this order, belongs into the data."""
+        raise NotImplementedError
+
+
+class KitchenRecipe(ScriptedRecipe):
+    """Orders of kitchen subtasks."""
+
+    environment: Literal["kitchen"]
+    subtasks: list[str] = Field(min_length=1, description="what orders are made of")
+    order_length: int = Field(ge=1, description="subtasks in one demonstration")
+    target: list[str] = Field(default=[], description="the held-out order: it is never demonstrated")
+    target_together: bool = Field(
+        default=True, description="whether one demonstration may hold all of the target's subtasks"
+    )
+    exclude: list[list[str]] = Field(default=[], description="no demonstrated order begins with one of these")
+    velocities: bool = Field(default=False, description="record velocities too")
+
+    @property
+    def demonstrator(self) -> Any:
+        """The kitchen's. Raises UserError for subtasks that it does not know."""
+        module = super().demonstrator
+        known = getattr(module, "SUBTASKS", self.subtasks)
+        for name in self.subtasks:
+            if name not in known:
+                raise UserError(
+                    f"subtask '{name}' is unknown in the {self.environment}{did_you_mean(name, list(known))}"
+                )
+        return module
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "KitchenRecipe":
+        for name in [*self.target, *(name for order in self.exclude for name in order)]:
+            if name not in self.subtasks:
+                raise ValueError(
+                    f"'{name}' in target or exclude is not one of the subtasks{did_you_mean(name, self.subtasks)}"
+                )
+        if [] in self.exclude:
+            raise ValueError("an empty order in exclude excludes everything; remove it")
+        if self.order_length > len(self.subtasks):
+            raise ValueError(f"order_length = {self.order_length}, but there are {len(self.subtasks)} subtasks")
+        if not self.orders():
+            raise ValueError("target and exclude leave no order to demonstrate")
+        return self
+
+    def excluded(self, order: Iterable[str]) -> bool:
+        """Whether an order is, or begins with, one that is held out, or holds a target that must not be whole."""
+        order = list(order)
+        if self.target and not self.target_together and set(self.target) <= set(order):
+            return True
+        held_out = [*self.exclude, *([self.target] if self.target else [])]
+        return any(order[: len(prefix)] == prefix for prefix in held_out)
+
+    def orders(self) -> list[tuple[str, ...]]:
+        """All orders of ``order_length`` subtasks that are not held out."""
+        return [order for order in permutations(self.subtasks, self.order_length) if not self.excluded(order)]
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [{"order": order, "velocities": self.velocities} for order in self.orders()]
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        # Held out is what happens, not only what was asked for.
+        return set(task["order"]) <= set(completed) and not self.excluded(completed)
+
+
+class BlockStackingRecipe(ScriptedRecipe):
+    """Stacks of two blocks, one after the other."""
+
+    environment: Literal["block_stacking"]
+    blocks: int = Field(5, ge=2, le=12, description="in the scene")
+    stacks: int = Field(2, ge=1, description="made in one demonstration")
+    images: bool = Field(default=False, description="record pictures too, for a prior that sees them")
+
+    @model_validator(mode="after")
+    def _room(self) -> "BlockStackingRecipe":
+        if self.blocks < 2 * self.stacks:
+            raise ValueError(f"stacks = {self.stacks}: each takes two blocks; give {2 * self.stacks} or more")
+        return self
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [{"blocks": self.blocks, "stacks": self.stacks, "images": self.images}]
+
+    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+        return len(completed) == task["stacks"]
+
+
+_RECIPES: dict[str, type[ScriptedRecipe]] = {"kitchen": KitchenRecipe, "block_stacking": BlockStackingRecipe}
+
+
+def scripted_recipe(values: Mapping[str, Any], file: Path) -> type[ScriptedRecipe]:
+    """The recipe of the environment that ``values`` name. Raises UserError when there is none."""
+    return _RECIPES[one_of(_RECIPES, "environment", values, file)]
