@@ -53,7 +53,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six stacks of two among five blocks, with pictures."""
     output = tmp_path_factory.mktemp("data") / "blocks"
     few = {"demonstrations": 6, "stacks": 1}
-    return recipes.build(RECIPE, output=output, overrides=few, workers=1, show_progress=False)
+    recipes.build(RECIPE, output=output, overrides=few, workers=1, show_progress=False)
+    return output
 
 
 @pytest.fixture(scope="module")
