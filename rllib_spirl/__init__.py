@@ -1,6 +1,8 @@
 """Skill-prior reinforcement learning for Ray RLlib.
 
-Importing it registers "SPiRL", the environments and the recipes of scripted demonstrations.
+Importing it registers "SPiRL", the environments and the recipes of scripted demonstrations. What a user of the library
+needs is here; the packages below it are layers, each of which knows only those before it: `data`, `skills`, `envs`,
+`demos`, `algorithm`, `evaluation`, `cli`.
 """
 
 import os
@@ -13,9 +15,28 @@ from ray.tune.registry import register_trainable
 
 from rllib_spirl import demos, envs
 from rllib_spirl.algorithm import SPiRL, SPiRLConfig
+from rllib_spirl.data import DataSet, Episode, RecordTrajectories, Trajectories, TrajectoryWriter
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation.restore import load_policy
+from rllib_spirl.skills.pretrain import pretrain
+from rllib_spirl.skills.training import PretrainConfig
 
 register_trainable("SPiRL", SPiRL)
 
-__all__ = ["SPiRL", "SPiRLConfig", "SkillEnv", "UserError", "demos", "envs"]
+__all__ = [
+    "DataSet",
+    "Episode",
+    "PretrainConfig",
+    "RecordTrajectories",
+    "SPiRL",
+    "SPiRLConfig",
+    "SkillEnv",
+    "Trajectories",
+    "TrajectoryWriter",
+    "UserError",
+    "demos",
+    "envs",
+    "load_policy",
+    "pretrain",
+]

@@ -22,7 +22,6 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from rllib_spirl import paths
 from rllib_spirl.data import DataSet
@@ -32,8 +31,7 @@ from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
-from rllib_spirl.skills.model import SkillModel
-from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, load_weights
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
 
 STATE = "trainer.safetensors"
 DRIVER_LOCK, WORKER_LOCK = "driver.lock", "worker.lock"
@@ -156,12 +154,12 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
             raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
-    model = SkillModel(config.model(scanned.state_dim, scanned.action_dim))
+    shape = config.model(scanned.state_dim, scanned.action_dim)
     with result.checkpoint.as_directory() as directory:
-        load_weights(model, Path(directory, STATE))
+        model = trained_model(Path(directory, STATE), shape)
     metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
     card = SkillCard(
-        model=model.config,
+        model=shape,
         data=scanned.source.fingerprint,
         training={"key": key, "data": str(scanned.source), **config.model_dump()},
         metrics=metrics,
@@ -198,7 +196,7 @@ def _train_share(settings: dict[str, Any]) -> None:
             progress = json.loads(Path(directory, "progress.json").read_text())
             trainer.restore(Path(directory, STATE), progress["updates"])
 
-    writer = SummaryWriter(str(Path(settings["folder"], "tensorboard"))) if rank == 0 else None
+    writer = _summary_writer(settings["folder"]) if rank == 0 else None
     progress_bar = settings["progress"]
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
@@ -226,6 +224,12 @@ def _train_share(settings: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint=checkpoint)
     if writer is not None:
         writer.close()
+
+
+def _summary_writer(folder: str) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # here, because it takes long and every command imports this file
+
+    return SummaryWriter(str(Path(folder, "tensorboard")))
 
 
 def _distributed(model: nn.Module) -> nn.Module:

@@ -183,9 +183,11 @@ class SkillTrainer:
                 generator.manual_seed(hash((self.config.seed, self._rank, updates, offset)) % 2**63)
 
 
-def load_weights(model: SkillModel, path: Path) -> None:
-    """The model's weights from a file of `SkillTrainer.save`."""
+def trained_model(path: Path, config: SkillModelConfig) -> SkillModel:
+    """The model of this configuration with the weights in a file of `SkillTrainer.save`."""
+    model = SkillModel(config)
     model.load_state_dict({n.removeprefix("model."): t for n, t in load_file(path).items() if n.startswith("model.")})
+    return model
 
 
 class SkillLoss(nn.Module):
