@@ -1,6 +1,7 @@
 """Importers: Minari, D4RL's HDF5 and LeRobot end up as the same rows, and nothing is invented on the way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import gymnasium as gym
 import h5py
 import minari
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
+from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
 from rllib_spirl.data.importing import Source, choose_columns, scale_actions
@@ -19,6 +22,7 @@ from rllib_spirl.data.importing import write as write_source
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 from tests.sets import episodes, fingerprint, load, opened
 
 HUMAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "minari"
@@ -138,6 +142,71 @@ def test_minari_errors(minari_root: Path) -> None:
         list(episodes(read_minari("test/toy-v0")))
 
 
+def _add_minari(name: str, buffers: list[EpisodeBuffer]) -> Any:
+    """Write a Minari data set of states (4,) and actions in [-1, 1]."""
+    return minari.create_dataset_from_buffers(
+        name,
+        buffers,
+        observation_space=gym.spaces.Box(-np.inf, np.inf, (4,), np.float64),
+        action_space=gym.spaces.Box(-1, 1, (3,), np.float64),
+        author="x",
+        author_email="x@example.com",
+        code_permalink="https://example.com",
+        algorithm_name="x",
+        description="x",
+    )
+
+
+def _buffer(index: int, *, states: int = 6, infos: dict[str, Any] | None = None, seed: int = 0) -> EpisodeBuffer:
+    rng, steps = np.random.default_rng(seed + index), 5
+    return EpisodeBuffer(
+        id=index,
+        observations=rng.normal(size=(states, 4)),
+        actions=rng.uniform(-1, 1, size=(steps, 3)),
+        rewards=[0.0] * (steps - 1) + [1.0],
+        terminations=[False] * (steps - 1) + [True],
+        truncations=[False] * steps,
+        infos=infos,
+    )
+
+
+def test_minari_damaged_episodes_are_left_out_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An episode with as many observations as actions lacks the state after the last one."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    _add_minari("test/short-v0", [_buffer(0), _buffer(1, states=5), _buffer(2)])
+    damaged = r"test/short-v0, episode 1: 5 actions need 6 states .* got 5 and 5, or leave .* with --skip-damaged"
+    with pytest.raises(UserError, match=damaged):
+        write(read_minari("test/short-v0"), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    read = load(write(read_minari("test/short-v0"), tmp_path / "set", skip_damaged=True))
+    assert read.num_episodes == 2
+    np.testing.assert_allclose(read.episode(1).states, _buffer(2).observations, atol=1e-6)
+    told = capsys.readouterr().err
+    assert "left out: test/short-v0, episode 1: 5 actions" in told
+    assert "1 damaged episodes are left out" in told
+    assert opened(tmp_path / "set").ours["source"]["episodes_skipped"] == 1
+
+
+def test_minari_a_combined_set_keeps_the_labels_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    parts = [_add_minari("test/open-v0", [_buffer(0)]), _add_minari("test/close-v0", [_buffer(0, seed=1)])]
+    minari.combine_datasets(parts, "test/both-v0")
+    found = [episode.task for episode in episodes(read_minari("test/both-v0"))]
+    assert found == ["test/open-v0", "test/close-v0"]
+    assert {episode.task for episode in episodes(read_minari("test/both-v0", task="door"))} == {"door"}
+
+
+def test_minari_labels_from_an_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    infos = [{"goal": {"name": np.full(6, number)}} for number in (4, 7)]
+    _add_minari("test/goals-v0", [_buffer(i, infos=info) for i, info in enumerate(infos)])
+    assert [e.task for e in episodes(read_minari("test/goals-v0", task_key="goal/name"))] == ["4", "7"]
+    with pytest.raises(UserError, match=r"no info or observation 'gaol' \(there are: goal\); choose with --task-key"):
+        list(episodes(read_minari("test/goals-v0", task_key="gaol")))
+
+
 def test_minari_download_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
         raise ConnectionError("no route")
@@ -223,6 +292,26 @@ def test_d4rl_columns_task_and_scaling(tmp_path: Path, d4rl: dict[str, np.ndarra
     np.testing.assert_allclose(found[0].actions, (d4rl["actions"][:4] - low) / (high - low) * 2 - 1, atol=1e-5)
 
 
+def test_d4rl_damaged_episodes_are_left_out_when_asked(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
+    d4rl["observations"][5, 1] = np.nan
+    path = save(tmp_path / "x.hdf5", d4rl)
+    with pytest.raises(UserError, match=r"episode at row 4, step 1: state is nan; .* --skip-damaged"):
+        write(read_d4rl(path), tmp_path / "set")
+    read = load(write(read_d4rl(path), tmp_path / "set", skip_damaged=True))
+    assert np.diff(read.episode_starts).tolist() == [4, 2]
+    np.testing.assert_array_equal(read.rewards, d4rl["rewards"][[0, 1, 2, 3, 8, 9]])
+
+
+def test_actions_out_of_range_name_the_option(tmp_path: Path, d4rl: dict[str, np.ndarray], spirl: Any) -> None:
+    d4rl["actions"] *= 5
+    path = save(tmp_path / "x.hdf5", d4rl)
+    result = spirl("import-d4rl", path, "-o", tmp_path / "set")
+    assert result.code == 1
+    assert "outside of [-1, 1]; import the data with --scale-actions" in result.err
+    assert not (tmp_path / "set").exists()
+    assert spirl("import-d4rl", path, "-o", tmp_path / "set", "--scale-actions").code == 0
+
+
 def test_d4rl_errors(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_d4rl(tmp_path / "absent.hdf5")
@@ -298,6 +387,59 @@ def test_lerobot_foreign_set_keeps_every_step(tmp_path: Path, ours: Path) -> Non
         np.testing.assert_array_equal(episode.rewards, original.rewards)
         assert (episode.task, episode.truncated) == (f"task {i}", True)
     assert opened(tmp_path / "set").features["observation.state"]["names"] == list("bcd")
+
+
+@pytest.fixture
+def rewarded(tmp_path: Path) -> Path:
+    """Three episodes of another's recorder: next.done and, in two of them, reward 1 at the last frame."""
+    with TrajectoryWriter(tmp_path / "rewarded", fps=30) as writer:
+        for i in range(3):
+            rewards = np.zeros(6 + i, np.float32)
+            rewards[-1] = i < 2
+            writer.add(replace(toy_episode(6 + i, i), rewards=rewards))
+    path = as_foreign(tmp_path / "rewarded", {})
+    file = path / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    last = np.diff(table["episode_index"].to_numpy(), append=-1) != 0
+    pq.write_table(table.append_column("next.done", pa.array(last)), file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("next_done", "terminated"),
+    [("terminated", [True, True, True]), ("ended", [False] * 3), ("rewarded", [True, True, False])],
+)
+def test_lerobot_the_last_frame_brings_its_reward_and_its_end(
+    rewarded: Path, tmp_path: Path, spirl: Any, next_done: str, terminated: list[bool]
+) -> None:
+    assert spirl("import-lerobot", rewarded, "-o", tmp_path / "set", "--next-done", next_done).code == 0
+    read = load(tmp_path / "set")
+    assert [read.episode(i).rewards.sum() for i in range(3)] == [1, 1, 0]
+    assert [float(read.episode(i).rewards[-1]) for i in range(3)] == [1, 1, 0]
+    assert [read.episode(i).terminated for i in range(3)] == terminated
+
+
+def test_lerobot_the_last_transition_is_terminal_in_the_replay(rewarded: Path, tmp_path: Path) -> None:
+    data = write_source(read_lerobot(rewarded), tmp_path / "set", show_progress=False)
+    env = gym.make("Pendulum-v1")
+    env.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    model = SkillModel(SkillModelConfig(state_dim=4, action_dim=2, horizon=3, latent_dim=2, hidden=16, layers=1))
+    replay = offline_replay(data, model, env, capacity=1000)
+    rows = {name: column[: len(replay)] for name, column in replay._columns.items()}
+    # Of T frames there are T - 2 windows of three, and the last of them ends with the reward and the episode.
+    assert len(replay) == 4 + 5 + 6
+    assert float(rows["rewards"].sum()) == 2
+    assert rows["terminated"][rows["rewards"] == 1].all()
+
+
+def test_lerobot_damaged_episodes_are_left_out_when_asked(ours: Path, tmp_path: Path) -> None:
+    file = ours / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.filter([i != 6 for i in range(table.num_rows)]), file)
+    with pytest.raises(UserError, match=r"episode 1 has a gap .* frame_index 3; .* --skip-damaged"):
+        write(read_lerobot(ours), tmp_path / "set")
+    read = load(write(read_lerobot(ours), tmp_path / "set", skip_damaged=True))
+    assert np.diff(read.episode_starts).tolist() == [4, 6]
 
 
 def test_lerobot_joins_state_keys_and_scales(tmp_path: Path, ours: Path) -> None:

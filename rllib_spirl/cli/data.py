@@ -73,8 +73,9 @@ def import_minari(
         task_key=task_key,
         fps=fps,
         rescale_actions=scale_actions,
+        skip_damaged=skip_damaged,
     )
-    _write(recipe, output, overwrite, skip_damaged)
+    _write(recipe, output, overwrite)
 
 
 @app.command("import-d4rl")
@@ -91,9 +92,15 @@ def import_d4rl(
 ) -> None:
     """Import a D4RL HDF5 file."""
     recipe = D4RLRecipe(
-        path=file, state_columns=state_columns, task=task, fps=fps, rescale_actions=scale_actions, env=env
+        path=file,
+        state_columns=state_columns,
+        task=task,
+        fps=fps,
+        rescale_actions=scale_actions,
+        env=env,
+        skip_damaged=skip_damaged,
     )
-    _write(recipe, output, overwrite, skip_damaged)
+    _write(recipe, output, overwrite)
 
 
 class Done(StrEnum):
@@ -132,12 +139,13 @@ def import_lerobot(
         next_done=next_done.value,
         rescale_actions=scale_actions,
         env=env,
+        skip_damaged=skip_damaged,
     )
-    _write(recipe, output, overwrite, skip_damaged)
+    _write(recipe, output, overwrite)
 
 
-def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool, skip_damaged: bool) -> None:
-    print(importing.write(recipe.read(), output, overwrite=overwrite, skip_damaged=skip_damaged))
+def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool) -> None:
+    print(recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None))
 
 
 @app.command()
