@@ -185,7 +185,7 @@ def test_minari_damaged_episodes_are_left_out_when_asked(
     np.testing.assert_allclose(read.episode(1).states, _buffer(2).observations, atol=1e-6)
     told = capsys.readouterr().err
     assert "left out: test/short-v0, episode 1: 5 actions" in told
-    assert "1 damaged episodes are left out" in told
+    assert "damaged episodes left out: 1" in told
     assert opened(tmp_path / "set").ours["source"]["episodes_skipped"] == 1
 
 

@@ -126,10 +126,8 @@ def write(
                 skipped.append(str(error))
         if skipped:
             facts["episodes_skipped"] = len(skipped)
-            console = Console(stderr=True)
-            for reason in skipped:
-                console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
-            console.print(f"{len(skipped)} damaged episodes are left out", highlight=False)
+            lines = [*(f"left out: {reason}" for reason in skipped), f"damaged episodes left out: {len(skipped)}"]
+            Console(stderr=True).print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
     return writer.data_set
 
 

@@ -77,9 +77,8 @@ class LeRobotRecipe(ImportRecipe):
 
         def reader(index: int, episode: int) -> tuple[str, Callable[[], Episode]]:
             name = f"{data}: episode {episode}"
-            return name, partial(_refuse, name, wrong[episode]) if episode in wrong else partial(
-                recorded.episode, index
-            )
+            refused = partial(_refuse, name, wrong.get(episode, 0))
+            return name, refused if episode in wrong else partial(recorded.episode, index)
 
         state_names = [name for key in self.state_keys for name in _dimensions(data, key)]
         action_names = _dimensions(data, self.action_key)

@@ -53,7 +53,7 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
     ) -> None:
         super().__init__(env)
         name = env.spec.id if env.spec else None
-        self.task = task or name or type(env.unwrapped).__name__
+        self.task = self._task = task or name or type(env.unwrapped).__name__
         for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
             if not isinstance(space, Box) or len(space.shape) != 1:
                 raise UserError(
@@ -64,8 +64,8 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         self._low, self._high = env.action_space.low, env.action_space.high
         if not (np.isfinite(self._low).all() and np.isfinite(self._high).all()):
             raise UserError(
-                f"{name or self.task}: actions have no bounds to be scaled from; wrap the environment first, e.g. in "
-                "gymnasium.wrappers.RescaleAction"
+                f"{name or self.task}: actions have no bounds to be scaled from; give the action space finite ones "
+                "first, e.g. with gymnasium.wrappers.TransformAction"
             )
         facts = {"source": "recorded", "action_low": self._low.tolist(), "action_high": self._high.tolist()}
         rate = fps or float(env.metadata.get("render_fps") or 10)
@@ -83,6 +83,7 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._add(terminated=False)
+        self._task = self.task
         observation, info = self.env.reset(seed=seed, options=options)
         self._states = [np.array(observation)]
         return observation, info
@@ -118,7 +119,7 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
                     rewards=np.array(self._rewards),
                     terminated=terminated,
                     truncated=not terminated,
-                    task=self.task,
+                    task=self._task,
                 )
             )
         self._states, self._actions, self._rewards = [], [], []

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -98,9 +97,7 @@ class TrajectoryWriter:
             raise UserError(f"{self.path}: cannot write there ({error.strerror}); choose another output") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -189,8 +186,7 @@ class TrajectoryWriter:
                 "data/file_index": self._files % CHUNKS_SIZE,
                 "dataset_from_index": self._frames,
                 "dataset_to_index": self._frames + len(episode),
-                "meta/episodes/chunk_index": 0,
-                "meta/episodes/file_index": 0,
+                **dict.fromkeys(("meta/episodes/chunk_index", "meta/episodes/file_index"), 0),
             }
         )
         self._frames += len(episode)
