@@ -13,6 +13,7 @@ from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import track
 from rllib_spirl.skills.model import SkillModel
 
 # Of a bounded z, so that u = artanh(z / bound) is finite.
@@ -41,7 +42,8 @@ def offline_replay(
     share = min(1.0, capacity / data.num_frames)
     generator = torch.Generator().manual_seed(seed)
     kept: list[dict[str, Tensor]] = []
-    for part in data.stream(images=config.prior_images):
+    parts = data.stream(images=config.prior_images)
+    for part in track(parts, "reading demonstrations for the replay", total=len(data.files), watched_only=True):
         fewer = config.state_set is not None and config.fits(part.state_dim) and part.state_dim <= state_dim
         if part.action_dim != config.action_dim or not (part.state_dim == state_dim or fewer):
             raise UserError(

@@ -15,6 +15,7 @@ from torch import nn
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
+from rllib_spirl.progress import track
 
 SKILL_ENV = "rllib_spirl/SkillEnv"
 _SAMPLING = "sampling"
@@ -159,7 +160,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def run_episodes(self, seeds: Sequence[int], explore: bool = False) -> list[EpisodeResult]:
         """One episode per seed in an environment of its own, with the deterministic policy or with drawn skills."""
         results = []
-        for seed in seeds:
+        for seed in track(seeds, "evaluation episodes", total=len(seeds), watched_only=True):
             policy = partial(self._policy.sample, rng=np.random.default_rng(seed)) if explore else self._policy.best
             results.append(run_episode(self._evaluation_env, policy, seed))
         return results

@@ -34,6 +34,7 @@ from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import summarize
 from rllib_spirl.envs.skill_env import make_env
+from rllib_spirl.progress import Stage, stage
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 
 REPLAY_FILE = "replay.safetensors"
@@ -313,9 +314,12 @@ class SPiRL(Algorithm):
         self._updates_owed = 0.0
         self._warm = False
         self._evaluated = False
+        self._stage = Stage("")
 
     def step(self) -> dict[str, Any]:
-        result = super().step()
+        skills = self.config.min_sample_timesteps_per_iteration
+        with stage("sampling and learning", skills, watched_only=True) as self._stage:
+            result = super().step()
         # RLlib repeats an evaluation in the results of later iterations, as NaN; a curve needs each one once.
         if not self._evaluated:
             result.pop(EVALUATION_RESULTS, None)
@@ -326,12 +330,14 @@ class SPiRL(Algorithm):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample()
         added = self._store(episodes)
+        self._stage.advance(added)
         if len(self.replay) < self.config.warmup_steps:
             return
         if not self._warm:
             self._warm = True
             if self.offline is not None:
-                self._learn(self.config.offline_updates, offline_fraction=1.0)
+                with stage("updates on demonstrations", self.config.offline_updates, watched_only=True) as progress:
+                    self._learn(self.config.offline_updates, offline_fraction=1.0, progress=progress)
         self._updates_owed += added * self.config.updates_per_step
         updates = int(self._updates_owed)
         self._updates_owed -= updates
@@ -379,9 +385,11 @@ class SPiRL(Algorithm):
                 log_end(self.metrics, infos[-1])
         return added
 
-    def _learn(self, updates: int, offline_fraction: float) -> None:
+    def _learn(self, updates: int, offline_fraction: float, progress: Stage | None = None) -> None:
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             self._update(min(MAX_UPDATES_AT_ONCE, updates - first), offline_fraction)
+            if progress is not None:
+                progress.set(first + MAX_UPDATES_AT_ONCE)
         if updates:
             self.metrics.log_value("updates", updates, reduce="lifetime_sum")
             with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):

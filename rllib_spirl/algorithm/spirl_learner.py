@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.nets import fast_matmul
+from rllib_spirl.progress import stage
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +161,15 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+        self._called = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._compiled is not None:
             try:
-                return self._compiled(*args, **kwargs)
+                # Later calls with other shapes compile again, which takes as long but is rare.
+                with nullcontext() if self._called else stage("compiling the updates", watched_only=True):
+                    self._called = True
+                    return self._compiled(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
                 self._compiled = None
                 reason = str(error).strip().splitlines()[0]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rllib_spirl.progress import heard
 from rllib_spirl.yaml_text import did_you_mean
 
 # The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
@@ -129,6 +130,7 @@ class Progress(Callback):
         if before and steps is not None and seconds > before[1]:
             line += f"  {(steps - before[0]) / (seconds - before[1]):,.0f} steps/s"
         console().print(line, soft_wrap=True, highlight=False)
+        heard()
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         """Keep the trials for the summary."""

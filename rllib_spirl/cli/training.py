@@ -21,6 +21,7 @@ from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.sweep import draw_sweep
+from rllib_spirl.progress import watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
@@ -116,7 +117,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         _tuner_kwargs={"resume_config": _resume_config(finished_too)} if resume else None,
     )
     _write_record(experiment)
-    with interrupt, forgetful_tune():
+    with interrupt, forgetful_tune(), watch(f"{experiment.name}: waiting for results"):
         tuner.fit()
     if stop.mistake:
         raise UserError(stop.mistake)

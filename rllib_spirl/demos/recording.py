@@ -113,7 +113,9 @@ def build(
     todo = [job for job in jobs if not (_done(job) or job.file.with_suffix(".failed").exists())]
     count = workers or len(os.sched_getaffinity(0))
     with (
-        stage("recording demonstrations", len(jobs), done=len(jobs) - len(todo), show=show_progress) as progress,
+        stage(
+            "recording demonstrations", len(jobs), done=len(jobs) - len(todo), into=output, show=show_progress
+        ) as progress,
         # Closed at once after Ctrl-C, so that what has not begun is cancelled.
         contextlib.closing(_record_all(todo, min(count, len(todo)))) as results,
     ):

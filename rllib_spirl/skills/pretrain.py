@@ -20,7 +20,6 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from rllib_spirl import paths
@@ -29,6 +28,7 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
+from rllib_spirl.progress import Stage, stage, tell, watch
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
@@ -124,13 +124,12 @@ def _trained(folder: Path, key: str) -> bool:
 def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
     """Run the Ray Train job and write what it has trained."""
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
-    with _progress(config, show_progress) as progress:
-        settings = {
-            "data": scanned,
-            "config": config.model_dump(),
-            "folder": str(folder),
-            "progress": progress,
-        }
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if show_progress:
+        tell(f"training skills, into {folder}")
+    with watch("starting the workers", show=show_progress):
+        settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}
         resources = {"CPU": config.threads_per_worker if not use_gpu else 1}
         trainer = TorchTrainer(
             train_worker,
@@ -196,19 +195,24 @@ def _train_share(settings: dict[str, Any]) -> None:
             progress = json.loads(Path(directory, "progress.json").read_text())
             trainer.restore(Path(directory, STATE), progress["updates"])
 
-    writer = _summary_writer(settings["folder"]) if rank == 0 else None
-    progress_bar = settings["progress"]
+    with stage("training skills", config.updates, done=trainer.updates, show=rank == 0) as told:
+        _train_to_the_end(trainer, config, settings["folder"], told, memory_before, first=rank == 0)
+
+
+def _train_to_the_end(
+    trainer: SkillTrainer, config: PretrainConfig, folder: str, told: Stage, memory_before: float, *, first: bool
+) -> None:
+    writer = _summary_writer(folder) if first else None
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
         sums: dict[str, torch.Tensor] = {}
-        first, start = trainer.updates, time.perf_counter()
+        begun, start = trainer.updates, time.perf_counter()
         while trainer.updates < stop:
             for name, value in trainer.step().items():
                 sums[name] = sums[name] + value if name in sums else value
-            if rank == 0 and progress_bar is not None and trainer.updates % 100 == 0:
-                progress_bar.set.remote(trainer.updates)
-        metrics = {name: value.item() / (stop - first) for name, value in sums.items()}
-        metrics["samples_per_second"] = (stop - first) * config.batch_size / (time.perf_counter() - start)
+            told.set(trainer.updates)
+        metrics = {name: value.item() / (stop - begun) for name, value in sums.items()}
+        metrics["samples_per_second"] = (stop - begun) * config.batch_size / (time.perf_counter() - start)
         metrics["memory_growth_mib"] = _peak_memory() - memory_before
         metrics |= trainer.validate()
         if writer is not None:
@@ -217,7 +221,7 @@ def _train_share(settings: dict[str, Any]) -> None:
             writer.flush()
         with tempfile.TemporaryDirectory() as directory:
             checkpoint = None
-            if rank == 0:
+            if first:
                 trainer.save(Path(directory, STATE))
                 Path(directory, "progress.json").write_text(json.dumps({"updates": trainer.updates}))
                 checkpoint = Checkpoint.from_directory(directory)
@@ -235,48 +239,6 @@ def _summary_writer(folder: str) -> Any:
 def _distributed(model: nn.Module) -> nn.Module:
     # The buffers are constants; sending them around before every step would cost as much as the gradients do.
     return prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True})
-
-
-@ray.remote(num_cpus=0)
-class _Counter:
-    """Where the workers leave their progress for the driver's bar, wherever in the cluster they run."""
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def set(self, value: int) -> None:
-        self.value = value
-
-    def get(self) -> int:
-        return self.value
-
-
-@contextmanager
-def _progress(config: PretrainConfig, show: bool) -> Iterator[Any]:
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    if not show:
-        yield None
-        return
-    counter = _Counter.remote()  # type: ignore[attr-defined]
-    columns = (TextColumn("skills"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    done = threading.Event()
-    with Progress(*columns) as bar:
-        task = bar.add_task("skills", total=config.updates)
-
-        def poll() -> None:
-            while not done.wait(0.5):
-                bar.update(task, completed=ray.get(counter.get.remote()))
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield counter
-            bar.update(task, completed=config.updates)
-        finally:
-            done.set()
-            thread.join()
-            ray.kill(counter)
 
 
 def _peak_memory() -> float:
