@@ -67,7 +67,7 @@ class Stage:
         parts.append(f"{_clock(elapsed)} so far")
         new = self.done - (self.first or 0)
         if self.total is not None and new > 0:
-            parts.append(f"{_clock(elapsed * (self.total - self.done) / new)} left")
+            parts.append(f"{_clock(elapsed * max(0, self.total - self.done) / new)} left")
         return ", ".join(parts)
 
 

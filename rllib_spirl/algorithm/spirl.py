@@ -389,7 +389,7 @@ class SPiRL(Algorithm):
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             self._update(min(MAX_UPDATES_AT_ONCE, updates - first), offline_fraction)
             if progress is not None:
-                progress.set(first + MAX_UPDATES_AT_ONCE)
+                progress.set(min(updates, first + MAX_UPDATES_AT_ONCE))
         if updates:
             self.metrics.log_value("updates", updates, reduce="lifetime_sum")
             with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
