@@ -16,7 +16,7 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.aggregate import aggregate, align, by_method
 from rllib_spirl.evaluation.report import improvements, write_report
 from rllib_spirl.evaluation.runs import read_runs, varied_number
-from rllib_spirl.evaluation.sweep import draw_sweep
+from rllib_spirl.evaluation.run_pictures import draw_run
 
 TASKS = ["microwave", "kettle"]
 
@@ -339,14 +339,14 @@ def test_a_sweep_over_a_number_is_drawn(tmp_path: Path) -> None:
     for seed, delta in enumerate((1.0, 3.0, 3.0)):
         write_trial(tmp_path / "sweep", seed, [result(1, 1000, 1.5 + delta)], target_divergence=delta)
     assert varied_number(sorted((tmp_path / "sweep").iterdir())) == ("target_divergence", [1.0, 3.0, 3.0])
-    picture = draw_sweep(tmp_path / "sweep")
-    assert picture is not None
-    assert Image.open(picture).size == (1200, 700)
+    pictures = draw_run(tmp_path / "sweep")
+    assert pictures == [tmp_path / "sweep" / name for name in ("learning_curve.png", "sweep.png")]
+    assert [Image.open(picture).size for picture in pictures] == [(1200, 700)] * 2
 
 
 @pytest.mark.parametrize("changes", [{}, {"policy": "copied"}, {"tau": 0.1, "target_divergence": 9.0}])
 def test_other_experiments_are_no_sweep(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_trial(tmp_path / "runs", 0, [result(1, 1000, 1.0)])
     write_trial(tmp_path / "runs", 1, [result(1, 1000, 2.0)], **changes)
-    assert draw_sweep(tmp_path / "runs") is None
-    assert draw_sweep(tmp_path / "nowhere") is None
+    assert draw_run(tmp_path / "runs") == [tmp_path / "runs" / "learning_curve.png"]
+    assert draw_run(tmp_path / "nowhere") == []

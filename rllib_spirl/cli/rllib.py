@@ -48,6 +48,7 @@ def train_file(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this experiment of the file. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,
+    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the learning curve at the end.")] = True,
     verbose: Annotated[int, typer.Option("-v", count=True, help="-v: Ray's warnings and tables, -vv: more.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Tune scheduler: fifo, asha, hyperband, pbt, ...")] = None,
     scheduler_config: Annotated[str | None, typer.Option(help="The scheduler's arguments, as JSON or YAML.")] = None,
@@ -95,7 +96,9 @@ def train_file(
         failed, interrupted = 0, False
         for experiment in experiments:
             going_on = resume and experiment.name not in fresh
-            failures, interrupted = training.train(experiment, resume=going_on, local=local, verbosity=verbose)
+            failures, interrupted = training.train(
+                experiment, resume=going_on, local=local, verbosity=verbose, plot=plot
+            )
             failed += failures
             if interrupted:
                 typer.echo(f"interrupted; go on with: rllib train file {file} --resume (and the same options)")

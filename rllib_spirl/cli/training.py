@@ -20,7 +20,7 @@ from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.sweep import draw_sweep
+from rllib_spirl.evaluation.run_pictures import draw_run
 from rllib_spirl.progress import watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
@@ -59,7 +59,7 @@ def resumable(experiment: Experiment) -> bool:
     return storage.resumable(directory(experiment))
 
 
-def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) -> tuple[int, bool]:
+def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, plot: bool = True) -> tuple[int, bool]:
     """Run an experiment to its end, or until Ctrl-C.
 
     Args:
@@ -67,6 +67,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
         resume: go on with the run in the experiment's directory.
         local: Ray runs on this machine only, so what does not fit now never will.
         verbosity: 0 prints our lines only, 1 and 2 Tune's too.
+        plot: whether to draw the learning curve at the end.
 
     Returns:
         The number of failed trials, and whether the user interrupted the run.
@@ -122,8 +123,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     if stop.mistake:
         raise UserError(stop.mistake)
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
-    if len(progress.trials) > 1 and (picture := draw_sweep(directory(experiment))):
-        console().print(f"final scores  {picture}", soft_wrap=True, highlight=False)
+    for picture in draw_run(directory(experiment)) if plot else ():
+        console().print(f"picture  {picture}", soft_wrap=True, highlight=False)
     metric = _metric(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
     if metric and seen and metric not in seen and not interrupt.interrupted:
