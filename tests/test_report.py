@@ -15,8 +15,8 @@ from rllib_spirl.cli import report as cli
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.aggregate import aggregate, align, by_method
 from rllib_spirl.evaluation.report import improvements, write_report
-from rllib_spirl.evaluation.runs import read_runs, varied_number
 from rllib_spirl.evaluation.run_pictures import draw_run
+from rllib_spirl.evaluation.runs import read_runs, varied_number
 
 TASKS = ["microwave", "kettle"]
 
