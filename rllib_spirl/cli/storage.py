@@ -7,6 +7,7 @@ process that is killed meanwhile, or a disk that is full, would leave a torn sta
 import json
 import os
 import shutil
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.train._internal.storage import get_fs_and_path
 from ray.tune import Callback, Checkpoint
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
 
 _DELETED = ".deleted"
 
@@ -25,16 +27,14 @@ class _WholeFile:
     """A file for writing that appears under its name when it is closed, unless writing failed."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
-        self._file = self._partial.open("wb")
-        self._failed = False
+        self._whole = ExitStack()
+        self._file = self._whole.enter_context(replacing(path)).open("wb")
 
     def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
-        except OSError:
-            self._failed = True
-            self._partial.unlink(missing_ok=True)  # here: who failed to write may not close
+        except OSError as error:
+            self._discard(error)  # here: who failed to write may not close
             raise
 
     def tell(self) -> int:
@@ -52,14 +52,14 @@ class _WholeFile:
             return
         try:
             self._file.close()
-        except OSError:  # what was buffered found no room
-            self._failed = True
+        except OSError as error:  # what was buffered found no room
+            self._discard(error)
             raise
-        finally:
-            if self._failed:
-                self._partial.unlink(missing_ok=True)
-            else:
-                os.replace(self._partial, self._path)
+        self._whole.close()
+
+    def _discard(self, error: OSError) -> None:
+        with suppress(OSError):  # it comes back out
+            self._whole.__exit__(type(error), error, error.__traceback__)
 
 
 class _WholeFiles(fs.FSSpecHandler):
