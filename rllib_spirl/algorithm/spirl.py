@@ -361,7 +361,8 @@ class SPiRL(Algorithm):
         """The demonstrations: read when they are first needed, unless a checkpoint brings them."""
         if not self._uses_demonstrations:
             return None
-        assert isinstance(self.config.skill_checkpoint, SkillFiles) and self.config.offline_data
+        assert isinstance(self.config.skill_checkpoint, SkillFiles)
+        assert self.config.offline_data is not None
         model, _ = load_skills(self.config.skill_checkpoint)
         env = make_env(self.config.env, dict(self.config.env_config))
         data, seed = DataSet.open(self.config.offline_data), (self.config.seed or 0) + 1

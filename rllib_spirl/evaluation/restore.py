@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import ray
 import torch
-from ray.rllib.algorithms import AlgorithmConfig
 from ray.rllib.core import (
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
@@ -90,20 +89,20 @@ def load_policy(checkpoint: str) -> Restored:
             they are not where they were.
     """
     filesystem, inner = locate(checkpoint)
-    kind, state = made_by(filesystem, inner, checkpoint)
-    if not state.get("skill_checkpoint"):
+    kind, config = made_by(filesystem, inner, checkpoint)
+    named, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
+    if not named:
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of SPiRL.")
-    config: Any = AlgorithmConfig.from_state(state)
-    config.skill_checkpoint = kept_skills(checkpoint) or config.skill_checkpoint
+    kept = kept_skills(checkpoint)
     try:
-        module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem, model_config=config.model_config)
+        module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem, skills=kept)
     except UNREADABLE as error:
         raise UserError(f"{checkpoint}: its policy cannot be restored: {one_line(error)}") from None
     assert isinstance(module, SkillPriorRLModule)
     for name in module.get_non_inference_attributes():
         delattr(module, name)
     module.eval()
-    return Restored(module, config.env, dict(config.env_config), config.skill_checkpoint, config.skill_bound)
+    return Restored(module, env, dict(env_config or {}), kept or str(named), config.get("skill_bound"))
 
 
 def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
