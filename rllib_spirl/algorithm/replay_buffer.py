@@ -13,6 +13,8 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.files import replacing
 
 Batch = dict[str, Tensor]
+# Of `_repeated`: the lags that are tried, on the first so many rows.
+MAX_LAG, SAMPLED_ROWS = 50, 2000
 COLUMNS = ("states", "z", "rewards", "next_states", "terminated")
 
 
@@ -63,10 +65,13 @@ class SkillReplay:
         return {name: column[rows] for name, column in self._columns.items()}
 
     def save(self, path: Path) -> None:
-        """Write contents and random state as safetensors."""
+        """Write contents and random state as safetensors; a state of several transitions once, where they overlap."""
         tensors = {name: column[: self.size].contiguous() for name, column in self._columns.items()}
+        lag, repeated = _repeated(tensors["states"], tensors["next_states"])
+        tensors["next_states"] = tensors["next_states"][~repeated]
+        tensors["repeated"] = repeated
         tensors["rng"] = self.generator.get_state()
-        facts = {"next": self._next, "size": self.size, "capacity": self.capacity, "source": self.source}
+        facts = {"next": self._next, "size": self.size, "capacity": self.capacity, "source": self.source, "lag": lag}
         with replacing(path) as file:
             save_file(tensors, file, {name: str(fact) for name, fact in facts.items()})
 
@@ -134,10 +139,34 @@ class _Saved:
             size, start, capacity = (int(facts[name]) for name in ("size", "next", "capacity"))
             generator.set_state(tensors["rng"])
             columns = {name: tensors[name] for name in COLUMNS}
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            if "repeated" in tensors:  # not in files of earlier versions
+                repeated, states = tensors["repeated"], tensors["states"]
+                columns["next_states"] = torch.empty_like(states)
+                columns["next_states"][~repeated] = tensors["next_states"]
+                columns["next_states"][repeated] = states[repeated.nonzero()[:, 0] + int(facts["lag"])]
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
         return cls(path, size, start, capacity, facts.get("source", ""), columns, generator)
+
+
+def _repeated(states: Tensor, next_states: Tensor) -> tuple[int, Tensor]:
+    """The lag l and the rows i, as a mask (n,), for which next_states[i] is states[i + l] bit for bit.
+
+    The agent's own transitions follow each other (l = 1), and those of demonstrations, one for every window of H steps,
+    follow those H rows before (l = H).
+    """
+
+    def equal(lag: int, count: int) -> Tensor:
+        after, arrived = states[lag : lag + count].view(torch.int32), next_states[:count].view(torch.int32)
+        return (after == arrived[: len(after)]).all(1)
+
+    lags = range(1, min(MAX_LAG, len(states) - 1) + 1)
+    lag = max(lags, key=lambda lag: int(equal(lag, SAMPLED_ROWS).sum()), default=0)
+    repeated = torch.zeros(len(states), dtype=torch.bool)
+    if lag:
+        repeated[:-lag] = equal(lag, len(states) - lag)
+    return lag, repeated
 
 
 def mixed_batch(
