@@ -62,7 +62,7 @@ def offline_replay(
     total = sum(len(columns["rewards"]) for columns in kept)
     if total == 0:
         raise UserError(f"{data}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
-    replay = SkillReplay(total, kept[0]["states"].shape[1], config.latent_dim, seed, source=str(data))
+    replay = SkillReplay(total, kept[0]["states"].shape[1], config.latent_dim, seed)
     while kept:
         replay.add(kept.pop(0))
     return replay

@@ -28,13 +28,14 @@ class SkillReplay:
         capacity: Transitions kept.
         state_dim, latent_dim: S and Z.
         seed: Of the sampling; the generator's state is saved with the contents.
-        source: Where transitions that are not the agent's own come from; saved too.
     """
 
-    def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0, source: str = "") -> None:
+    source = ""
+    """Where transitions that are not the agent's own come from; saved too."""
+
+    def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
         self.capacity = capacity
         self.state_dim, self.latent_dim = state_dim, latent_dim
-        self.source = source
         self.size = 0
         self._next = 0
         self._columns = {
@@ -83,7 +84,8 @@ class SkillReplay:
             UserError: If the file is corrupt or has other dimensions.
         """
         saved = _Saved.read(path)
-        replay = cls(saved.columns["rewards"].numel(), state_dim, latent_dim, source=saved.source)
+        replay = cls(saved.columns["rewards"].numel(), state_dim, latent_dim)
+        replay.source = saved.source
         replay._fill(saved)
         return replay
 

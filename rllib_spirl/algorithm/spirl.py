@@ -328,6 +328,7 @@ class SPiRL(Algorithm):
         self._missing: UserError | None = None
         try:
             skills = read_skills(self.config.skill_checkpoint)
+            load_skills(skills)  # damaged ones are none
         except UserError as error:
             self._missing = error
         else:
@@ -368,6 +369,7 @@ class SPiRL(Algorithm):
         data, seed = DataSet.open(self.config.offline_data), (self.config.seed or 0) + 1
         replay = offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
         env.close()
+        replay.source = self.config.offline_data
         return replay
 
     @property
@@ -521,7 +523,7 @@ class SPiRL(Algorithm):
             demonstrations, replay = folder / DEMONSTRATIONS_FILE, folder / REPLAY_FILE
             if self._uses_demonstrations and demonstrations.exists():
                 brought = SkillReplay.load(demonstrations, self.replay.state_dim, self.replay.latent_dim)
-                if brought.source == str(self.config.offline_data):  # another config may name others
+                if brought.source == self.config.offline_data:  # another config may name others
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
             if replay.exists():
