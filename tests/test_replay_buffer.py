@@ -57,6 +57,22 @@ def test_a_restored_buffer_draws_the_same_and_goes_on_the_same(tmp_path: Path) -
     assert torch.equal(original.sample(50)["rewards"], restored.sample(50)["rewards"])
 
 
+@pytest.mark.parametrize("lag", [1, 7])
+def test_a_state_in_several_transitions_is_written_once(tmp_path: Path, lag: int) -> None:
+    """Three episodes whose transitions overlap, as those of demonstrations do; some numbers are NaN."""
+    original = SkillReplay(1000, 30, 2)
+    for _ in range(3):
+        path = torch.randn(200 + lag, 30)
+        path[:, 3] = torch.nan
+        rest = {"z": torch.randn(200, 2), "rewards": torch.randn(200), "terminated": torch.zeros(200)}
+        original.add({"states": path[:200], "next_states": path[lag:], **rest})
+    original.save(tmp_path / "replay")
+    assert (tmp_path / "replay").stat().st_size < 0.65 * 600 * 4 * (30 + 2 + 1 + 30 + 1)
+    restored = SkillReplay.load(tmp_path / "replay", 30, 2)
+    for name, column in original._columns.items():
+        assert torch.equal(column[:600].view(torch.int32), restored._columns[name].view(torch.int32))
+
+
 def test_a_full_ring_moves_into_a_larger_one_in_order(tmp_path: Path) -> None:
     filled(5, 8).save(tmp_path / "replay")
     larger = SkillReplay(7, 3, 2)

@@ -1,6 +1,7 @@
 """Replay of skill transitions: one preallocated ring of tensors, sampled by one gather per column."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,8 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
 
 Batch = dict[str, Tensor]
+# Of `_repeated`: the lags that are tried, on the first so many rows.
+MAX_LAG, SAMPLED_ROWS = 50, 2000
+COLUMNS = ("states", "z", "rewards", "next_states", "terminated")
 
 
 class SkillReplay:
@@ -25,8 +30,12 @@ class SkillReplay:
         seed: Of the sampling; the generator's state is saved with the contents.
     """
 
+    source = ""
+    """Where transitions that are not the agent's own come from; saved too."""
+
     def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
         self.capacity = capacity
+        self.state_dim, self.latent_dim = state_dim, latent_dim
         self.size = 0
         self._next = 0
         self._columns = {
@@ -57,10 +66,28 @@ class SkillReplay:
         return {name: column[rows] for name, column in self._columns.items()}
 
     def save(self, path: Path) -> None:
-        """Write contents and random state as safetensors."""
+        """Write contents and random state as safetensors; a state of several transitions once, where they overlap."""
         tensors = {name: column[: self.size].contiguous() for name, column in self._columns.items()}
+        lag, repeated = _repeated(tensors["states"], tensors["next_states"])
+        tensors["next_states"] = tensors["next_states"][~repeated]
+        tensors["repeated"] = repeated
         tensors["rng"] = self.generator.get_state()
-        save_file(tensors, path, {"next": str(self._next), "size": str(self.size), "capacity": str(self.capacity)})
+        facts = {"next": self._next, "size": self.size, "capacity": self.capacity, "source": self.source, "lag": lag}
+        with replacing(path) as file:
+            save_file(tensors, file, {name: str(fact) for name, fact in facts.items()})
+
+    @classmethod
+    def load(cls, path: Path, state_dim: int, latent_dim: int) -> "SkillReplay":
+        """A buffer that is just large enough for what `save` wrote, and holds it.
+
+        Raises:
+            UserError: If the file is corrupt or has other dimensions.
+        """
+        saved = _Saved.read(path)
+        replay = cls(saved.columns["rewards"].numel(), state_dim, latent_dim)
+        replay.source = saved.source
+        replay._fill(saved)
+        return replay
 
     def restore(self, path: Path) -> None:
         """Read `save`'s file; after an error this buffer is as it was.
@@ -68,6 +95,44 @@ class SkillReplay:
         Raises:
             UserError: If the file is corrupt, has other dimensions, or holds more than this ring's capacity.
         """
+        self._fill(_Saved.read(path))
+
+    def _fill(self, saved: "_Saved") -> None:
+        size, same_ring = saved.size, saved.capacity == self.capacity
+        if size > self.capacity:
+            raise UserError(
+                f"The replay buffer in {saved.path} holds {size} transitions, this one only {self.capacity}. "
+                f"Set replay_capacity to at least {size}."
+            )
+        for name, column in self._columns.items():
+            shape = tuple(saved.columns[name].shape)
+            if shape != (size, *column.shape[1:]):
+                raise UserError(
+                    f"The replay buffer in {saved.path} has {name} of shape {shape}, this run's would be "
+                    f"{(size, *column.shape[1:])}. Use a checkpoint of the same environment and skills."
+                )
+        order = torch.arange(size) if same_ring else (saved.next + torch.arange(size)) % max(size, 1)
+        for name, column in self._columns.items():
+            column[:size] = saved.columns[name][order]
+        self.generator = saved.generator
+        self.size = size
+        self._next = saved.next if same_ring else size % self.capacity
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a file of `SkillReplay.save` holds."""
+
+    path: Path
+    size: int
+    next: int
+    capacity: int
+    source: str
+    columns: Batch
+    generator: torch.Generator
+
+    @classmethod
+    def read(cls, path: Path) -> "_Saved":
         generator = torch.Generator()
         try:
             with safe_open(path, framework="pt") as file:
@@ -75,27 +140,35 @@ class SkillReplay:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             size, start, capacity = (int(facts[name]) for name in ("size", "next", "capacity"))
             generator.set_state(tensors["rng"])
-            shapes = {name: tuple(tensors[name].shape) for name in self._columns}
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            columns = {name: tensors[name] for name in COLUMNS}
+            if "repeated" in tensors:  # not in files of earlier versions
+                repeated, states = tensors["repeated"], tensors["states"]
+                columns["next_states"] = torch.empty_like(states)
+                columns["next_states"][~repeated] = tensors["next_states"]
+                columns["next_states"][repeated] = states[repeated.nonzero()[:, 0] + int(facts["lag"])]
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
-        if size > self.capacity:
-            raise UserError(
-                f"The replay buffer in {path} holds {size} transitions, this one only {self.capacity}. "
-                f"Set replay_capacity to at least {size}."
-            )
-        for name, column in self._columns.items():
-            if shapes[name] != (size, *column.shape[1:]):
-                raise UserError(
-                    f"The replay buffer in {path} has {name} of shape {shapes[name]}, this run's would be "
-                    f"{(size, *column.shape[1:])}. Use a checkpoint of the same environment and skills."
-                )
-        order = torch.arange(size) if capacity == self.capacity else (start + torch.arange(size)) % max(size, 1)
-        for name, column in self._columns.items():
-            column[:size] = tensors[name][order]
-        self.generator = generator
-        self.size = size
-        self._next = start if capacity == self.capacity else size % self.capacity
+        return cls(path, size, start, capacity, facts.get("source", ""), columns, generator)
+
+
+def _repeated(states: Tensor, next_states: Tensor) -> tuple[int, Tensor]:
+    """The lag l and the rows i, as a mask (n,), for which next_states[i] is states[i + l] bit for bit.
+
+    The agent's own transitions follow each other (l = 1), and those of demonstrations, one for every window of H steps,
+    follow those H rows before (l = H).
+    """
+
+    def equal(lag: int, count: int) -> Tensor:
+        after, arrived = states[lag : lag + count].view(torch.int32), next_states[:count].view(torch.int32)
+        return (after == arrived[: len(after)]).all(1)
+
+    lags = range(1, min(MAX_LAG, len(states) - 1) + 1)
+    lag = max(lags, key=lambda lag: int(equal(lag, SAMPLED_ROWS).sum()), default=0)
+    repeated = torch.zeros(len(states), dtype=torch.bool)
+    if lag:
+        repeated[:-lag] = equal(lag, len(states) - lag)
+    return lag, repeated
 
 
 def mixed_batch(

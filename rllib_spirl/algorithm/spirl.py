@@ -1,11 +1,14 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import ray
 import torch
 from gymnasium.spaces import flatdim
+from pyarrow import fs
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -34,10 +37,16 @@ from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import summarize
 from rllib_spirl.envs.skill_env import make_env
+from rllib_spirl.errors import UserError
+from rllib_spirl.files import local_copy
+from rllib_spirl.locations import location
 from rllib_spirl.progress import Stage, stage
-from rllib_spirl.skills.checkpoint import load_card, load_skills
+from rllib_spirl.skills.checkpoint import SkillFiles, load_card, load_skills, pickled_by_name, read_skills
 
+# What a checkpoint holds beside RLlib's state of networks, optimizers and env runner.
 REPLAY_FILE = "replay.safetensors"
+DEMONSTRATIONS_FILE = "demonstrations.safetensors"
+SKILLS_FOLDER = "skills"
 # Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve.
 ENV_STEPS = "env_steps"
 # Batches in memory together.
@@ -58,7 +67,7 @@ class SPiRLConfig(AlgorithmConfig):
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or SPiRL)
-        self.skill_checkpoint: str | None = None
+        self.skill_checkpoint: str | SkillFiles | None = None
         self.offline_data: str | None = None
         self.skill_bound: float | None = None
         self.target_divergence = 1.0
@@ -199,7 +208,6 @@ class SPiRLConfig(AlgorithmConfig):
             self._value_error(
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
-        skills = load_card(str(self.skill_checkpoint)).model
         for name in (
             "target_divergence",
             "initial_alpha",
@@ -235,8 +243,6 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.policy not in ("residual", "copied"):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
-        if self.policy == "copied" and skills.prior_images:
-            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
         if self.regularize_to not in ("prior", "unit"):
             self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
         if self.target_bounds is not None and not (
@@ -255,6 +261,27 @@ class SPiRLConfig(AlgorithmConfig):
                 f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
                 "process), with num_gpus_per_learner=1 for a GPU."
             )
+
+    def check_skills(self) -> None:
+        """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.
+
+        Raises:
+            UserError: If their card cannot be read.
+            ValueError: If a setting does not suit them.
+        """
+        assert self.skill_checkpoint is not None
+        if load_card(self.skill_checkpoint).model.prior_images and self.policy == "copied":
+            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
+
+    def build_algo(self, *args: Any, **kwargs: Any) -> "SPiRL":
+        """The algorithm. Raises UserError if its skills cannot be read."""
+        algorithm: SPiRL = super().build_algo(*args, **kwargs)
+        algorithm.check_whole()
+        return algorithm
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for results."""
+        return super().to_dict() | {"skill_checkpoint": self.skill_checkpoint and str(self.skill_checkpoint)}
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=SkillPriorRLModule)
@@ -286,6 +313,9 @@ class SPiRL(Algorithm):
 
     With remote env runners sampling goes on while the learner learns: requests for the next fragment are out before the
     updates on the last one begin. With a local env runner the two alternate, and a run is reproducible bit by bit.
+
+    A checkpoint holds the skills and the demonstrations too. An algorithm whose skills are not where its config says
+    is made nevertheless, and waits for a checkpoint to restore, which brings them.
     """
 
     config: SPiRLConfig
@@ -295,28 +325,61 @@ class SPiRL(Algorithm):
         return SPiRLConfig()
 
     def setup(self, config: AlgorithmConfig) -> None:
-        torch.manual_seed(self.config.seed or 0)
-        if self.config.num_learners == 0:
-            torch.set_num_threads(self.config.learner_threads)
+        assert self.config.skill_checkpoint is not None
+        self._missing: UserError | None = None
+        try:
+            skills = read_skills(self.config.skill_checkpoint)
+            load_skills(skills)  # damaged ones are none
+        except UserError as error:
+            self._missing = error
+        else:
+            self._set_up(skills)
+
+    def _set_up(self, skills: SkillFiles) -> None:
+        """RLlib's setup with these skills, which all parts of the algorithm get with the config."""
+        config = self.config.copy(copy_frozen=False)
+        config.skill_checkpoint = skills
+        config.check_skills()
+        config.freeze()
+        self.config = config
+        torch.manual_seed(config.seed or 0)
+        if config.num_learners == 0:
+            torch.set_num_threads(config.learner_threads)
         super().setup(config)
-        checkpoint = str(self.config.skill_checkpoint)
-        shape = load_card(checkpoint).model
-        seed = self.config.seed or 0
         state_dim = flatdim(self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID][0])  # of a set, not the skills' own
-        self.replay = SkillReplay(self.config.replay_capacity, state_dim, shape.latent_dim, seed)
-        self.offline: SkillReplay | None = None
-        if self.config.offline_data and self.config.offline_fraction > 0:
-            model, _ = load_skills(checkpoint)
-            env = make_env(self.config.env, dict(self.config.env_config))
-            size, bound = self.config.replay_capacity, self.config.skill_bound
-            self.offline = offline_replay(DataSet.open(self.config.offline_data), model, env, size, seed + 1, bound)
-            env.close()
+        latent_dim = load_card(skills).model.latent_dim
+        self.replay = SkillReplay(config.replay_capacity, state_dim, latent_dim, config.seed or 0)
         self._updates_owed = 0.0
         self._warm = False
         self._evaluated = False
         self._stage = Stage("")
 
+    def check_whole(self) -> None:
+        """Raise UserError if the skills are not where the config says and no checkpoint has brought them."""
+        if self._missing is not None:
+            raise self._missing
+
+    @cached_property
+    def offline(self) -> SkillReplay | None:
+        """The demonstrations: read when they are first needed, unless a checkpoint brings them."""
+        if not self._uses_demonstrations:
+            return None
+        assert isinstance(self.config.skill_checkpoint, SkillFiles)
+        assert self.config.offline_data is not None
+        model, _ = load_skills(self.config.skill_checkpoint)
+        env = make_env(self.config.env, dict(self.config.env_config))
+        data, seed = DataSet.open(self.config.offline_data), (self.config.seed or 0) + 1
+        replay = offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
+        env.close()
+        replay.source = self.config.offline_data
+        return replay
+
+    @property
+    def _uses_demonstrations(self) -> bool:
+        return bool(self.config.offline_data) and self.config.offline_fraction > 0
+
     def step(self) -> dict[str, Any]:
+        self.check_whole()
         skills = self.config.min_sample_timesteps_per_iteration
         with stage("sampling and learning", skills, watched_only=True) as self._stage:
             result = super().step()
@@ -327,6 +390,7 @@ class SPiRL(Algorithm):
         return result
 
     def training_step(self) -> None:
+        demonstrations = self.offline  # here: what is wrong with them shows before anything is sampled
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample()
         added = self._store(episodes)
@@ -335,7 +399,7 @@ class SPiRL(Algorithm):
             return
         if not self._warm:
             self._warm = True
-            if self.offline is not None:
+            if demonstrations is not None:
                 with stage("updates on demonstrations", self.config.offline_updates, watched_only=True) as progress:
                     self._learn(self.config.offline_updates, offline_fraction=1.0, progress=progress)
         self._updates_owed += added * self.config.updates_per_step
@@ -441,16 +505,71 @@ class SPiRL(Algorithm):
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """RLlib's checkpoint, and the replay buffers beside it: a restored run continues with the same next update."""
-        saved = super().save_to_path(path, **kwargs)
+        """RLlib's checkpoint with all that a run needs to go on with the same next update, wherever it is restored.
+
+        Beside RLlib's files: replay buffer, demonstrations and skills.
+        """
+        self.check_whole()
+        assert isinstance(self.config.skill_checkpoint, SkillFiles)
+        with pickled_by_name():
+            saved: str = super().save_to_path(path, **kwargs)
+        self.config.skill_checkpoint.write(Path(saved) / SKILLS_FOLDER)
+        if self.offline is not None:
+            self.offline.save(Path(saved) / DEMONSTRATIONS_FILE)
         self.replay.save(Path(saved) / REPLAY_FILE)
         return saved
 
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
-        replay = Path(path) / REPLAY_FILE
-        if replay.exists():
-            self.replay.restore(replay)
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        self._adopt_skills(Path(checkpoint_dir))  # RLlib times the rest with what setting up makes
+        super().load_checkpoint(checkpoint_dir)
+
+    def restore_from_path(
+        self, path: str | Path, *args: Any, filesystem: fs.FileSystem | None = None, **kwargs: Any
+    ) -> None:
+        with local_copy(path, filesystem) as folder:
+            self._adopt_skills(folder)
+            demonstrations, replay = folder / DEMONSTRATIONS_FILE, folder / REPLAY_FILE
+            if self._uses_demonstrations and demonstrations.exists():
+                brought = SkillReplay.load(demonstrations, self.replay.state_dim, self.replay.latent_dim)
+                if brought.source == self.config.offline_data:  # another config may name others
+                    self.offline = brought
+            super().restore_from_path(folder, *args, **kwargs)
+            if replay.exists():
+                self.replay.restore(replay)
+
+    def _adopt_skills(self, checkpoint: Path) -> None:
+        """Set up anew with the skills of a checkpoint, unless they are the same: its networks are over their z.
+
+        Raises:
+            UserError: If its skills are damaged, or if there are none, neither in it nor where the config says.
+        """
+        skills = kept_skills(checkpoint)
+        if skills is None:
+            self.check_whole()
+            return
+        if self._missing is None:
+            own = self.config.skill_checkpoint
+            assert isinstance(own, SkillFiles)
+            if skills.weights == own.weights and load_card(skills).model == load_card(own).model:
+                return
+            self.cleanup()
+            self.__dict__.pop("offline", None)
+        self._missing = None
+        self._set_up(replace(skills, name=str(self.config.skill_checkpoint)))
+
+
+def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
+    """The skills in a checkpoint, a folder or URI; None in an old one, which holds none.
+
+    Raises:
+        UserError: If they are damaged.
+    """
+    folder = location(checkpoint) / SKILLS_FOLDER
+    if not folder.exists():
+        return None
+    skills = read_skills(str(folder))
+    load_skills(skills)
+    return skills
 
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:

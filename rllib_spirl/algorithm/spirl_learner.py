@@ -17,6 +17,7 @@ from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.progress import stage
+from rllib_spirl.skills.checkpoint import pickled_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,11 @@ class SPiRLLearner(TorchLearner):
         self._env_steps = 0
         keep_freed_memory()
         self._losses: Callable[..., Any] = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
+
+    def save_to_path(self, *args: Any, **kwargs: Any) -> str:
+        with pickled_by_name():  # here too: a learner may be in a process of its own
+            saved: str = super().save_to_path(*args, **kwargs)
+        return saved
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rllib_spirl.algorithm.losses import residual_kl
 from rllib_spirl.nets import mlp
-from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
 from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 
 # How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
@@ -114,7 +114,15 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, prior_spread, policy_hidden,
     policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
     skill_candidates.
+
+    Args:
+        skills: In place of those at ``model_config["skill_checkpoint"]``.
     """
+
+    def __init__(self, *args: Any, skills: SkillFiles | None = None, **kwargs: Any) -> None:
+        if skills is not None:
+            kwargs["model_config"] = {**kwargs["model_config"], "skill_checkpoint": skills}
+        super().__init__(*args, **kwargs)
 
     def setup(self) -> None:
         c: dict[str, Any] = self.model_config

@@ -108,7 +108,8 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
     Args:
         experiment: for messages.
         space: from ``param_space``.
-        without_skills: the skill checkpoint does not exist yet; complaints about it are expected.
+        without_skills: the skills may not be where the config says: they are not made yet, or are in the checkpoints
+            of a run to resume.
 
     Returns:
         The validated config.
@@ -116,10 +117,14 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
     Raises:
         UserError: what RLlib says about the config, in one line.
     """
+    from rllib_spirl.algorithm import SPiRLConfig
+
     config = algorithm_class(experiment).get_default_config()
     try:
         config.update_from_dict(first_variant(space))
         config.validate()
+        if isinstance(config, SPiRLConfig) and not without_skills:
+            config.check_skills()
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, ImportError, NotImplementedError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         if without_skills and "skill_checkpoint" in text:

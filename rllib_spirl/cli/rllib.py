@@ -151,7 +151,7 @@ def _check(experiments: list[Experiment], resume: bool) -> set[str]:
 
     for experiment in experiments:
         space = algorithms.param_space(experiment)
-        algorithms.validate(experiment, space, without_skills=experiment.skills is not None)
+        algorithms.validate(experiment, space, without_skills=resume or experiment.skills is not None)
         training.scheduler(experiment)
     if not resume:
         for experiment in experiments:

@@ -7,6 +7,7 @@ process that is killed meanwhile, or a disk that is full, would leave a torn sta
 import json
 import os
 import shutil
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from pyarrow import fs
 from ray.train._internal.storage import get_fs_and_path
 from ray.tune import Callback, Checkpoint
 
+from rllib_spirl.algorithm.spirl import SKILLS_FOLDER
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
+from rllib_spirl.locations import location
+from rllib_spirl.skills.checkpoint import CARD
 
 _DELETED = ".deleted"
 
@@ -25,16 +30,14 @@ class _WholeFile:
     """A file for writing that appears under its name when it is closed, unless writing failed."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
-        self._file = self._partial.open("wb")
-        self._failed = False
+        self._whole = ExitStack()
+        self._file = self._whole.enter_context(replacing(path)).open("wb")
 
     def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
-        except OSError:
-            self._failed = True
-            self._partial.unlink(missing_ok=True)  # here: who failed to write may not close
+        except OSError as error:
+            self._discard(error)  # here: who failed to write may not close
             raise
 
     def tell(self) -> int:
@@ -52,14 +55,14 @@ class _WholeFile:
             return
         try:
             self._file.close()
-        except OSError:  # what was buffered found no room
-            self._failed = True
+        except OSError as error:  # what was buffered found no room
+            self._discard(error)
             raise
-        finally:
-            if self._failed:
-                self._partial.unlink(missing_ok=True)
-            else:
-                os.replace(self._partial, self._path)
+        self._whole.close()
+
+    def _discard(self, error: OSError) -> None:
+        with suppress(OSError):  # it comes back out
+            self._whole.__exit__(type(error), error, error.__traceback__)
 
 
 class _WholeFiles(fs.FSSpecHandler):
@@ -93,12 +96,29 @@ def check_state(directory: str) -> None:
     Raises:
         UserError: Tune's newest state in an experiment's directory is not readable.
     """
-    found, inner = get_fs_and_path(directory)
+    _state(*get_fs_and_path(directory))
+
+
+def kept_skills(directory: str) -> str | None:
+    """Skills that a run to resume holds itself, in a checkpoint of each of its trials; None if one has none.
+
+    Raises:
+        UserError: as `check_state`.
+    """
+    cards = sorted(str(card) for card in location(directory).glob(f"*/checkpoint_*/{SKILLS_FOLDER}/{CARD}"))
+    for trial, _ in _state(*get_fs_and_path(directory))["trial_data"]:
+        name = f"_{json.loads(trial)['trial_id']}_"  # in the name of its folder
+        if not any(name in card for card in cards):
+            return None
+    return cards[-1].replace(f"/{CARD}", "") if cards else None
+
+
+def _state(found: fs.FileSystem, inner: str) -> Any:
     names = [info.path for info in found.get_file_info(fs.FileSelector(inner)) if _is_state(info.base_name)]
     newest = max(names)  # their names are dates
     try:
         with found.open_input_stream(newest) as stream:
-            json.loads(stream.read())
+            return json.loads(stream.read())
     except (OSError, ValueError) as error:
         raise UserError(
             f"--resume: {newest} is not readable ({error}). Remove it to go on from the state before it, if there is "

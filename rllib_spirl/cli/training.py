@@ -79,9 +79,10 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
         storage.check_state(directory(experiment))
     finished_too = resume and check_record(experiment)
     if experiment.skills is not None:
-        experiment = with_skills(experiment)
+        own = storage.kept_skills(directory(experiment)) if resume else None
+        experiment = with_skills(experiment) if own is None else _with(experiment, own)
     space = algorithms.param_space(experiment)
-    config = algorithms.validate(experiment, space)
+    config = algorithms.validate(experiment, space, without_skills=resume)
     if local:
         _check_resources(experiment, config)
     if not experiment.stop and experiment.time_budget_s is None:
@@ -188,10 +189,14 @@ def with_skills(experiment: Experiment) -> Experiment:
         env=experiment.env,
         env_config=experiment.config.get("env_config"),
     )
-    config = {**experiment.config, "skill_checkpoint": prepared.checkpoint}
+    experiment = _with(experiment, prepared.checkpoint)
     if prepared.data is not None and "offline_data" in known:
-        config.setdefault("offline_data", str(prepared.data))
-    return replace(experiment, config=config)
+        experiment.config.setdefault("offline_data", str(prepared.data))
+    return experiment
+
+
+def _with(experiment: Experiment, skill_checkpoint: str) -> Experiment:
+    return replace(experiment, config={**experiment.config, "skill_checkpoint": skill_checkpoint})
 
 
 def _trainable(experiment: Experiment) -> Any:

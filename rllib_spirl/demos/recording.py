@@ -23,6 +23,7 @@ from rllib_spirl.data.episode import Episode
 from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.demos.recipes import DEMONSTRATORS, ENVIRONMENTS, ScriptedRecipe
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage
 
 
@@ -196,13 +197,11 @@ def _interrupt_ignored() -> Iterator[None]:
 
 def _save(file: Path, episode: Episode) -> None:
     facts = {"terminated": episode.terminated, "truncated": episode.truncated, "task": episode.task}
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     arrays: dict[str, Any] = {"states": episode.states, "actions": episode.actions, "rewards": episode.rewards}
     if episode.images is not None:
         arrays["images"] = episode.images
-    with temporary.open("wb") as stream:
-        np.savez(stream, facts=json.dumps(facts), **arrays)
-    temporary.replace(file)
+    with replacing(file) as new:
+        np.savez(new, facts=json.dumps(facts), **arrays)
 
 
 def _load(file: Path) -> Episode:

@@ -13,7 +13,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.errors import UserError
-from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig
 
@@ -34,14 +34,14 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
 
     Args:
         env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,).
-        skill_checkpoint: Folder or URI of a skill checkpoint.
+        skill_checkpoint: Folder or URI of a skill checkpoint, or its files.
         skill_bound: Largest z there is, with actions u in place of z; None for no bound.
 
     Raises:
         UserError: If the checkpoint's dimensions are not the environment's.
     """
 
-    def __init__(self, env: gym.Env, skill_checkpoint: str, skill_bound: float | None = None) -> None:
+    def __init__(self, env: gym.Env, skill_checkpoint: SkillSource, skill_bound: float | None = None) -> None:
         super().__init__(env)
         self._skill_bound = skill_bound
         model, card = load_skills(skill_checkpoint)
@@ -148,7 +148,7 @@ def _name(env: gym.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> None:
+def check_dimensions(env: gym.Env, checkpoint: SkillSource, model: SkillModelConfig) -> None:
     """Raise a UserError unless the environment's states and actions have the skill model's dimensions."""
     name, state = _name(env), state_space(env, images=model.prior_images)
     for what, space in (("observations", state), ("actions", env.action_space)):

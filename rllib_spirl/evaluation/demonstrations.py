@@ -23,7 +23,7 @@ from rllib_spirl.evaluation.pictures import (
     caption_lines,
     captioned,
     contact_sheet,
-    replacing,
+    output_file,
     suffix_of,
     video_writer,
 )
@@ -104,7 +104,7 @@ def render_demonstrations(
     try:
         chosen = itertools.islice(enumerate(data.episodes()), first, first + episodes)
         demonstrations = [_demonstration(data, index, episode, drawer) for index, episode in chosen]
-        with replacing(output) as file, _progress(show_progress) as bar:
+        with output_file(output) as file, _progress(show_progress) as bar:
             if writer is None:
                 name = data.path.name
                 rows = list(_rows(demonstrations, drawer, bar))

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import importlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
 
 Picture = NDArray[np.uint8]
 # Video codecs want sides that are multiples of 16.
@@ -156,18 +155,16 @@ def suffix_of(path: Path, suffixes: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write instead of ``path``, which it replaces when the block ends without an error.
+def output_file(path: Path) -> Iterator[Path]:
+    """`rllib_spirl.files.replacing` for a file that a user asked for; makes its folder.
 
     Raises:
         UserError: If the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pictures-") as staging:
-            file = Path(staging, f"file{path.suffix.lower()}")
+        with replacing(path) as file:
             yield file
-            os.replace(file, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 

@@ -1,7 +1,6 @@
 """What skills alone achieve: episodes in which z comes from the prior, before any reinforcement learning."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.progress import Progress
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
+from rllib_spirl.files import replacing
 from rllib_spirl.skills.checkpoint import load_skills
 
 
@@ -59,9 +59,8 @@ def report_prior(
         scores[name] = summary.get("completed_subtasks", summary["episode_return"])
     content = json.loads(card.read_text())
     content["metrics"].update(scores)
-    staged = card.with_suffix(".tmp")
-    staged.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(staged, card)
+    with replacing(card) as file:
+        file.write_text(json.dumps(content, indent=2) + "\n")
     if show_progress:
         mean, sampled = scores["prior_mean"], scores["prior_sampled"]
         print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled)")

@@ -4,9 +4,8 @@ import csv
 import io
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from rllib_spirl.evaluation.statistics import (
     mean,
     probability_of_improvement,
 )
+from rllib_spirl.files import replacing
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
@@ -71,20 +71,24 @@ def write_report(runs: Sequence[str | Path], output: str | Path, *, published: b
     directory = Path(output)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".report-") as staging:
-            new = Path(staging)
-            plots.learning_curve(methods, new / "learning_curve.png", published=published)
+        with ExitStack() as files:
+
+            def new(name: str) -> Path:
+                return files.enter_context(replacing(directory / name))
+
+            # First, so that it appears last: where the text is, what it shows is there too.
+            text = new("report.md")
+            pictures = ["learning_curve.png"]
+            plots.learning_curve(methods, new("learning_curve.png"), published=published)
             if has_subtasks:
-                plots.subtask_rates(methods, new / "subtask_rates.png")
+                pictures.append("subtask_rates.png")
+                plots.subtask_rates(methods, new("subtask_rates.png"))
             if has_divergence:
-                plots.divergence(methods, new / "divergence.png")
-            (new / "curves.csv").write_text(_csv(groups))
-            (new / records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
-            pictures = sorted(file.name for file in new.glob("*.png"))
-            (new / "report.md").write_text(_markdown(methods, curves, metric, pictures))
-            # The text comes last: where it is, what it shows is there too.
-            for file in sorted(new.iterdir(), key=lambda f: f.name == "report.md"):
-                os.replace(file, directory / file.name)
+                pictures.append("divergence.png")
+                plots.divergence(methods, new("divergence.png"))
+            new("curves.csv").write_text(_csv(groups))
+            new(records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
+            text.write_text(_markdown(methods, curves, metric, sorted(pictures)))
     except OSError as error:
         raise UserError(f"{directory}: the report cannot be written: {error.strerror or error}.") from None
     return directory / "report.md"

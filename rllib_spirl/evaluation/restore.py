@@ -19,11 +19,13 @@ from ray.util import ActorPool
 from rich.progress import Progress
 
 from rllib_spirl.algorithm.acting import ActingPolicy
+from rllib_spirl.algorithm.spirl import kept_skills
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
+from rllib_spirl.skills.checkpoint import SkillSource
 
 # Fewer than these take longer to hand to another process than to run.
 EPISODES_PER_PROCESS = 10
@@ -39,7 +41,7 @@ class Restored:
     env: Any
     """A registered name or an environment class."""
     env_config: dict[str, Any]
-    skill_checkpoint: str
+    skill_checkpoint: SkillSource
     skill_bound: float | None = None
 
     def policy(self, observation: Any) -> Any:
@@ -54,7 +56,7 @@ class Restored:
         """The environment with skills for actions; ``env_config`` adds to the one trained with.
 
         Raises:
-            UserError: If the environment or the skill checkpoint cannot be found here.
+            UserError: If the environment cannot be made here.
         """
         return self.with_skills(self.make_low_level_env(**env_config))
 
@@ -83,22 +85,24 @@ def load_policy(checkpoint: str) -> Restored:
         checkpoint: Directory or URI, as `SPiRL.save_to_path` or Ray Tune leaves it.
 
     Raises:
-        UserError: If it is not there, not SPiRL's, or incomplete, or if its skill checkpoint is gone.
+        UserError: If it is not there, not SPiRL's, incomplete or damaged; or if it is an old one, without skills, and
+            they are not where they were.
     """
     filesystem, inner = locate(checkpoint)
     kind, config = made_by(filesystem, inner, checkpoint)
-    skills, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
-    if not skills:
+    named, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
+    if not named:
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of SPiRL.")
+    kept = kept_skills(checkpoint)
     try:
-        module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem)
+        module = RLModule.from_checkpoint(f"{inner}/{_MODULE}", filesystem=filesystem, skills=kept)
     except UNREADABLE as error:
         raise UserError(f"{checkpoint}: its policy cannot be restored: {one_line(error)}") from None
     assert isinstance(module, SkillPriorRLModule)
     for name in module.get_non_inference_attributes():
         delattr(module, name)
     module.eval()
-    return Restored(module, env, dict(env_config or {}), str(skills), config.get("skill_bound"))
+    return Restored(module, env, dict(env_config or {}), kept or str(named), config.get("skill_bound"))
 
 
 def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, replacing, suffix_of, video_writer
+from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, output_file, suffix_of, video_writer
 from rllib_spirl.evaluation.restore import load_policy
 
 
@@ -53,7 +53,7 @@ def record_video(
     env = restored.with_skills(film)
     results: list[EpisodeResult] = []
     try:
-        with replacing(path) as file, Progress(transient=True, disable=not show_progress) as bar:
+        with output_file(path) as file, Progress(transient=True, disable=not show_progress) as bar:
             task = bar.add_task("", total=episodes)
             with writer(file, rate) as append:
 

@@ -1,8 +1,10 @@
 """The skill checkpoint, in which the two halves meet: ``skill.safetensors`` and its card ``skill.json``."""
 
 import json
-import os
-import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
 from rllib_spirl.locations import location
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
@@ -37,22 +40,78 @@ class SkillCard(BaseModel):
     """Final training and validation losses, and what skills sampled from the prior achieve."""
 
 
-def save_skills(directory: str | Path, model: SkillModel, card: SkillCard) -> Path:
-    """Write a skill checkpoint. The weights appear under their name whole or not at all, the card last."""
-    path = Path(directory)
+_by_name = ContextVar("_by_name", default=False)
+
+
+@contextmanager
+def pickled_by_name() -> Iterator[None]:
+    """Within, `SkillFiles` are pickled as their name alone.
+
+    For RLlib's checkpoints: they keep the arguments of every part of an algorithm, and each would have the files again.
+    """
+    token = _by_name.set(True)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as staging:
-            save_file(weights, Path(staging, WEIGHTS))
-            Path(staging, CARD).write_text(card.model_dump_json(indent=2) + "\n")
-            os.replace(Path(staging, WEIGHTS), path / WEIGHTS)
-            os.replace(Path(staging, CARD), path / CARD)
-    except (OSError, SafetensorError) as error:  # safetensors' own for a full disk
-        raise UserError(
-            f"Cannot write the skill checkpoint to {path}: {error}. Make room, or choose a writable folder."
-        ) from None
-    return path
+        yield
+    finally:
+        _by_name.reset(token)
+
+
+@dataclass(frozen=True)
+class SkillFiles:
+    """A skill checkpoint in memory, which goes to other processes and machines as it is."""
+
+    name: str
+    """The folder or URI it was read from."""
+    weights: bytes = field(repr=False)
+    card: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SkillFiles":
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (str, (self.name,)) if _by_name.get() else (SkillFiles, (self.name, self.weights, self.card))
+
+    def write(self, directory: Path) -> None:
+        """Write the checkpoint to a folder. The weights appear under their name whole or not at all, the card last.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with replacing(directory / CARD) as card, replacing(directory / WEIGHTS) as weights:
+                weights.write_bytes(self.weights)
+                card.write_bytes(self.card)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write the skill checkpoint to {directory}: {error}. Make room, or choose a writable folder."
+            ) from None
+
+
+# What skills are read from: a folder, a URI (`rllib_spirl.locations`), or their files.
+SkillSource = str | Path | SkillFiles
+
+
+def read_skills(source: SkillSource) -> SkillFiles:
+    """The files of a skill checkpoint.
+
+    Raises:
+        UserError: If one is missing or cannot be read.
+    """
+    if isinstance(source, SkillFiles):
+        return source
+    name = str(source)
+    return SkillFiles(name, card=_read(name, CARD), weights=_read(name, WEIGHTS))
+
+
+def save_skills(directory: str | Path, model: SkillModel, card: SkillCard) -> Path:
+    """Write a skill checkpoint, see `SkillFiles.write`."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    SkillFiles(str(directory), save(weights), f"{card.model_dump_json(indent=2)}\n".encode()).write(Path(directory))
+    return Path(directory)
 
 
 def _read(directory: str, name: str) -> bytes:
@@ -67,15 +126,15 @@ def _read(directory: str, name: str) -> bytes:
         ) from None
 
 
-def load_card(directory: str | Path) -> SkillCard:
-    """Read a checkpoint's card. ``directory`` is a folder or a URI, see `rllib_spirl.locations`.
+def load_card(source: SkillSource) -> SkillCard:
+    """Read a checkpoint's card.
 
     Raises:
         UserError: If it is missing, not JSON, or not a card this version understands.
     """
-    file = f"{directory}/{CARD}"
+    file = f"{source}/{CARD}"
     try:
-        card = json.loads(_read(str(directory), CARD))
+        card = json.loads(source.card if isinstance(source, SkillFiles) else _read(str(source), CARD))
         if isinstance(card, dict) and card.get("format") != FORMAT:
             raise UserError(
                 f"{file} has format {card.get('format')!r}, this version reads {FORMAT}. Pretrain the skills again."
@@ -89,16 +148,17 @@ def load_card(directory: str | Path) -> SkillCard:
         raise UserError(f"{file}: {where}: {problem['msg']}. Pretrain the skills again.") from None
 
 
-def load_skills(directory: str | Path) -> tuple[SkillModel, SkillCard]:
-    """Read a skill model, in evaluation mode and without gradients, from a folder or a URI (`rllib_spirl.locations`).
+def load_skills(source: SkillSource) -> tuple[SkillModel, SkillCard]:
+    """Read a skill model, in evaluation mode and without gradients.
 
     Raises:
         UserError: If a file is missing or corrupt, or the weights do not fit the card.
     """
-    card = load_card(directory)
-    file = f"{directory}/{WEIGHTS}"
+    files = read_skills(source)
+    card = load_card(files)
+    file = f"{files}/{WEIGHTS}"
     try:
-        weights = load(_read(str(directory), WEIGHTS))
+        weights = load(files.weights)
     except SafetensorError as error:
         raise UserError(f"{file} is corrupt ({error}). Restore it from a copy or pretrain again.") from None
     with torch.device("meta"):  # no initial weights, so that loading leaves the random numbers alone

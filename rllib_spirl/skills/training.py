@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rllib_spirl.files import replacing
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.skills.dataset import SkillData, WindowStream
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
@@ -156,7 +157,8 @@ class SkillTrainer:
         tensors["rng.order"] = self._order.get_state()
         tensors["rng.noise"] = self._noise.get_state()
         tensors["rng.torch"] = torch.get_rng_state()
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, path, {"updates": str(self.updates)})
+        with replacing(path) as file:
+            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, file, {"updates": str(self.updates)})
 
     def restore(self, path: Path, updates: int) -> None:
         """Continue from `save`'s file, written after ``updates`` gradient steps. The pass over the data starts anew."""

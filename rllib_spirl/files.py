@@ -1,0 +1,50 @@
+"""Files that are whole whenever they are there, and folders on other file systems."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import fs
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
+
+    It gets the permissions that the umask gives, also where a library writes files that nobody else can read, as
+    safetensors does. Its name ends as ``path`` does, in lower case: some libraries choose a format by it.
+
+    Raises:
+        OSError: If there can be no such file, or no such name.
+    """
+    temporary = path.with_name(f".writing-{secrets.token_hex(4)}{path.suffix.lower()}")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def local_copy(folder: str | Path, filesystem: fs.FileSystem | None = None) -> Iterator[Path]:
+    """A folder where it is, if that is on this machine, else a copy of it that lasts as long as the block.
+
+    Args:
+        folder: A local path or a URI; or a path in ``filesystem``.
+        filesystem: Where the folder is.
+    """
+    path = str(folder)
+    if filesystem is None:
+        filesystem, path = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        fs.copy_files(path, copy, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        yield Path(copy)
