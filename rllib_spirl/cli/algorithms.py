@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllib_spirl.cli.experiment import Experiment
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.yaml_text import did_you_mean
 
 # Keys of RLlib's old API stack that old files still have, and what to use now.
@@ -121,7 +121,7 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
         config.update_from_dict(first_variant(space))
         config.validate()
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, ImportError, NotImplementedError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         if without_skills and "skill_checkpoint" in text:
             return config
         raise UserError(f"{experiment.where}: config: {text}") from None

@@ -7,8 +7,8 @@ from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.cli import session
 from rllib_spirl.cli.experiment import storage
-from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
+from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 
 
 def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a person sees of a training run: a line per training iteration and trial, and a table at the end."""
 
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rllib_spirl.errors import UserError, raised
 from rllib_spirl.yaml_text import did_you_mean
 
 # The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
@@ -178,8 +178,11 @@ def summary(progress: Progress, where: str) -> int:
         _line(out, f"{label}TensorBoard  tensorboard --logdir {trial.path}")
         if trial.status == "ERROR":
             failed += 1
-            _line(out, f"{label}failed: {_error_line(trial.error_file)}", style="red")
-            if trial.error_file:
+            name, message = _raised(trial.error_file)
+            mistake = name == UserError.__name__
+            told = f"{name}: {message}" if name and not mistake else message or "see the trial's directory"
+            _line(out, f"{label}failed: {told}", style="red")
+            if trial.error_file and not mistake:
                 # `error_file` lies in Ray's session directory, which is temporary; Tune copies it to the trial's.
                 _line(out, f"{label}full traceback  {trial.path}/error.txt")
     return failed
@@ -189,14 +192,12 @@ def _line(out: Console, text: str, style: str | None = None) -> None:
     out.print(escape(text), soft_wrap=True, highlight=False, style=style)
 
 
-def _error_line(path: str | None) -> str:
-    """The exception that ended a trial: the last line of its traceback that looks like one."""
+def _raised(path: str | None) -> tuple[str, str]:
+    """The name and message of the exception that ended a trial."""
     try:
-        lines = [line.strip() for line in Path(path or "").read_text(errors="replace").splitlines() if line.strip()]
+        return raised(Path(path or "").read_text(errors="replace"))
     except OSError:
-        return "see the trial's directory"
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
-    return (raised or lines or ["unknown error"])[-1]
+        return "", ""
 
 
 def _parameters(trial: Any) -> str:

@@ -19,7 +19,7 @@ from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.sweep import draw_sweep
 from rllib_spirl.yaml_text import did_you_mean, parse
 
@@ -170,7 +170,7 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
         lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
         return kind(**{**lenient, **experiment.scheduler_config})
     except (ValueError, TypeError, AssertionError, ImportError, tune.TuneError) as error:
-        raise UserError(f"{experiment.where}: scheduler {name}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{experiment.where}: scheduler {name}: {one_line(error)}") from None
 
 
 def with_skills(experiment: Experiment) -> Experiment:

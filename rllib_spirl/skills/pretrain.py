@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rllib_spirl import paths
 from rllib_spirl.data import DataSet
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line, user_error
 from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
@@ -153,7 +153,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
             with _interrupts_kept():
                 result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
+            raise user_error(error) or UserError(f"Skill pretraining failed: {one_line(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
     model = SkillModel(config.model(scanned.state_dim, scanned.action_dim))
@@ -290,9 +290,3 @@ def _affordable(resources: Mapping[str, float], use_gpu: bool) -> dict[str, floa
     most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
     affordable = {"CPU": min(resources["CPU"], most)}
     return affordable | ({"GPU": 1} if use_gpu else {})
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1]
