@@ -39,6 +39,7 @@ from rllib_spirl.skills.checkpoint import load_card, load_skills
 REPLAY_FILE = "replay.safetensors"
 # Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve.
 ENV_STEPS = "env_steps"
+UPDATES = "updates"
 # Batches in memory together.
 MAX_UPDATES_AT_ONCE = 16
 
@@ -194,11 +195,6 @@ class SPiRLConfig(AlgorithmConfig):
 
     def validate(self) -> None:
         super().validate()
-        if not self.skill_checkpoint:
-            self._value_error(
-                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
-            )
-        skills = load_card(str(self.skill_checkpoint)).model
         for name in (
             "target_divergence",
             "initial_alpha",
@@ -234,8 +230,6 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.policy not in ("residual", "copied"):
             self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
-        if self.policy == "copied" and skills.prior_images:
-            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
         if self.regularize_to not in ("prior", "unit"):
             self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
         if self.target_bounds is not None and not (
@@ -254,6 +248,14 @@ class SPiRLConfig(AlgorithmConfig):
                 f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
                 "process), with num_gpus_per_learner=1 for a GPU."
             )
+        # Last: an experiment that has its skills still to be made is checked without them.
+        if not self.skill_checkpoint:
+            self._value_error(
+                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
+            )
+        skills = load_card(str(self.skill_checkpoint)).model
+        if self.policy == "copied" and skills.prior_images:
+            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=SkillPriorRLModule)
@@ -383,7 +385,7 @@ class SPiRL(Algorithm):
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             self._update(min(MAX_UPDATES_AT_ONCE, updates - first), offline_fraction)
         if updates:
-            self.metrics.log_value("updates", updates, reduce="lifetime_sum")
+            self.metrics.log_value(UPDATES, updates, reduce="lifetime_sum")
             with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
                 self._sync_weights()
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllib_spirl.cli.experiment import Experiment
+from rllib_spirl.cli.levels import hint
+from rllib_spirl.envs import our_name
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.yaml_text import did_you_mean
 
@@ -60,6 +62,31 @@ def algorithm_class(experiment: Experiment) -> Any:
         raise UserError(f"{experiment.where}: run: {experiment.run} cannot be imported: {error}") from None
 
 
+def uses_skills(experiment: Experiment) -> bool:
+    """Whether the algorithm chooses skills, as SPiRL does."""
+    return "skill_checkpoint" in config_keys(experiment.run)
+
+
+def default(experiment: Experiment, key: str) -> Any:
+    """The algorithm's default of a key of ``config``; None where there is no such key."""
+    return getattr(algorithm_class(experiment).get_default_config(), key, None)
+
+
+def config_keys(run: str) -> tuple[str, ...]:
+    """The keys that ``config`` may have for an algorithm; none for one that is not there."""
+    from ray.tune.registry import get_trainable_cls
+
+    from rllib_spirl.algorithm import SPiRL
+
+    if run not in names():
+        return ()
+    try:
+        kind = SPiRL if run == SPiRL.__name__ else get_trainable_cls(run)
+    except ImportError:
+        return ()
+    return tuple(key for key in _defaults(kind.get_default_config()) if not key.startswith("_"))
+
+
 def first_variant(value: Any) -> Any:
     """A copy with every search space replaced by one point of it (the first of a grid, a sample of the others)."""
     from ray.tune.search.sample import Domain
@@ -87,10 +114,10 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     kind = algorithm_class(experiment)
     default = kind.get_default_config()
     where = f"{experiment.where}: config"
-    space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
+    space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where, experiment.run)
     if isinstance(space.get("evaluation_config"), dict):
         space["evaluation_config"] = _check_keys(
-            space["evaluation_config"], _defaults(default), f"{where}.evaluation_config"
+            space["evaluation_config"], _defaults(default), f"{where}.evaluation_config", experiment.run
         )
     if MODEL_CONFIG in space:
         _check_model_config(space[MODEL_CONFIG], default, f"{where}.model_config")
@@ -155,7 +182,7 @@ def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
     return found
 
 
-def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str, run: str) -> dict[str, Any]:
     space: dict[str, Any] = {}
     for key, value in given.items():
         if key in OLD_KEYS:
@@ -163,8 +190,7 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) 
         if key in STACK_SWITCHES and value is not True:
             raise UserError(f"{where}: '{key}: {value}' asks for RLlib's old API stack; remove it")
         if key not in known:
-            public = tuple(k for k in known if not k.startswith("_"))
-            raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, public)}")
+            raise UserError(f"{where}: unknown key '{key}'{hint(key, 'config', run)}")
         value = _fit_type(value, known[key], f"{where}.{key}")
         space[MODEL_CONFIG if key == "model_config" else key] = value
     return space
@@ -219,8 +245,13 @@ def _check_env(experiment: Experiment, space: Mapping[str, Any]) -> None:
     candidates = env["grid_search"] if isinstance(env, dict) else [env]
     for candidate in candidates:
         known = _environments()
-        if candidate in known or _importable(candidate):
+        ours = our_name(str(candidate).rpartition(":")[2])
+        if (candidate in known or _importable(candidate)) and not (ours and uses_skills(experiment)):
             continue
+        if ours:
+            raise UserError(
+                f"{experiment.where}: env: '{candidate}' is '{ours}' here, whose subtasks are env_config's 'tasks'"
+            )
         short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
         hint = did_you_mean(candidate, known)
         if str(candidate) in short:

@@ -1,6 +1,5 @@
 """What a person sees of a training run: a line per training iteration and trial, and a table at the end."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rllib_spirl.cli.metrics import ALIASES, lookup, missing
 from rllib_spirl.errors import UserError, raised
-from rllib_spirl.yaml_text import did_you_mean
 
-# The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
-ALIASES = {
-    "env_steps": "num_env_steps_sampled_lifetime",
-    "timesteps_total": "num_env_steps_sampled_lifetime",
-    "episode_reward_mean": "env_runners/episode_return_mean",
-    "episode_return_mean": "env_runners/episode_return_mean",
-}
 EVALUATION = (
     "evaluation/completed_subtasks",
     "evaluation/stacked_blocks",
@@ -30,22 +22,6 @@ EVALUATION = (
     "evaluation/env_runners/episode_return_mean",
 )
 LINE_EVERY_S = 1.0
-
-
-def lookup(result: Mapping[str, Any], metric: str) -> float | None:
-    """A number of a (nested) result by its path, e.g. ``env_runners/episode_return_mean``; None if absent or nan."""
-    value: Any = result.get(metric)
-    if value is None:
-        value = result
-        for part in metric.split("/"):
-            value = value.get(part) if isinstance(value, Mapping) else None
-    if value is None and metric in ALIASES:
-        return lookup(result, ALIASES[metric])
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isnan(number) else number
 
 
 class StopAt(Stopper):
@@ -75,14 +51,14 @@ class StopAt(Stopper):
         """Whether the trial has reached one of its values.
 
         A top-level metric that the first result lacks ends everything (``mistake`` says so): a typo would train for
-        ever.
+        ever. For algorithms whose results are known, `check_metrics` has found it before.
         """
         if not self._checked:
             self._checked = True
             for metric in self.criteria:
                 if "/" not in metric and lookup(result, metric) is None and metric not in ALIASES:
                     known = ("env_steps", *(k for k, v in result.items() if isinstance(v, int | float)))
-                    self.mistake = f"{self.where}: stop: no metric is called '{metric}'{did_you_mean(metric, known)}"
+                    self.mistake = missing(f"{self.where}: stop", metric, known)
         values = ((lookup(result, metric), at) for metric, at in self.criteria.items())
         return any(value is not None and value >= at for value, at in values)
 

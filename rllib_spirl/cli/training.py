@@ -18,6 +18,7 @@ from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
+from rllib_spirl.cli.metrics import missing
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.sweep import draw_sweep
@@ -126,10 +127,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     metric = _metric(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
     if metric and seen and metric not in seen and not interrupt.interrupted:
-        raise UserError(
-            f"{experiment.where}: metric: no result has '{metric}'{did_you_mean(metric, sorted(seen))}, so trials were "
-            "not compared"
-        )
+        raise UserError(f"{missing(f'{experiment.where}: metric', metric, sorted(seen))}, so trials were not compared")
     return failed, interrupt.interrupted
 
 
@@ -164,8 +162,6 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
             given = experiment.scheduler_config.get(key) or getattr(experiment, key)
             if key in arguments and not given:
                 raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
-        if (_metric(experiment) or "").startswith("evaluation/") and not experiment.config.get("evaluation_interval"):
-            raise UserError(f"{experiment.where}: metric: {_metric(experiment)} needs 'config.evaluation_interval'")
         # An evaluation's metric is not in every result; PBT alone insists on it.
         lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
         return kind(**{**lenient, **experiment.scheduler_config})
@@ -176,15 +172,13 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
 def with_skills(experiment: Experiment) -> Experiment:
     """Make or find the skill checkpoint the experiment asks for, and name it in the config."""
     known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
-    if "skill_checkpoint" not in known:
-        raise UserError(f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}")
     from rllib_spirl.cli.prepare import prepare_skills
 
     prepared = prepare_skills(
         dict(experiment.skills or {}),
         base=experiment.base,
-        env=experiment.env,
-        env_config=experiment.config.get("env_config"),
+        env=algorithms.first_variant(experiment.env),
+        env_config=algorithms.first_variant(experiment.config.get("env_config")),
     )
     config = {**experiment.config, "skill_checkpoint": prepared.checkpoint}
     if prepared.data is not None and "offline_data" in known:

@@ -9,10 +9,11 @@ import torch
 from gymnasium.spaces import Box, Dict, flatdim
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
+from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.data.columns import PICTURE
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig
@@ -45,7 +46,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         super().__init__(env)
         self._skill_bound = skill_bound
         model, card = load_skills(skill_checkpoint)
-        check_dimensions(env, skill_checkpoint, card.model)
+        check_skills(env, skill_checkpoint, card.model)
         self.horizon = card.model.horizon
         bound = np.full(card.model.latent_dim, np.inf, np.float32)
         self.action_space = Box(-bound, bound)
@@ -148,8 +149,21 @@ def _name(env: gym.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> None:
-    """Raise a UserError unless the environment's states and actions have the skill model's dimensions."""
+def check_skills(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> None:
+    """Raise a UserError unless the environment's states and actions have the dimensions of a checkpoint's skills."""
+    remedy = "Use skills pretrained on this environment's data."
+    check_dimensions(env, model, f"the skills in {checkpoint} were trained on", remedy)
+
+
+def check_dimensions(env: gym.Env, model: SkillModelConfig, others: str, remedy: str) -> None:
+    """Raise a UserError unless the environment's states and actions have the skill model's dimensions.
+
+    Args:
+        env: The environment.
+        model: The skill model, which may still have to be trained.
+        others: What has other dimensions than the environment, with a verb, for the error: "the skills in ... have".
+        remedy: What to do then, for the error.
+    """
     name, state = _name(env), state_space(env, images=model.prior_images)
     for what, space in (("observations", state), ("actions", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
@@ -160,10 +174,7 @@ def check_dimensions(env: gym.Env, checkpoint: str, model: SkillModelConfig) -> 
         ("actions", actions, model.action_dim, actions == model.action_dim),
     ):
         if not fits:
-            raise UserError(
-                f"{name} has {found}-dimensional {what}, but the skills in {checkpoint} were "
-                f"trained on {wanted}. Use skills pretrained on this environment's data."
-            )
+            raise UserError(f"{name} has {found}-dimensional {what}, but {others} {wanted}. {remedy}")
 
 
 def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
@@ -181,6 +192,20 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
     if "." in env and ":" not in env and env not in gym.registry:
         return pkgutil.resolve_name(env)(env_config)
     return gym.make(env, **env_config)
+
+
+def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
+    """`make_env`, for a look at the environment before a run, which must not be the first to find that it cannot be.
+
+    Raises:
+        UserError: Whatever is wrong, in one line.
+    """
+    try:
+        return make_env(env, EnvContext(env_config, worker_index=0))
+    except UserError as error:
+        raise UserError(f"env_config: {error}") from None
+    except Exception as error:  # whatever the constructor of anyone's environment raises
+        raise UserError(f"env_config: {env} cannot be made: {type(error).__name__}: {one_line(error)}") from None
 
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:

@@ -75,12 +75,8 @@ def pretrain(
             folder or holds other skills.
     """
     key = skills_key(data, config)
-    folder = location(output).resolve() if output else paths.home() / "skills" / key
-    if isinstance(folder, Remote):
-        raise UserError(
-            f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
-        )
-    if _trained(folder, key):
+    folder = skills_folder(key, output)
+    if trained(folder, key):
         return folder
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
     scanned = SkillData.scan(
@@ -91,7 +87,7 @@ def pretrain(
     except OSError as error:
         raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
     with sole(folder / DRIVER_LOCK, "training skills"):
-        if not _trained(folder, key):  # by the one waited for
+        if not trained(folder, key):  # by the one waited for
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
@@ -110,7 +106,21 @@ def _interrupts_kept() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _trained(folder: Path, key: str) -> bool:
+def skills_folder(key: str, output: str | Path | None) -> Path:
+    """Where the skills of a key belong: ``output``, else a folder of that name under `paths.home`.
+
+    Raises:
+        UserError: If it is no local folder.
+    """
+    folder = location(output).resolve() if output else paths.home() / "skills" / key
+    if isinstance(folder, Remote):
+        raise UserError(
+            f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
+        )
+    return folder
+
+
+def trained(folder: Path, key: str) -> bool:
     """Whether the folder holds the skills of this key.
 
     Raises:
