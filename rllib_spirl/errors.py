@@ -1,6 +1,8 @@
 """The one exception for mistakes a user can make, and how an error is told in one line, however deep Ray wraps it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray.exceptions import RayError
 
@@ -11,6 +13,15 @@ _RAISED = re.compile(r"^((?:\w+\.)*)(\w*(?:Error|Exception|Interrupt|Exit))\b(?:
 
 class UserError(Exception):
     """Bad input, in one line: what was wrong, where, and what to do. The command line prints it and exits with 1."""
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Puts before the message of a user's mistake where it is: a file, an experiment, a key."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def user_error(error: BaseException) -> UserError | None:

@@ -13,7 +13,7 @@ from typing import Any
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.envs import our_name
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.errors import UserError, at, one_line
 from rllib_spirl.yaml_text import did_you_mean
 
 # Keys of RLlib's old API stack that old files still have, and what to use now.
@@ -147,6 +147,8 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
     try:
         config.update_from_dict(first_variant(space))
         config.validate()
+    except UserError as error:  # of the skills
+        raise UserError(f"{experiment.where}: config.skill_checkpoint: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, ImportError, NotImplementedError) as error:
         text = one_line(error)
         if without_skills and "skill_checkpoint" in text:
@@ -243,20 +245,28 @@ def _check_env(experiment: Experiment, space: Mapping[str, Any]) -> None:
             raise UserError(f"{experiment.where}: 'env' is missing (the id of an environment)")
         return
     candidates = env["grid_search"] if isinstance(env, dict) else [env]
-    for candidate in candidates:
-        known = _environments()
-        ours = our_name(str(candidate).rpartition(":")[2])
-        if (candidate in known or _importable(candidate)) and not (ours and uses_skills(experiment)):
-            continue
-        if ours:
-            raise UserError(
-                f"{experiment.where}: env: '{candidate}' is '{ours}' here, whose subtasks are env_config's 'tasks'"
-            )
-        short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
-        hint = did_you_mean(candidate, known)
-        if str(candidate) in short:
-            hint = f"; did you mean '{short[candidate]}'?"
-        raise UserError(f"{experiment.where}: unknown environment env: '{candidate}'{hint}")
+    with at(experiment.where):
+        for candidate in candidates:
+            check_env_name(candidate, with_skills=uses_skills(experiment))
+
+
+def check_env_name(env: Any, *, with_skills: bool) -> None:
+    """Raise a UserError unless an environment of that name is registered or can be imported.
+
+    Args:
+        env: The name.
+        with_skills: Whether it is for skills, for which the kitchens of others, whose observations are not flat, are
+            of no use.
+    """
+    known = _environments()
+    ours = our_name(str(env).rpartition(":")[2])
+    if (env in known or _importable(env)) and not (ours and with_skills):
+        return
+    if ours:
+        raise UserError(f"env: '{env}' is '{ours}' here, and its subtasks are env_config's 'tasks'")
+    short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
+    nearest = f"; did you mean '{short[env]}'?" if env in short else did_you_mean(env, known)
+    raise UserError(f"unknown environment env: '{env}'{nearest}")
 
 
 def _environments() -> list[str]:

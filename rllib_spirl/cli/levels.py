@@ -14,7 +14,7 @@ def hint(key: str, here: str, run: str) -> str:
         run: The experiment's algorithm, which decides what ``config`` takes.
     """
     levels = _levels(run)
-    places = [f"'{level}.{key}'" if level else f"'{key}'" for level, keys in levels.items() if key in keys]
+    places = [f"'{level}.{key}'" if level else f"'{key}' beside 'config'" for level in levels if key in levels[level]]
     return f"; did you mean {' or '.join(places)}?" if places else did_you_mean(key, list(levels.get(here, ())))
 
 

@@ -16,7 +16,7 @@ from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.skill_env import state_space, try_env
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, at
 from rllib_spirl.skills.model import SkillModelConfig
 
 _SETTINGS = ("env", "env_config", "skill_checkpoint", "offline_data", "offline_fraction")
@@ -51,27 +51,19 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}"
             )
-        try:
+        with at(experiment.where):
             section = read_section(experiment.skills, experiment.run)
-        except UserError as error:
-            raise UserError(f"{experiment.where}: {error}") from None
     for settings in _variants(space):
         if settings.get("env") is None:  # recorded data instead of one
             continue
-        with closing(_make(experiment, settings)) as env:
-            if not algorithms.uses_skills(experiment):
-                continue
-            try:
+        with closing(_make(experiment, settings)) as env, at(experiment.where):
+            if algorithms.uses_skills(experiment):
                 _hold_against(env, settings, section, experiment)
-            except UserError as error:
-                raise UserError(f"{experiment.where}: {error}") from None
 
 
 def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:
-    try:
+    with at(f"{experiment.where}: config"):
         return try_env(settings["env"], settings.get("env_config") or {})
-    except UserError as error:
-        raise UserError(f"{experiment.where}: config.{error}") from None
 
 
 def _variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -94,9 +86,11 @@ def _hold_against(
     if section is not None:
         frames, model = look(section, base=experiment.base, env=env)
     elif settings.get("skill_checkpoint"):
-        model = check_checkpoint(str(settings["skill_checkpoint"]), env)
+        with at("config.skill_checkpoint"):
+            model = check_checkpoint(str(settings["skill_checkpoint"]), env)
     if settings.get("offline_data"):
-        frames = frames_of(DataSet.open(str(settings["offline_data"])))
+        with at("config.offline_data"):
+            frames = frames_of(DataSet.open(str(settings["offline_data"])))
     fraction = settings.get("offline_fraction", algorithms.default(experiment, "offline_fraction"))
     if frames is not None and model is not None and fraction > 0:
         states = flatdim(state_space(env, images=model.prior_images))

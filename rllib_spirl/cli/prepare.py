@@ -15,7 +15,7 @@ from rllib_spirl.data import columns as c
 from rllib_spirl.data.recipe import build, built, default_place, read_recipe
 from rllib_spirl.demos.recipes import ENVIRONMENTS, ScriptedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import report_prior
 from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.locking import sole
@@ -105,7 +105,9 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
     """
     data = None if section.data is None else _resolve(section.data, base)
     if section.given:
-        return (frames_of(_existing(data)) if data else None), check_checkpoint(str(section.checkpoint), env)
+        with at("skills.checkpoint"):
+            model = check_checkpoint(str(section.checkpoint), env)
+        return (frames_of(_existing(data)) if data else None), model
     assert data is not None
     existing = _existing(data)
     if isinstance(existing, DataSet) and existing.ours.get("fingerprint"):  # else it takes reading all of the data
@@ -114,7 +116,8 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
         if trained(folder, key):
             check_checkpoint(str(folder), env)
     elif section.checkpoint is not None and (location(section.checkpoint) / CARD).exists():
-        check_checkpoint(section.checkpoint, env)
+        with at("skills.checkpoint"):
+            check_checkpoint(section.checkpoint, env)
     frames = frames_of(existing)
     return frames, None if frames is None else checkframes_of(frames, section.pretrain, env)
 

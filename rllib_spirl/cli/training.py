@@ -21,7 +21,6 @@ from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.metrics import missing
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError, one_line
-from rllib_spirl.evaluation.sweep import draw_sweep
 from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
@@ -122,8 +121,11 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     if stop.mistake:
         raise UserError(stop.mistake)
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
-    if len(progress.trials) > 1 and (picture := draw_sweep(directory(experiment))):
-        console().print(f"final scores  {picture}", soft_wrap=True, highlight=False)
+    if len(progress.trials) > 1:
+        from rllib_spirl.evaluation.sweep import draw_sweep  # a second's import of Matplotlib, for who draws
+
+        if picture := draw_sweep(directory(experiment)):
+            console().print(f"final scores  {picture}", soft_wrap=True, highlight=False)
     metric = _metric(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
     if metric and seen and metric not in seen and not interrupt.interrupted:

@@ -1,11 +1,13 @@
 """Temporal abstraction: an environment whose action is a skill."""
 
+import inspect
 import pkgutil
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, flatdim
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig
+from rllib_spirl.yaml_text import did_you_mean
 
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
@@ -205,7 +208,23 @@ def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
     except UserError as error:
         raise UserError(f"env_config: {error}") from None
     except Exception as error:  # whatever the constructor of anyone's environment raises
-        raise UserError(f"env_config: {env} cannot be made: {type(error).__name__}: {one_line(error)}") from None
+        unknown = _unknown_keys(env, env_config)
+        problem = unknown or f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"env_config: {env} cannot be made: {problem}") from None
+
+
+def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
+    """The first key that is no argument of an environment registered with Gymnasium, as an error tells it, or ""."""
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or spec.entry_point is None:
+        return ""
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    parameters = inspect.signature(creator).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ""
+    return next(
+        (f"unknown key '{k}'{did_you_mean(k, list(parameters))}" for k in env_config if k not in parameters), ""
+    )
 
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:
