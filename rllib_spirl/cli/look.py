@@ -62,7 +62,7 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
 
 
 def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:
-    with at(f"{experiment.where}: config"):
+    with at(f"{experiment.where}: config.env_config"):
         return try_env(settings["env"], settings.get("env_config") or {})
 
 
@@ -94,4 +94,5 @@ def _hold_against(
     fraction = settings.get("offline_fraction", algorithms.default(experiment, "offline_fraction"))
     if frames is not None and model is not None and fraction > 0:
         states = flatdim(state_space(env, images=model.prior_images))
-        check_widths(frames.source, frames.state_dim, frames.action_dim, model, states)
+        with at("config.offline_data" if settings.get("offline_data") else "skills.data"):
+            check_widths(frames.source, frames.state_dim, frames.action_dim, model, states)

@@ -165,7 +165,8 @@ def prepare_skills(
         UserError: If the section is invalid or a step fails.
     """
     section = read_section(skills)
-    made = None if env is None else try_env(env, env_config or {})
+    with at("env_config"):
+        made = None if env is None else try_env(env, env_config or {})
     try:
         look(section, base=base, env=made)
         data = None if section.data is None else _open(_resolve(section.data, base), show_progress)

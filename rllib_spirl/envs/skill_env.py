@@ -205,12 +205,12 @@ def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
     """
     try:
         return make_env(env, EnvContext(env_config, worker_index=0))
-    except UserError as error:
-        raise UserError(f"env_config: {error}") from None
+    except UserError:
+        raise
     except Exception as error:  # whatever the constructor of anyone's environment raises
         unknown = _unknown_keys(env, env_config)
         problem = unknown or f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"env_config: {env} cannot be made: {problem}") from None
+        raise UserError(f"{env} cannot be made: {problem}") from None
 
 
 def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
@@ -222,9 +222,8 @@ def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
     parameters = inspect.signature(creator).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return ""
-    return next(
-        (f"unknown key '{k}'{did_you_mean(k, list(parameters))}" for k in env_config if k not in parameters), ""
-    )
+    unknown = [key for key in env_config if key not in parameters]
+    return f"unknown key '{unknown[0]}'{did_you_mean(unknown[0], list(parameters))}" if unknown else ""
 
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:
