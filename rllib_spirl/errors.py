@@ -69,7 +69,7 @@ def _unwrapped(error: BaseException) -> BaseException:
     seen: set[int] = set()
     while id(error) not in seen and (type(error).__module__.startswith("ray.") or isinstance(error, RayError)):
         seen.add(id(error))
-        error = next(filter(None, _inside(error)), error)
+        error = next(iter(_inside(error)), error)
     return error
 
 

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
                                       ["config.env_config", "'kettle'"]),
     "unknown subtask for PPO": ("ppo", settings("config.env_config.tasks=[ketle]"), ["config.env_config", "'kettle'"]),
     "unknown key of env_config": ("data", settings("config.env_config.task=[kettle]"), ["key 'task'", "'tasks'"]),
-    "impossible env_config": ("data", settings("config.env_config.max_episode_steps=0"), ["config.env_config", "positive"]),
+    "impossible env_config": ("data", settings("config.env_config.max_episode_steps=0"), ["env_config", "positive"]),
     "impossible setting beside skills": ("data", settings("config.tau=2"), ["`tau` must be in (0, 1]"]),
     "stop": ("data", ["--stop", "env_step=100"], ["stop: no result has 'env_step'", "'env_steps'"]),
     "stop in the file": ("data", settings("stop={trainng_iteration: 3}"), ["stop", "'training_iteration'"]),

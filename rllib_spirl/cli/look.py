@@ -54,8 +54,6 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
         with at(experiment.where):
             section = read_section(experiment.skills, experiment.run)
     for settings in _variants(space):
-        if settings.get("env") is None:  # recorded data instead of one
-            continue
         with closing(_make(experiment, settings)) as env, at(experiment.where):
             if algorithms.uses_skills(experiment):
                 _hold_against(env, settings, section, experiment)
@@ -67,13 +65,16 @@ def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:
 
 
 def _variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The different settings of what surrounds an agent in a search space, those of its evaluation among them."""
+    """The different settings of what surrounds an agent in a search space, those of its evaluation among them.
+
+    None where an algorithm learns from recorded data and has no environment.
+    """
     seen: list[dict[str, Any]] = []
     chosen = {key: space[key] for key in (*_SETTINGS, "evaluation_config") if key in space}
     for _, found in islice(generate_variants(chosen), _MOST_VARIANTS):
         evaluation = found.pop("evaluation_config", None) or {}
         for settings in (found, found | {key: evaluation[key] for key in _SETTINGS if key in evaluation}):
-            if settings not in seen:
+            if settings.get("env") is not None and settings not in seen:
                 seen.append(settings)
                 yield settings
 

@@ -45,6 +45,11 @@ def missing(where: str, metric: str, known: Collection[str]) -> str:
     return f"{where}: no result has '{metric}'{did_you_mean(metric, tuple(known))}"
 
 
+def results_known(kind: type) -> bool:
+    """Whether it is known what the results of an algorithm contain, before there is one."""
+    return issubclass(kind, SPiRL)
+
+
 def check_metrics(experiment: Experiment, kind: type, measures: Callable[[], Collection[str]]) -> list[str]:
     """Check the names of all metrics that an experiment names: in its results there must be such.
 
@@ -67,7 +72,7 @@ def check_metrics(experiment: Experiment, kind: type, measures: Callable[[], Col
         where = f"{experiment.where}: {key}"
         if metric.startswith(f"{EVALUATION_RESULTS}/") and not experiment.config.get("evaluation_interval"):
             raise UserError(f"{where}: {metric} needs 'config.evaluation_interval'")
-        ours = issubclass(kind, SPiRL)
+        ours = results_known(kind)
         # Tune itself looks for all but those of `stop`, and knows no other names.
         numbers, groups = _known(ours, aliases=key == "stop")
         head, nested, _ = metric.partition("/")

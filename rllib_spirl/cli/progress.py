@@ -32,26 +32,33 @@ class StopAt(Stopper):
 
     Tune pickles the stopper into its state and brings the old one back when a run is resumed, so a pickled ``StopAt``
     is only a name: unpickled where a newer one of that name exists (a resumed run), it is that one.
+
+    Args:
+        criteria: Values by metric.
+        where: File and experiment, for an error.
+        name: The experiment's.
+        checked: Whether it is known that results have these metrics, though perhaps not all of them; see
+            `check_metrics`.
     """
 
     _newest: ClassVar[dict[str, "StopAt"]] = {}
 
-    def __init__(self, criteria: Mapping[str, float], where: str, name: str) -> None:
+    def __init__(self, criteria: Mapping[str, float], where: str, name: str, checked: bool = False) -> None:
         self.criteria = dict(criteria)
         self.where = where
         self.mistake: str | None = None
         self._name = name
-        self._checked = False
+        self._checked = checked
         self._newest[name] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_stop, (self.criteria, self.where, self._name)
+        return _unpickle_stop, (self.criteria, self.where, self._name, self._checked)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial has reached one of its values.
 
-        A top-level metric that the first result lacks ends everything (``mistake`` says so): a typo would train for
-        ever. For algorithms whose results are known, `check_metrics` has found it before.
+        Unless it was checked before, a top-level metric that the first result lacks ends everything (``mistake`` says
+        so): a typo would train for ever.
         """
         if not self._checked:
             self._checked = True
@@ -67,8 +74,8 @@ class StopAt(Stopper):
         return self.mistake is not None
 
 
-def _unpickle_stop(criteria: dict[str, float], where: str, name: str) -> StopAt:
-    return StopAt._newest.get(name) or StopAt(criteria, where, name)
+def _unpickle_stop(criteria: dict[str, float], where: str, name: str, checked: bool) -> StopAt:
+    return StopAt._newest.get(name) or StopAt(criteria, where, name, checked)
 
 
 class Progress(Callback):

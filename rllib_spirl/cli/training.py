@@ -18,7 +18,7 @@ from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
-from rllib_spirl.cli.metrics import missing
+from rllib_spirl.cli.metrics import missing, results_known
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.yaml_text import did_you_mean, parse
@@ -88,7 +88,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int) 
     # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
-    stop = StopAt(experiment.stop, experiment.where, experiment.name)
+    kind = algorithms.algorithm_class(experiment)
+    stop = StopAt(experiment.stop, experiment.where, experiment.name, checked=results_known(kind))
     tuner = tune.Tuner(
         _trainable(experiment),
         param_space=space,
