@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rllib_spirl.cli import errors, rllib, spirl
+from rllib_spirl.errors import UserError
 from tests.test_replay_buffer import filled
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -148,6 +149,6 @@ def test_bad_input(
 def test_a_full_replay_is_not_restored_into_a_smaller_one(tmp_path: Path) -> None:
     filled(10, 10).save(tmp_path / "replay")
     before = (tmp_path / "replay").read_bytes()
-    with pytest.raises(errors.UserError, match="replay_capacity"):
+    with pytest.raises(UserError, match="replay_capacity"):
         filled(5, 1).restore(tmp_path / "replay")
     assert (tmp_path / "replay").read_bytes() == before

@@ -8,10 +8,11 @@ from ray.tune.search.sample import Domain
 
 import rllib_spirl  # noqa: F401
 from rllib_spirl.algorithm.episode_end import EpisodeEnd
-from rllib_spirl.cli import algorithms, training
+from rllib_spirl.cli import algorithms, look, training
 from rllib_spirl.cli.experiment import load
+from rllib_spirl.cli.metrics import lookup
 from rllib_spirl.cli.prepare import SkillsSection
-from rllib_spirl.cli.progress import StopAt, lookup
+from rllib_spirl.cli.progress import StopAt
 from rllib_spirl.errors import UserError
 
 TUNED_EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
@@ -254,7 +255,7 @@ def test_skills_are_made_and_named_in_the_config(write, monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").touch()
     (cart,) = load(write(PPO), overrides=["skills.data=recipe.yaml", "config.env_config.tasks=[a]"])
     with pytest.raises(UserError, match="not PPO"):
-        training.with_skills(cart)
+        look.surroundings(cart, {})
     monkeypatch.setattr(algorithms, "algorithm_class", lambda experiment: Skilled)
     ready = training.with_skills(cart)
     assert calls == [({"data": "recipe.yaml"}, tmp_path, "CartPole-v1", {"tasks": ["a"]})]

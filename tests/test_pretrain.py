@@ -150,7 +150,7 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     [
         ({"data": "nowhere"}, "nowhere does not exist"),
         ({}, "needs `data`"),
-        ({"dta": "x"}, "skills.dta"),
+        ({"dta": "x"}, "skills: unknown key 'dta'"),
         ({"data": "x", "pretrain": {"beta": -1}}, "skills.pretrain.beta"),
         ({"checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
     ],

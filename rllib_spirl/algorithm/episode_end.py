@@ -8,6 +8,8 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+COMPLETED_SUBTASKS, ALL_COMPLETED, SUBTASK_RATE = "completed_subtasks", "all_completed", "subtask_rate"
+
 
 def log_end(metrics: MetricsLogger, info: Mapping[str, Any]) -> None:
     """Log an episode's last info: its completed subtasks (how many and which) and its measures, where it has them.
@@ -16,9 +18,9 @@ def log_end(metrics: MetricsLogger, info: Mapping[str, Any]) -> None:
     mean of theirs.
     """
     if done := _numbers(info.get("subtasks")):
-        metrics.log_value("completed_subtasks", sum(done.values()), reduce="mean")
-        metrics.log_value("all_completed", float(all(done.values())), reduce="mean")
-        metrics.log_dict(done, key="subtask_rate", reduce="mean")
+        metrics.log_value(COMPLETED_SUBTASKS, sum(done.values()), reduce="mean")
+        metrics.log_value(ALL_COMPLETED, float(all(done.values())), reduce="mean")
+        metrics.log_dict(done, key=SUBTASK_RATE, reduce="mean")
     for name, value in _numbers(info.get("measures")).items():
         metrics.log_value(name, value, reduce="mean")
 

@@ -14,7 +14,7 @@ from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
-from rllib_spirl.skills.model import SkillModel
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
 # Of a bounded z, so that u = artanh(z / bound) is finite.
 _LARGEST = 0.99
@@ -44,13 +44,7 @@ def offline_replay(
     kept: list[dict[str, Tensor]] = []
     parts = data.stream(images=config.prior_images)
     for part in track(parts, "reading demonstrations for the replay", total=len(data.files), watched_only=True):
-        fewer = config.state_set is not None and config.fits(part.state_dim) and part.state_dim <= state_dim
-        if part.action_dim != config.action_dim or not (part.state_dim == state_dim or fewer):
-            raise UserError(
-                f"{data} has states of {part.state_dim} and actions of {part.action_dim} dimensions, the environment "
-                f"{state_dim} and {config.action_dim}. Set offline_data to demonstrations in this environment, or "
-                "offline_fraction to 0."
-            )
+        check_widths(str(data), part.state_dim, part.action_dim, config, state_dim)
         if np.diff(part.episode_starts).max() < config.horizon:
             continue
         columns = skill_transitions(part, model, env, generator, state_dim)
@@ -68,6 +62,24 @@ def offline_replay(
     while kept:
         replay.add(kept.pop(0))
     return replay
+
+
+def check_widths(data: str, state_dim: int, action_dim: int, config: SkillModelConfig, env_state_dim: int) -> None:
+    """Raise a UserError unless data of these dimensions can be replayed in an environment with skills.
+
+    Args:
+        data: What to call the data in the error.
+        state_dim, action_dim: Its dimensions.
+        config: The skills'.
+        env_state_dim: The dimension of the environment's states; as a set, they may have more items than the data's.
+    """
+    fewer = config.state_set is not None and config.fits(state_dim) and state_dim <= env_state_dim
+    if action_dim != config.action_dim or not (state_dim == env_state_dim or fewer):
+        raise UserError(
+            f"{data} has states of {state_dim} and actions of {action_dim} dimensions, the environment "
+            f"{env_state_dim} and {config.action_dim}. Set offline_data to demonstrations in this environment, or "
+            "offline_fraction to 0."
+        )
 
 
 def skill_transitions(

@@ -49,6 +49,7 @@ DEMONSTRATIONS_FILE = "demonstrations.safetensors"
 SKILLS_FOLDER = "skills"
 # Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve.
 ENV_STEPS = "env_steps"
+UPDATES = "updates"
 # Batches in memory together.
 MAX_UPDATES_AT_ONCE = 16
 
@@ -204,10 +205,6 @@ class SPiRLConfig(AlgorithmConfig):
 
     def validate(self) -> None:
         super().validate()
-        if not self.skill_checkpoint:
-            self._value_error(
-                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
-            )
         for name in (
             "target_divergence",
             "initial_alpha",
@@ -260,6 +257,11 @@ class SPiRLConfig(AlgorithmConfig):
             self._value_error(
                 f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
                 "process), with num_gpus_per_learner=1 for a GPU."
+            )
+        # Last: an experiment that has its skills still to be made is checked without them.
+        if not self.skill_checkpoint:
+            self._value_error(
+                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
 
     def check_skills(self) -> None:
@@ -455,7 +457,7 @@ class SPiRL(Algorithm):
             if progress is not None:
                 progress.set(min(updates, first + MAX_UPDATES_AT_ONCE))
         if updates:
-            self.metrics.log_value("updates", updates, reduce="lifetime_sum")
+            self.metrics.log_value(UPDATES, updates, reduce="lifetime_sum")
             with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
                 self._sync_weights()
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllib_spirl.cli.experiment import Experiment
-from rllib_spirl.errors import UserError
+from rllib_spirl.cli.levels import hint
+from rllib_spirl.envs import our_name
+from rllib_spirl.errors import UserError, at, one_line
 from rllib_spirl.yaml_text import did_you_mean
 
 # Keys of RLlib's old API stack that old files still have, and what to use now.
@@ -60,6 +62,31 @@ def algorithm_class(experiment: Experiment) -> Any:
         raise UserError(f"{experiment.where}: run: {experiment.run} cannot be imported: {error}") from None
 
 
+def uses_skills(experiment: Experiment) -> bool:
+    """Whether the algorithm chooses skills, as SPiRL does."""
+    return "skill_checkpoint" in config_keys(experiment.run)
+
+
+def default(experiment: Experiment, key: str) -> Any:
+    """The algorithm's default of a key of ``config``; None where there is no such key."""
+    return getattr(algorithm_class(experiment).get_default_config(), key, None)
+
+
+def config_keys(run: str) -> tuple[str, ...]:
+    """The keys that ``config`` may have for an algorithm; none for one that is not there."""
+    from ray.tune.registry import get_trainable_cls
+
+    from rllib_spirl.algorithm import SPiRL
+
+    if run not in names():
+        return ()
+    try:
+        kind = SPiRL if run == SPiRL.__name__ else get_trainable_cls(run)
+    except ImportError:
+        return ()
+    return tuple(key for key in _defaults(kind.get_default_config()) if not key.startswith("_"))
+
+
 def first_variant(value: Any) -> Any:
     """A copy with every search space replaced by one point of it (the first of a grid, a sample of the others)."""
     from ray.tune.search.sample import Domain
@@ -87,10 +114,10 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     kind = algorithm_class(experiment)
     default = kind.get_default_config()
     where = f"{experiment.where}: config"
-    space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where)
+    space: dict[str, Any] = _check_keys(experiment.config, _defaults(default), where, experiment.run)
     if isinstance(space.get("evaluation_config"), dict):
         space["evaluation_config"] = _check_keys(
-            space["evaluation_config"], _defaults(default), f"{where}.evaluation_config"
+            space["evaluation_config"], _defaults(default), f"{where}.evaluation_config", experiment.run
         )
     if MODEL_CONFIG in space:
         _check_model_config(space[MODEL_CONFIG], default, f"{where}.model_config")
@@ -125,8 +152,10 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
         config.validate()
         if isinstance(config, SPiRLConfig) and not without_skills:
             config.check_skills()
+    except UserError as error:  # of the skills
+        raise UserError(f"{experiment.where}: config.skill_checkpoint: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, ImportError, NotImplementedError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         if without_skills and "skill_checkpoint" in text:
             return config
         raise UserError(f"{experiment.where}: config: {text}") from None
@@ -160,7 +189,7 @@ def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
     return found
 
 
-def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str, run: str) -> dict[str, Any]:
     space: dict[str, Any] = {}
     for key, value in given.items():
         if key in OLD_KEYS:
@@ -168,8 +197,7 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) 
         if key in STACK_SWITCHES and value is not True:
             raise UserError(f"{where}: '{key}: {value}' asks for RLlib's old API stack; remove it")
         if key not in known:
-            public = tuple(k for k in known if not k.startswith("_"))
-            raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, public)}")
+            raise UserError(f"{where}: unknown key '{key}'{hint(key, 'config', run)}")
         value = _fit_type(value, known[key], f"{where}.{key}")
         space[MODEL_CONFIG if key == "model_config" else key] = value
     return space
@@ -222,15 +250,28 @@ def _check_env(experiment: Experiment, space: Mapping[str, Any]) -> None:
             raise UserError(f"{experiment.where}: 'env' is missing (the id of an environment)")
         return
     candidates = env["grid_search"] if isinstance(env, dict) else [env]
-    for candidate in candidates:
-        known = _environments()
-        if candidate in known or _importable(candidate):
-            continue
-        short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
-        hint = did_you_mean(candidate, known)
-        if str(candidate) in short:
-            hint = f"; did you mean '{short[candidate]}'?"
-        raise UserError(f"{experiment.where}: unknown environment env: '{candidate}'{hint}")
+    with at(experiment.where):
+        for candidate in candidates:
+            check_env_name(candidate, with_skills=uses_skills(experiment))
+
+
+def check_env_name(env: Any, *, with_skills: bool) -> None:
+    """Raise a UserError unless an environment of that name is registered or can be imported.
+
+    Args:
+        env: The name.
+        with_skills: Whether it is for skills, for which the kitchens of others, whose observations are not flat, are
+            of no use.
+    """
+    known = _environments()
+    ours = our_name(str(env).rpartition(":")[2])
+    if (env in known or _importable(env)) and not (ours and with_skills):
+        return
+    if ours:
+        raise UserError(f"env: '{env}' is '{ours}' here, and its subtasks are env_config's 'tasks'")
+    short = {name.rpartition("/")[2]: name for name in known}  # "Kitchen-v0" -> "rllib_spirl/Kitchen-v0"
+    nearest = f"; did you mean '{short[env]}'?" if env in short else did_you_mean(env, known)
+    raise UserError(f"unknown environment env: '{env}'{nearest}")
 
 
 def _environments() -> list[str]:

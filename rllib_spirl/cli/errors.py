@@ -1,20 +1,29 @@
-"""How every command of the package ends when the user made a mistake: one line on stderr, exit code 1."""
+"""How every command of the package ends when something went wrong: one line on stderr, exit code 1."""
 
 import sys
 
 import typer
+from ray.exceptions import RayError
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import one_line, plain, user_error
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command-line app; a ``UserError`` ends it with ``error: ...`` on stderr and exit code 1.
+    """Run a command-line app; a user's mistake ends it with ``error: ...`` on stderr and exit code 1.
+
+    So does an error in another process, but with that process's traceback before the line: it may be one in code of
+    ours. Where Ray wraps a user's mistake, the mistake alone is told.
 
     Raises:
         SystemExit: always, with the exit code of the command (2 for wrong options, 130 after Ctrl-C).
     """
     try:
         app()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is None and not isinstance(error, RayError):
+            raise
+        if mistake is None:
+            print(plain(str(error)), file=sys.stderr)
+        print(f"error: {one_line(mistake or error)}", file=sys.stderr)
         sys.exit(1)

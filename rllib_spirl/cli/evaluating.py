@@ -7,8 +7,8 @@ from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.cli import session
 from rllib_spirl.cli.experiment import storage
-from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
+from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 
 
 def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
@@ -31,11 +31,13 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
 
     kind, state = made_by(*locate(checkpoint), checkpoint)
     path = storage(checkpoint)
-    session.start(None, None, None, 0)
     if kind.__name__ == "SPiRL":
-        from rllib_spirl.evaluation.restore import evaluate_checkpoint
+        from rllib_spirl.evaluation.restore import evaluate_checkpoint, load_policy
 
+        load_policy(path).make_env().close()  # before Ray is started, which takes long: what is wrong shows here
+        session.start(None, None, None, 0)
         return evaluate_checkpoint(path, episodes=episodes, seed=seed)
+    session.start(None, None, None, 0)
     return _evaluate(path, checkpoint, state, episodes, seed)
 
 

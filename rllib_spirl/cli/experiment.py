@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean, parse, parse_file
 
@@ -196,7 +197,7 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
         raise UserError(f"{path}: '{name}' cannot name an experiment; use letters, digits, - and _")
     for key, value in spec.items():
         if key not in KEYS:
-            raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, tuple(KEYS))}")
+            raise UserError(f"{where}: unknown key '{key}'{hint(str(key), '', str(spec.get('run')))}")
         check, wanted = KEYS[key]
         if value is not None and not check(value):
             raise UserError(f"{where}: '{key}' must be {wanted}, not {_show(value)}")

@@ -1,19 +1,27 @@
 """What an experiment's ``skills:`` section asks for: made when it is missing, reused when it is there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium as gym
+from gymnasium.spaces import Dict, flatdim
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rllib_spirl.cli.levels import hint
 from rllib_spirl.data import DataSet
-from rllib_spirl.data.recipe import build
-from rllib_spirl.errors import UserError
+from rllib_spirl.data import columns as c
+from rllib_spirl.data.recipe import build, built, default_place, read_recipe
+from rllib_spirl.demos.recipes import ENVIRONMENTS, ScriptedRecipe
+from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
+from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import report_prior
 from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.locking import sole
-from rllib_spirl.skills.checkpoint import CARD, load_card
-from rllib_spirl.skills.pretrain import DRIVER_LOCK, pretrain
+from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
+from rllib_spirl.skills.model import SkillModelConfig
+from rllib_spirl.skills.pretrain import DRIVER_LOCK, pretrain, skills_folder, skills_key, trained
 from rllib_spirl.skills.training import PretrainConfig
 
 
@@ -30,6 +38,11 @@ class SkillsSection(BaseModel):
     rollouts: int = 10
     """Episodes run with skills from the prior after pretraining, to tell what the skills alone achieve."""
 
+    @property
+    def given(self) -> bool:
+        """Whether ``checkpoint`` names skills that are there: nothing is trained."""
+        return self.checkpoint is not None and ("://" in self.checkpoint or self.data is None)
+
 
 @dataclass(frozen=True)
 class PreparedSkills:
@@ -39,8 +52,101 @@ class PreparedSkills:
     data: DataSet | None
 
 
+class Frames(NamedTuple):
+    """What is known of frames before they are read, or even recorded."""
+
+    source: str
+    state_dim: int
+    action_dim: int
+    images: bool
+
+
+def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection:
+    """The section as read from YAML, checked.
+
+    Args:
+        skills: The mapping.
+        run: The experiment's algorithm, for a hint where a key belongs.
+
+    Raises:
+        UserError: An unknown key or an impossible value, in one line.
+    """
+    try:
+        section = SkillsSection.model_validate(skills)
+    except ValidationError as error:
+        found = error.errors()
+        problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+        *levels, key = ["skills", *map(str, problem["loc"])]
+        if problem["type"] == "extra_forbidden":
+            here = ".".join(levels)
+            raise UserError(f"{here}: unknown key '{key}'{hint(key, here, run)}") from None
+        raise UserError(f"{'.'.join([*levels, key])}: {problem['msg']} (got {problem['input']!r})") from None
+    if section.data is None and section.checkpoint is None:
+        raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
+    return section
+
+
+def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Frames | None, SkillModelConfig | None]:
+    """Check what can be known of a section before anything is recorded, imported or trained.
+
+    Skills that are there are loaded. Data is held against the environment where it is there, or where the recipe of
+    scripted demonstrations tells what it will be.
+
+    Args:
+        section: From `read_section`.
+        base: As for `prepare_skills`.
+        env: The environment that the skills are for, where there is one.
+
+    Returns:
+        What is known of the data, and of the skills; None for what is still to be imported.
+
+    Raises:
+        UserError: Data or skills are missing, damaged, or of another environment.
+    """
+    data = None if section.data is None else _resolve(section.data, base)
+    if section.given:
+        with at("skills.checkpoint"):
+            model = check_checkpoint(str(section.checkpoint), env)
+        return (frames_of(_existing(data)) if data else None), model
+    assert data is not None
+    existing = _existing(data)
+    if isinstance(existing, DataSet) and existing.ours.get("fingerprint"):  # else it takes reading all of the data
+        key = skills_key(existing, section.pretrain)
+        folder = skills_folder(key, section.checkpoint)
+        if trained(folder, key):
+            check_checkpoint(str(folder), env)
+    elif section.checkpoint is not None and (location(section.checkpoint) / CARD).exists():
+        with at("skills.checkpoint"):
+            check_checkpoint(section.checkpoint, env)
+    frames = frames_of(existing)
+    return frames, None if frames is None else checkframes_of(frames, section.pretrain, env)
+
+
+def check_checkpoint(checkpoint: str, env: gym.Env | None) -> SkillModelConfig:
+    """Load skills and hold them against an environment. Raises UserError when they are damaged, or of another one."""
+    model = load_skills(checkpoint)[1].model
+    if env is not None:
+        check_skills(env, checkpoint, model)
+    return model
+
+
+def checkframes_of(frames: Frames, config: PretrainConfig, env: gym.Env | None) -> SkillModelConfig:
+    """The skill model that data asks for, held against an environment. Raises UserError if they do not go together."""
+    try:
+        model = config.model(frames.state_dim, frames.action_dim)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"skills.pretrain.state_set: {frames.source}: {problem}") from None
+    if config.prior == "images" and not frames.images:
+        raise UserError(f"skills.pretrain.prior: {frames.source} has no pictures; set prior: state, or record some")
+    if env is not None:
+        remedy = "Set skills.data to data of this environment, or env and env_config to the data's."
+        check_dimensions(env, model, f"the data of {frames.source} has", remedy)
+    return model
+
+
 def prepare_skills(
-    skills: dict[str, Any],
+    skills: Mapping[str, Any],
     *,
     base: Path,
     env: str | None = None,
@@ -58,19 +164,20 @@ def prepare_skills(
     Raises:
         UserError: If the section is invalid or a step fails.
     """
+    section = read_section(skills)
+    with at("env_config"):
+        made = None if env is None else try_env(env, env_config or {})
     try:
-        section = SkillsSection.model_validate(skills)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(["skills", *map(str, problem["loc"])])
-        raise UserError(f"{where}: {problem['msg']} (got {problem['input']!r}).") from None
-
-    data = None if section.data is None else _open(_resolve(section.data, base), show_progress)
-    if section.checkpoint is not None and ("://" in section.checkpoint or data is None):
-        load_card(section.checkpoint)
-        return PreparedSkills(section.checkpoint, data)
-    if data is None:
-        raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
+        look(section, base=base, env=made)
+        data = None if section.data is None else _open(_resolve(section.data, base), show_progress)
+        if section.given:
+            return PreparedSkills(str(section.checkpoint), data)
+        assert data is not None
+        if (frames := frames_of(data)) is not None:  # of an import that is only now known
+            checkframes_of(frames, section.pretrain, made)
+    finally:
+        if made is not None:
+            made.close()
 
     folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
     if env is not None and section.rollouts > 0 and not _tried(folder):
@@ -80,13 +187,36 @@ def prepare_skills(
     return PreparedSkills(str(folder), data)
 
 
-def _open(data: Location, show_progress: bool) -> DataSet:
-    """The data set there, or the one that the recipe there builds."""
+def _existing(data: Location) -> DataSet | ScriptedRecipe | None:
+    """The data set there, or the one that the recipe there has built; else the recipe, if it needs no import."""
     if data.suffix not in (".yaml", ".yml"):
         return DataSet.open(data)
     if isinstance(data, Remote):
         raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
-    return build(data, show_progress=show_progress)
+    recipe = read_recipe(data)
+    found = built(recipe, Path(recipe.output or default_place(recipe, data)))
+    return found or (recipe if isinstance(recipe, ScriptedRecipe) else None)
+
+
+def frames_of(data: DataSet | ScriptedRecipe | None) -> Frames | None:
+    """What is known of the frames of a data set, or of those that a recipe will record."""
+    if data is None:
+        return None
+    if isinstance(data, DataSet):
+        return Frames(str(data), data.state_dim, data.action_dim, c.IMAGE in data.columns)
+    env = try_env(ENVIRONMENTS[data.environment], data.env_config())
+    images = isinstance(env.observation_space, Dict)
+    try:
+        state_dim, action_dim = flatdim(state_space(env, images=images)), flatdim(env.action_space)
+    finally:
+        env.close()
+    return Frames(f"the {data.environment}'s demonstrations", state_dim, action_dim, images)
+
+
+def _open(data: Location, show_progress: bool) -> DataSet:
+    """The data set there, or the one that the recipe there builds."""
+    found = _existing(data)
+    return found if isinstance(found, DataSet) else build(Path(str(data)), show_progress=show_progress)
 
 
 def _tried(folder: Path) -> bool:

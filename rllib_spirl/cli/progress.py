@@ -1,7 +1,5 @@
 """What a person sees of a training run: a line per training iteration and trial, and a table at the end."""
 
-import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,16 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rllib_spirl.cli.metrics import ALIASES, lookup, missing
+from rllib_spirl.errors import UserError, raised
 from rllib_spirl.progress import heard
-from rllib_spirl.yaml_text import did_you_mean
 
-# The same quantity under the names of different algorithms and of RLlib's old API stack: `stop:` takes any of them.
-ALIASES = {
-    "env_steps": "num_env_steps_sampled_lifetime",
-    "timesteps_total": "num_env_steps_sampled_lifetime",
-    "episode_reward_mean": "env_runners/episode_return_mean",
-    "episode_return_mean": "env_runners/episode_return_mean",
-}
 EVALUATION = (
     "evaluation/completed_subtasks",
     "evaluation/stacked_blocks",
@@ -33,22 +25,6 @@ EVALUATION = (
 LINE_EVERY_S = 1.0
 
 
-def lookup(result: Mapping[str, Any], metric: str) -> float | None:
-    """A number of a (nested) result by its path, e.g. ``env_runners/episode_return_mean``; None if absent or nan."""
-    value: Any = result.get(metric)
-    if value is None:
-        value = result
-        for part in metric.split("/"):
-            value = value.get(part) if isinstance(value, Mapping) else None
-    if value is None and metric in ALIASES:
-        return lookup(result, ALIASES[metric])
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isnan(number) else number
-
-
 class StopAt(Stopper):
     """Ends a trial when one of its metrics reaches its value.
 
@@ -57,33 +33,40 @@ class StopAt(Stopper):
 
     Tune pickles the stopper into its state and brings the old one back when a run is resumed, so a pickled ``StopAt``
     is only a name: unpickled where a newer one of that name exists (a resumed run), it is that one.
+
+    Args:
+        criteria: Values by metric.
+        where: File and experiment, for an error.
+        name: The experiment's.
+        checked: Whether it is known that results have these metrics, though perhaps not all of them; see
+            `check_metrics`.
     """
 
     _newest: ClassVar[dict[str, "StopAt"]] = {}
 
-    def __init__(self, criteria: Mapping[str, float], where: str, name: str) -> None:
+    def __init__(self, criteria: Mapping[str, float], where: str, name: str, checked: bool = False) -> None:
         self.criteria = dict(criteria)
         self.where = where
         self.mistake: str | None = None
         self._name = name
-        self._checked = False
+        self._checked = checked
         self._newest[name] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_stop, (self.criteria, self.where, self._name)
+        return _unpickle_stop, (self.criteria, self.where, self._name, self._checked)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial has reached one of its values.
 
-        A top-level metric that the first result lacks ends everything (``mistake`` says so): a typo would train for
-        ever.
+        Unless it was checked before, a top-level metric that the first result lacks ends everything (``mistake`` says
+        so): a typo would train for ever.
         """
         if not self._checked:
             self._checked = True
             for metric in self.criteria:
                 if "/" not in metric and lookup(result, metric) is None and metric not in ALIASES:
                     known = ("env_steps", *(k for k, v in result.items() if isinstance(v, int | float)))
-                    self.mistake = f"{self.where}: stop: no metric is called '{metric}'{did_you_mean(metric, known)}"
+                    self.mistake = missing(f"{self.where}: stop", metric, known)
         values = ((lookup(result, metric), at) for metric, at in self.criteria.items())
         return any(value is not None and value >= at for value, at in values)
 
@@ -92,8 +75,8 @@ class StopAt(Stopper):
         return self.mistake is not None
 
 
-def _unpickle_stop(criteria: dict[str, float], where: str, name: str) -> StopAt:
-    return StopAt._newest.get(name) or StopAt(criteria, where, name)
+def _unpickle_stop(criteria: dict[str, float], where: str, name: str, checked: bool) -> StopAt:
+    return StopAt._newest.get(name) or StopAt(criteria, where, name, checked)
 
 
 class Progress(Callback):
@@ -180,8 +163,11 @@ def summary(progress: Progress, where: str) -> int:
         _line(out, f"{label}TensorBoard  tensorboard --logdir {trial.path}")
         if trial.status == "ERROR":
             failed += 1
-            _line(out, f"{label}failed: {_error_line(trial.error_file)}", style="red")
-            if trial.error_file:
+            name, message = _raised(trial.error_file)
+            mistake = name == UserError.__name__
+            told = f"{name}: {message}" if name and not mistake else message or "see the trial's directory"
+            _line(out, f"{label}failed: {told}", style="red")
+            if trial.error_file and not mistake:
                 # `error_file` lies in Ray's session directory, which is temporary; Tune copies it to the trial's.
                 _line(out, f"{label}full traceback  {trial.path}/error.txt")
     return failed
@@ -191,14 +177,12 @@ def _line(out: Console, text: str, style: str | None = None) -> None:
     out.print(escape(text), soft_wrap=True, highlight=False, style=style)
 
 
-def _error_line(path: str | None) -> str:
-    """The exception that ended a trial: the last line of its traceback that looks like one."""
+def _raised(path: str | None) -> tuple[str, str]:
+    """The name and message of the exception that ended a trial."""
     try:
-        lines = [line.strip() for line in Path(path or "").read_text(errors="replace").splitlines() if line.strip()]
+        return raised(Path(path or "").read_text(errors="replace"))
     except OSError:
-        return "see the trial's directory"
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
-    return (raised or lines or ["unknown error"])[-1]
+        return "", ""
 
 
 def _parameters(trial: Any) -> str:

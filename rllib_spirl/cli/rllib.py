@@ -141,31 +141,36 @@ def evaluate(
 
 
 def _check(experiments: list[Experiment], resume: bool) -> set[str]:
-    """Check every experiment before the first one starts.
+    """Check every experiment before the first one starts. Nothing is written when a check refuses.
 
     Returns:
         With ``--resume``, the experiments that have nothing to resume and start afresh.
     """
     import rllib_spirl  # noqa: F401 - registers the algorithm and the environments
-    from rllib_spirl.cli import algorithms, training
+    from rllib_spirl.cli import algorithms, look, training
 
+    spaces = {}
     for experiment in experiments:
-        space = algorithms.param_space(experiment)
+        space = spaces[experiment.name] = algorithms.param_space(experiment)
         algorithms.validate(experiment, space, without_skills=resume or experiment.skills is not None)
         training.scheduler(experiment)
-    if not resume:
+    fresh = [experiment for experiment in experiments if not (resume and training.resumable(experiment))]
+    if resume:
         for experiment in experiments:
-            training.check_storage(experiment)
-        return set()
+            training.check_record(experiment)
+        if len(fresh) == len(experiments):
+            raise UserError(
+                f"--resume: nothing to resume in {', '.join(training.directory(e) for e in experiments)}; "
+                "leave --resume away to start"
+            )
     for experiment in experiments:
-        training.check_record(experiment)
-    fresh = {experiment.name for experiment in experiments if not training.resumable(experiment)}
-    if len(fresh) == len(experiments):
-        raise UserError(
-            f"--resume: nothing to resume in {', '.join(training.directory(e) for e in experiments)}; "
-            "leave --resume away to start"
-        )
-    return fresh
+        for warning in look.metrics(experiment, spaces[experiment.name]):
+            typer.echo(f"warning: {warning}")
+    for experiment in fresh:
+        look.surroundings(experiment, spaces[experiment.name])
+    for experiment in fresh:
+        training.check_storage(experiment)
+    return {experiment.name for experiment in fresh}
 
 
 def _checkpoint_flags(freq: int | None, at_end: bool | None, keep: int | None, score: str | None) -> dict[str, Any]:

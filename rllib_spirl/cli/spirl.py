@@ -35,6 +35,7 @@ def pretrain(
     rollouts: Annotated[int, typer.Option(help="Episodes with skills from the prior, if --env is given.")] = 10,
 ) -> None:
     """Train skills and a skill prior with Ray Train; goes on where an interrupted run stopped."""
+    from rllib_spirl.cli.algorithms import check_env_name
     from rllib_spirl.cli.prepare import prepare_skills
     from rllib_spirl.skills.checkpoint import load_card
 
@@ -42,6 +43,8 @@ def pretrain(
     for setting in settings or []:
         key, _, value = setting.partition("=")
         pretrain_settings[key] = parse(value, f"--set {key}")
+    if env is not None:
+        check_env_name(env, with_skills=True)
     section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}
     prepared = prepare_skills(section, base=Path.cwd(), env=env, env_config=parse(env_config, "--env-config"))
     table = Table(title=prepared.checkpoint, title_justify="left")

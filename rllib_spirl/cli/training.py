@@ -18,9 +18,9 @@ from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
+from rllib_spirl.cli.metrics import missing, results_known
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
-from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.run_pictures import draw_run
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.progress import watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
@@ -91,7 +91,8 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
     # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
-    stop = StopAt(experiment.stop, experiment.where, experiment.name)
+    kind = algorithms.algorithm_class(experiment)
+    stop = StopAt(experiment.stop, experiment.where, experiment.name, checked=results_known(kind))
     tuner = tune.Tuner(
         _trainable(experiment),
         param_space=space,
@@ -124,15 +125,15 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
     if stop.mistake:
         raise UserError(stop.mistake)
     failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
-    for picture in draw_run(directory(experiment)) if plot else ():
-        console().print(f"picture  {picture}", soft_wrap=True, highlight=False)
+    if plot:
+        from rllib_spirl.evaluation.run_pictures import draw_run  # a second's import of Matplotlib, for who draws
+
+        for picture in draw_run(directory(experiment)):
+            console().print(f"picture  {picture}", soft_wrap=True, highlight=False)
     metric = _metric(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
     if metric and seen and metric not in seen and not interrupt.interrupted:
-        raise UserError(
-            f"{experiment.where}: metric: no result has '{metric}'{did_you_mean(metric, sorted(seen))}, so trials were "
-            "not compared"
-        )
+        raise UserError(f"{missing(f'{experiment.where}: metric', metric, sorted(seen))}, so trials were not compared")
     return failed, interrupt.interrupted
 
 
@@ -167,27 +168,23 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
             given = experiment.scheduler_config.get(key) or getattr(experiment, key)
             if key in arguments and not given:
                 raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
-        if (_metric(experiment) or "").startswith("evaluation/") and not experiment.config.get("evaluation_interval"):
-            raise UserError(f"{experiment.where}: metric: {_metric(experiment)} needs 'config.evaluation_interval'")
         # An evaluation's metric is not in every result; PBT alone insists on it.
         lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
         return kind(**{**lenient, **experiment.scheduler_config})
     except (ValueError, TypeError, AssertionError, ImportError, tune.TuneError) as error:
-        raise UserError(f"{experiment.where}: scheduler {name}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{experiment.where}: scheduler {name}: {one_line(error)}") from None
 
 
 def with_skills(experiment: Experiment) -> Experiment:
     """Make or find the skill checkpoint the experiment asks for, and name it in the config."""
     known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
-    if "skill_checkpoint" not in known:
-        raise UserError(f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}")
     from rllib_spirl.cli.prepare import prepare_skills
 
     prepared = prepare_skills(
         dict(experiment.skills or {}),
         base=experiment.base,
-        env=experiment.env,
-        env_config=experiment.config.get("env_config"),
+        env=algorithms.first_variant(experiment.env),
+        env_config=algorithms.first_variant(experiment.config.get("env_config")),
     )
     experiment = _with(experiment, prepared.checkpoint)
     if prepared.data is not None and "offline_data" in known:

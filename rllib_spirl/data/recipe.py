@@ -111,15 +111,25 @@ def build(
     recipe_path = Path(recipe_path)
     recipe = read_recipe(recipe_path, overrides)
     place = Path(output or recipe.output or default_place(recipe, recipe_path))
-    digest = recipe_hash(recipe)
-    if _built_from(place) == digest:
+    if (found := built(recipe, place, overwrite=overwrite)) is not None:
+        return found
+    facts = {"recipe": recipe.content(), "recipe_hash": recipe_hash(recipe)}
+    return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+
+
+def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | None:
+    """The data set at ``place`` if it was built from this recipe; None where it is still to be built.
+
+    Raises:
+        UserError: When something else is there, unless it may be overwritten.
+    """
+    if _built_from(place) == recipe_hash(recipe):
         return DataSet.open(place)
     if place.exists() and not overwrite:
         raise UserError(
             f"{place} exists, but not from this recipe; remove it, choose another output, or pass --overwrite"
         )
-    facts = {"recipe": recipe.content(), "recipe_hash": digest}
-    return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+    return None
 
 
 def default_place(recipe: Recipe, file: Path) -> Path:

@@ -45,6 +45,10 @@ class ScriptedRecipe(Recipe):
 
         return recording.build(self, output, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
 
+    def env_config(self) -> dict[str, Any]:
+        """The settings that give the environment the states which are recorded."""
+        raise NotImplementedError
+
     def tasks(self) -> list[dict[str, Any]]:
         """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
         raise NotImplementedError
@@ -106,6 +110,9 @@ class KitchenRecipe(ScriptedRecipe):
         """All orders of ``order_length`` subtasks that are not held out."""
         return [order for order in permutations(self.subtasks, self.order_length) if not self.excluded(order)]
 
+    def env_config(self) -> dict[str, Any]:
+        return {"velocities": self.velocities}
+
     def tasks(self) -> list[dict[str, Any]]:
         return [{"order": order, "velocities": self.velocities} for order in self.orders()]
 
@@ -127,6 +134,9 @@ class BlockStackingRecipe(ScriptedRecipe):
         if self.blocks < 2 * self.stacks:
             raise ValueError(f"stacks = {self.stacks}: each takes two blocks; give {2 * self.stacks} or more")
         return self
+
+    def env_config(self) -> dict[str, Any]:
+        return {"blocks": self.blocks, "images": self.images}
 
     def tasks(self) -> list[dict[str, Any]]:
         return [{"blocks": self.blocks, "stacks": self.stacks, "images": self.images}]

@@ -1,17 +1,30 @@
 """Environments. Importing this package registers them with Gymnasium and with Ray Tune."""
 
+import re
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from ray.tune.registry import register_env
 
-__all__ = ["ENVIRONMENTS", "register_environments"]
+__all__ = ["ENVIRONMENTS", "our_name", "register_environments"]
 
 ENVIRONMENTS = {
     "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
     "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
 }
+
+# The kitchens of gymnasium-robotics, D4RL and Minari, without their versions: their states are those of ours.
+_KITCHENS = (
+    "frankakitchen",
+    *(f"kitchen-{kind}" for kind in ("complete", "partial", "mixed")),
+    *(f"d4rl/kitchen/{kind}" for kind in ("complete", "partial", "mixed")),
+)
+
+
+def our_name(name: str) -> str | None:
+    """Our environment of the same states as one that others have named, such as ``kitchen-mixed-v0``; None for none."""
+    return "rllib_spirl/Kitchen-v0" if re.sub(r"-v\d+$", "", name.lower()) in _KITCHENS else None
 
 
 def _make(name: str, config: dict[str, Any]) -> gym.Env:

@@ -1,6 +1,5 @@
 """The Franka kitchen: FrankaKitchen-v1's physics and noise with a flat observation, an ordered task and a lean step."""
 
-import difflib
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import did_you_mean
 
 
 class Subtask(NamedTuple):
@@ -74,9 +74,7 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     for name in names:
         if name not in SUBTASKS:
-            close = difflib.get_close_matches(str(name), SUBTASKS, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(SUBTASKS)}."
-            raise UserError(f"Kitchen: unknown subtask '{name}'; {hint}")
+            raise UserError(f"Kitchen: unknown subtask '{name}' in tasks{did_you_mean(name, list(SUBTASKS))}")
     if not names or len(set(names)) < len(names):
         raise UserError(f"Kitchen: tasks must name one or more subtasks, each once; got {list(names)}.")
     return names

@@ -1,21 +1,25 @@
 """Temporal abstraction: an environment whose action is a skill."""
 
+import inspect
 import pkgutil
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, flatdim
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
+from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.data.columns import PICTURE
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig
+from rllib_spirl.yaml_text import did_you_mean
 
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
@@ -45,7 +49,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         super().__init__(env)
         self._skill_bound = skill_bound
         model, card = load_skills(skill_checkpoint)
-        check_dimensions(env, skill_checkpoint, card.model)
+        check_skills(env, skill_checkpoint, card.model)
         self.horizon = card.model.horizon
         bound = np.full(card.model.latent_dim, np.inf, np.float32)
         self.action_space = Box(-bound, bound)
@@ -148,8 +152,21 @@ def _name(env: gym.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def check_dimensions(env: gym.Env, checkpoint: SkillSource, model: SkillModelConfig) -> None:
-    """Raise a UserError unless the environment's states and actions have the skill model's dimensions."""
+def check_skills(env: gym.Env, checkpoint: SkillSource, model: SkillModelConfig) -> None:
+    """Raise a UserError unless the environment's states and actions have the dimensions of a checkpoint's skills."""
+    remedy = "Use skills pretrained on this environment's data."
+    check_dimensions(env, model, f"the skills in {checkpoint} were trained on", remedy)
+
+
+def check_dimensions(env: gym.Env, model: SkillModelConfig, others: str, remedy: str) -> None:
+    """Raise a UserError unless the environment's states and actions have the skill model's dimensions.
+
+    Args:
+        env: The environment.
+        model: The skill model, which may still have to be trained.
+        others: What has other dimensions than the environment, with a verb, for the error: "the skills in ... have".
+        remedy: What to do then, for the error.
+    """
     name, state = _name(env), state_space(env, images=model.prior_images)
     for what, space in (("observations", state), ("actions", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
@@ -160,10 +177,7 @@ def check_dimensions(env: gym.Env, checkpoint: SkillSource, model: SkillModelCon
         ("actions", actions, model.action_dim, actions == model.action_dim),
     ):
         if not fits:
-            raise UserError(
-                f"{name} has {found}-dimensional {what}, but the skills in {checkpoint} were "
-                f"trained on {wanted}. Use skills pretrained on this environment's data."
-            )
+            raise UserError(f"{name} has {found}-dimensional {what}, but {others} {wanted}. {remedy}")
 
 
 def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
@@ -181,6 +195,35 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
     if "." in env and ":" not in env and env not in gym.registry:
         return pkgutil.resolve_name(env)(env_config)
     return gym.make(env, **env_config)
+
+
+def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
+    """`make_env`, for a look at the environment before a run, which must not be the first to find that it cannot be.
+
+    Raises:
+        UserError: Whatever is wrong, in one line.
+    """
+    try:
+        return make_env(env, EnvContext(env_config, worker_index=0))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the constructor of anyone's environment raises
+        unknown = _unknown_keys(env, env_config)
+        problem = unknown or f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{env} cannot be made: {problem}") from None
+
+
+def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
+    """The first key that is no argument of an environment registered with Gymnasium, as an error tells it, or ""."""
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or spec.entry_point is None:
+        return ""
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    parameters = inspect.signature(creator).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ""
+    unknown = [key for key in env_config if key not in parameters]
+    return f"unknown key '{unknown[0]}'{did_you_mean(unknown[0], list(parameters))}" if unknown else ""
 
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 
 _MARKER = "rllib_checkpoint.json"
 _ARGUMENTS = "class_and_ctor_args.pkl"
@@ -58,8 +58,3 @@ def made_by(filesystem: fs.FileSystem, path: str, checkpoint: str) -> tuple[type
     except (*UNREADABLE, IndexError, TypeError) as error:
         problem = f"{_ARGUMENTS} is missing or damaged: {one_line(error)}"
         raise UserError(f"{checkpoint}: {problem}; use another checkpoint.") from None
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rllib_spirl.data import DataSet, Episode
 from rllib_spirl.demos.recipes import ENVIRONMENTS
+from rllib_spirl.envs import our_name
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import (
@@ -32,8 +33,6 @@ SUFFIXES = (".png", *VIDEO_FORMATS)
 _COLUMNS = 8  # of a contact sheet
 _TILE = 256  # width of its pictures, in pixels
 _SPEED = 2.0  # of a video
-# Environments of others whose states one of ours draws.
-_SAME_STATES = {"FrankaKitchen-v1": "rllib_spirl/Kitchen-v0"}
 
 
 @runtime_checkable
@@ -131,7 +130,7 @@ def environment_of(info: dict[str, Any]) -> str | None:
         return ENVIRONMENTS[ours["source"]["recipe"]["environment"]]
     except (KeyError, TypeError):
         robot = info.get("robot_type")
-        return robot if robot in _SAME_STATES else None
+        return robot if isinstance(robot, str) and our_name(robot) else None
 
 
 def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
@@ -142,7 +141,7 @@ def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
             f"{data.path}: meta/info.json does not tell of which environment these states are; "
             "name it, e.g. --env rllib_spirl/Kitchen-v0"
         )
-    name = _SAME_STATES.get(name, name)
+    name = our_name(name) or name
     try:
         env = make_env(name, {"render_mode": "rgb_array"})
     except (gym.error.Error, ImportError, TypeError) as error:

@@ -23,8 +23,8 @@ from rllib_spirl.algorithm.spirl import kept_skills
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
-from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by, one_line
+from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 from rllib_spirl.skills.checkpoint import SkillSource
 
 # Fewer than these take longer to hand to another process than to run.

@@ -24,7 +24,7 @@ from torch import nn
 
 from rllib_spirl import paths
 from rllib_spirl.data import DataSet
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line, user_error
 from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
@@ -73,12 +73,8 @@ def pretrain(
             folder or holds other skills.
     """
     key = skills_key(data, config)
-    folder = location(output).resolve() if output else paths.home() / "skills" / key
-    if isinstance(folder, Remote):
-        raise UserError(
-            f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
-        )
-    if _trained(folder, key):
+    folder = skills_folder(key, output)
+    if trained(folder, key):
         return folder
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
     scanned = SkillData.scan(
@@ -89,7 +85,7 @@ def pretrain(
     except OSError as error:
         raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
     with sole(folder / DRIVER_LOCK, "training skills"):
-        if not _trained(folder, key):  # by the one waited for
+        if not trained(folder, key):  # by the one waited for
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
@@ -108,7 +104,21 @@ def _interrupts_kept() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _trained(folder: Path, key: str) -> bool:
+def skills_folder(key: str, output: str | Path | None) -> Path:
+    """Where the skills of a key belong: ``output``, else a folder of that name under `paths.home`.
+
+    Raises:
+        UserError: If it is no local folder.
+    """
+    folder = location(output).resolve() if output else paths.home() / "skills" / key
+    if isinstance(folder, Remote):
+        raise UserError(
+            f"Cannot write skills to {folder}. Choose a local or mounted folder, and copy it there afterwards."
+        )
+    return folder
+
+
+def trained(folder: Path, key: str) -> bool:
     """Whether the folder holds the skills of this key.
 
     Raises:
@@ -150,7 +160,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
             with _interrupts_kept():
                 result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise UserError(f"Skill pretraining failed: {_root_cause(error)}") from error
+            raise user_error(error) or UserError(f"Skill pretraining failed: {one_line(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
     shape = config.model(scanned.state_dim, scanned.action_dim)
@@ -256,9 +266,3 @@ def _affordable(resources: Mapping[str, float], use_gpu: bool) -> dict[str, floa
     most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
     affordable = {"CPU": min(resources["CPU"], most)}
     return affordable | ({"GPU": 1} if use_gpu else {})
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1]

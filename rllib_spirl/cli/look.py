@@ -1,0 +1,99 @@
+"""A look before a run: what can be known of an experiment before anything is recorded, trained or written."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.spaces import flatdim
+from ray.tune.search.variant_generator import generate_variants
+
+from rllib_spirl.algorithm.offline import check_widths
+from rllib_spirl.cli import algorithms
+from rllib_spirl.cli.experiment import Experiment
+from rllib_spirl.cli.metrics import check_metrics
+from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
+from rllib_spirl.data import DataSet
+from rllib_spirl.envs.skill_env import state_space, try_env
+from rllib_spirl.errors import UserError, at
+from rllib_spirl.skills.model import SkillModelConfig
+
+_SETTINGS = ("env", "env_config", "skill_checkpoint", "offline_data", "offline_fraction")
+# Of a search space with more of these settings, the first ones: a look is to take seconds.
+_MOST_VARIANTS = 20
+
+
+def metrics(experiment: Experiment, space: Mapping[str, Any]) -> list[str]:
+    """Check the names of metrics, see `check_metrics`, and return the warnings."""
+
+    def measures() -> Collection[str]:
+        """What the environment measures, as far as the start of an episode tells."""
+        for settings in _variants(space):
+            with closing(_make(experiment, settings)) as env:
+                measured = env.reset()[1].get("measures")
+                return tuple(measured) if isinstance(measured, Mapping) else ()
+        return ()
+
+    return check_metrics(experiment, algorithms.algorithm_class(experiment), measures)
+
+
+def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
+    """Make the environments of an experiment, and hold them against its data and its skills.
+
+    Raises:
+        UserError: An environment cannot be made as ``env_config`` says; data or skills are missing, damaged or of
+            another environment; or the ``skills`` section is wrong.
+    """
+    section = None
+    if experiment.skills is not None:
+        if not algorithms.uses_skills(experiment):
+            raise UserError(
+                f"{experiment.where}: 'skills' is for algorithms that use skills (SPiRL), not {experiment.run}"
+            )
+        with at(experiment.where):
+            section = read_section(experiment.skills, experiment.run)
+    for settings in _variants(space):
+        with closing(_make(experiment, settings)) as env, at(experiment.where):
+            if algorithms.uses_skills(experiment):
+                _hold_against(env, settings, section, experiment)
+
+
+def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:
+    with at(f"{experiment.where}: config.env_config"):
+        return try_env(settings["env"], settings.get("env_config") or {})
+
+
+def _variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The different settings of what surrounds an agent in a search space, those of its evaluation among them.
+
+    None where an algorithm learns from recorded data and has no environment.
+    """
+    seen: list[dict[str, Any]] = []
+    chosen = {key: space[key] for key in (*_SETTINGS, "evaluation_config") if key in space}
+    for _, found in islice(generate_variants(chosen), _MOST_VARIANTS):
+        evaluation = found.pop("evaluation_config", None) or {}
+        for settings in (found, found | {key: evaluation[key] for key in _SETTINGS if key in evaluation}):
+            if settings.get("env") is not None and settings not in seen:
+                seen.append(settings)
+                yield settings
+
+
+def _hold_against(
+    env: gym.Env, settings: Mapping[str, Any], section: SkillsSection | None, experiment: Experiment
+) -> None:
+    frames: Frames | None = None
+    model: SkillModelConfig | None = None
+    if section is not None:
+        frames, model = look(section, base=experiment.base, env=env)
+    elif settings.get("skill_checkpoint"):
+        with at("config.skill_checkpoint"):
+            model = check_checkpoint(str(settings["skill_checkpoint"]), env)
+    if settings.get("offline_data"):
+        with at("config.offline_data"):
+            frames = frames_of(DataSet.open(str(settings["offline_data"])))
+    fraction = settings.get("offline_fraction", algorithms.default(experiment, "offline_fraction"))
+    if frames is not None and model is not None and fraction > 0:
+        states = flatdim(state_space(env, images=model.prior_images))
+        with at("config.offline_data" if settings.get("offline_data") else "skills.data"):
+            check_widths(frames.source, frames.state_dim, frames.action_dim, model, states)
