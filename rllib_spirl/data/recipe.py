@@ -123,8 +123,10 @@ def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | 
     Raises:
         UserError: When something else is there, unless it may be overwritten.
     """
-    if _built_from(place) == recipe_hash(recipe):
-        return DataSet.open(place)
+    if (place / "meta" / "info.json").exists():
+        data = DataSet.open(place)
+        if data.ours.get("source", {}).get("recipe_hash") == recipe_hash(recipe):
+            return data
     if place.exists() and not overwrite:
         raise UserError(
             f"{place} exists, but not from this recipe; remove it, choose another output, or pass --overwrite"
@@ -135,13 +137,6 @@ def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | 
 def default_place(recipe: Recipe, file: Path) -> Path:
     """Where a recipe's data set is built unless another place is named."""
     return paths.home() / "data" / f"{recipe.name or file.stem}-{recipe_hash(recipe)}"
-
-
-def _built_from(place: Path) -> str | None:
-    """The recipe hash of the data set at ``place``; None where there is no such data set."""
-    if not (place / "meta" / "info.json").exists():
-        return None
-    return DataSet.open(place).ours.get("source", {}).get("recipe_hash")
 
 
 def _resolve(path: Path, base: Path) -> Path:

@@ -281,31 +281,26 @@ class TrajectoryWriter:
             for key in ("min", "max", "mean", "std", "count"):
                 episodes[f"stats/{name}/{key}"] = [stats[name][key].tolist() for stats in self._stats]
         pq.write_table(pa.table(episodes), self._temporary / EPISODES_PATH, compression="snappy")
-        _write_json(meta / "stats.json", {name: pooled([stats[name] for stats in self._stats]) for name in described})
-        ours: dict[str, Any] = {"fingerprint": content_hash(self._digests, tasks)}
-        if self._env is not None:
-            ours["env"] = self._env
-        if self._source is not None:
-            ours["source"] = self._source
-        _write_json(
-            meta / "info.json",
-            {
-                "codebase_version": "v3.0",
-                "robot_type": self._robot_type,
-                "total_episodes": len(self._rows),
-                "total_frames": self._frames,
-                "total_tasks": len(tasks),
-                "chunks_size": CHUNKS_SIZE,
-                "data_files_size_in_mb": FILE_SIZE_MB,
-                "video_files_size_in_mb": 500,
-                "fps": self._fps,
-                "splits": {"train": f"0:{len(self._rows)}"},
-                "data_path": DATA_PATH,
-                "video_path": None,
-                "features": self._features,
-                "rllib_spirl": ours,
-            },
-        )
+        statistics = {name: pooled([stats[name] for stats in self._stats]) for name in described}
+        ours = {"fingerprint": content_hash(self._digests, tasks), "env": self._env, "source": self._source}
+        info = {
+            "codebase_version": "v3.0",
+            "robot_type": self._robot_type,
+            "total_episodes": len(self._rows),
+            "total_frames": self._frames,
+            "total_tasks": len(tasks),
+            "chunks_size": CHUNKS_SIZE,
+            "data_files_size_in_mb": FILE_SIZE_MB,
+            "video_files_size_in_mb": 500,
+            "fps": self._fps,
+            "splits": {"train": f"0:{len(self._rows)}"},
+            "data_path": DATA_PATH,
+            "video_path": None,
+            "features": self._features,
+            "rllib_spirl": {key: value for key, value in ours.items() if value is not None},
+        }
+        for name, values in (("stats.json", statistics), ("info.json", info)):
+            (meta / name).write_text(json.dumps(values, indent=2) + "\n")
         replaced = self._temporary.with_name(self._temporary.name + "-replaced")
         if self.path.exists():
             self.path.rename(replaced)
@@ -327,7 +322,3 @@ def _alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n")
