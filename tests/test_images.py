@@ -351,7 +351,7 @@ class TestLearning:
 
     def test_what_cannot_work_is_refused(self, skills: str) -> None:
         with pytest.raises(ValueError, match="`policy` must be 'residual'"):
-            self.config(skills, images=True).training(policy="copied").validate()
+            self.config(skills, images=True).training(policy="copied").check_skills()
 
     def test_the_prior_alone_acts(self, skills: str) -> None:
         env_config = {"blocks": 11, "max_episode_steps": 20, "images": True}

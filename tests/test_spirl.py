@@ -460,7 +460,6 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
     ("training", "message"),
     [
         ({"skill_checkpoint": None}, "needs `skill_checkpoint`"),
-        ({"skill_checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
         ({"target_divergence": -1.0}, "`target_divergence` must be greater than 0, got -1.0"),
         ({"initial_alpha": 0}, "`initial_alpha` must be greater than 0"),
         ({"initial_divergence": 0.0}, "`initial_divergence` must be greater than 0, or null for none; got 0.0"),

@@ -249,8 +249,7 @@ def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], bu
             use()
 
 
-@pytest.mark.parametrize("runners", [0, 1])
-@pytest.mark.parametrize("section", [False, True])
+@pytest.mark.parametrize(("section", "runners"), [(False, 0), (False, 1), (True, 0)])
 def test_an_experiment_is_resumed_without_its_skills_and_data(
     settings: dict[str, Any], library: Path, tmp_path: Path, runners: int, section: bool
 ) -> None:
