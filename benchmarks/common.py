@@ -3,13 +3,15 @@
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import ray
 import torch
+import typer
 from rich.console import Console
 from rich.progress import track
 
@@ -18,6 +20,10 @@ from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
+
+Long = Annotated[bool, typer.Option("--long", help="Take the time for the careful figure.")]
+# So many seconds of rounds unless a benchmark is called with --long: its line then comes within three minutes.
+SHORT_S = 75.0
 
 TASK = {"tasks": ["microwave", "kettle", "bottom burner", "light switch"], "ordered": True}
 
@@ -87,13 +93,21 @@ class RecordedKitchen(KitchenEnv):
         return result
 
 
-def rounds(runs: Mapping[str, Callable[[], float]], count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Call each of ``runs`` once per round in random order, after a first call to warm up; their rates, (count,)."""
+def rounds(
+    runs: Mapping[str, Callable[[], float]], count: int, seconds: float | None = None, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Call each of ``runs`` once per round in random order, after a first call to warm up; their rates, (rounds,).
+
+    There are ``count`` rounds, but none begins after ``seconds`` where these are given, except the first.
+    """
     rng = np.random.default_rng(seed)
     for run in runs.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in track(range(count), "measuring", console=Console(stderr=True), transient=True):
+    start = time.monotonic()
+    for done in track(range(count), "measuring", console=Console(stderr=True), transient=True):
+        if done > 0 and seconds is not None and time.monotonic() - start > seconds:
+            break
         for name in rng.permutation(list(runs)):
             rates[name].append(runs[name]())
     return {name: np.array(values) for name, values in rates.items()}

@@ -4,7 +4,8 @@
 what RLlib and the replay buffer cost; ``ratio_straightforward`` against the loop one would write from the paper's
 equations: separate critics, PyTorch's default optimizer and settings. Both sample, compute target, critic, policy and α
 losses, and move the target, as ours does. ``compiled`` and ``ratio_compiled`` are ours with compile_updates, as in the
-tuned examples, against the straightforward loop. ``results``: one thread and two, and the default critics (2 layers).
+tuned examples, against the straightforward loop. ``results``, with --long: the paper's critics (5 layers) and the
+default ones (2), on one thread and on two; else the default ones on one thread.
 """
 
 import copy
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import typer
-from common import compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
+from common import SHORT_S, Long, compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -132,7 +133,9 @@ class Straightforward:
                 slow.mul_(1 - tau).add_(tau * fast)
 
 
-def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int, updates: int) -> dict[str, Any]:
+def measure(
+    algorithm: SPiRL, layers: int, batch: int, threads: int, count: int, updates: int, long: bool
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
     learner = algorithm.learner_group._learner
     compiled_loss = Compiled(spirl_loss)
@@ -162,7 +165,7 @@ def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int,
         "minimal": minimal_run,
         "straightforward": lambda: bare(straightforward.run),
     }
-    rates = rounds(runs, count)
+    rates = rounds(runs, count, None if long else SHORT_S)
     label = f"learner, {layers}x256 critics, batch {batch}, {threads} thread{'s' * (threads > 1)}"
     result = compare(label, rates, "ours", "minimal", "updates/s")
     plain = compare(label, rates, "ours", "straightforward", "updates/s")
@@ -175,16 +178,16 @@ def measure(algorithm: SPiRL, layers: int, batch: int, threads: int, count: int,
     }
 
 
-def main(count: int = 7, updates: int = 96, batch: int = 256) -> None:
+def main(count: int = 7, updates: int = 96, batch: int = 256, long: Long = False) -> None:
     """Time all three, interleaved."""
     start_ray()
     results = []
-    for layers in (5, 2):
+    for layers in (5, 2) if long else (2,):
         sizes = {"critic_layers": layers, "critic_members": 2, "train_batch_size_per_learner": batch}
         config = kitchen_config(kitchen_skills(), **sizes)
         algorithm = config.build_algo()
         algorithm.replay.add(random_transitions(20_000))
-        results += [measure(algorithm, layers, batch, threads, count, updates) for threads in (1, 2)]
+        results += [measure(algorithm, layers, batch, n, count, updates, long) for n in ((1, 2) if long else (1,))]
         algorithm.stop()
     report(results[0] | {"results": results})
 

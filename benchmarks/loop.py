@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from common import compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
+from common import SHORT_S, Long, compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
@@ -32,8 +32,10 @@ def env_steps(algorithm: SPiRL) -> float:
     return float(algorithm.metrics.peek(ENV_STEPS, default=0))
 
 
-def main(count: int = 5, steps: int = 6000, compiled: bool = True) -> None:
-    """Rounds of about ``steps`` low-level steps each, in which the first fragment, without learning, hardly counts."""
+def main(count: int = 5, steps: int | None = None, compiled: bool = True, long: Long = False) -> None:
+    """Rounds of about ``steps`` low-level steps each: with --long 6,000, so that the first fragment, without learning,
+    hardly counts; else 2,000."""
+    steps = steps or (6000 if long else 2000)
     start_ray()
     skills = kitchen_skills()
     once, twice = (build(skills, updates, compiled) for updates in (1.0, 2.0))
@@ -61,7 +63,8 @@ def main(count: int = 5, steps: int = 6000, compiled: bool = True) -> None:
         drain(once)
         return rate
 
-    rates = rounds({"once": lambda: train(once), "twice": lambda: train(twice), "sampling": sample_only}, count)
+    runs = {"once": lambda: train(once), "twice": lambda: train(twice), "sampling": sample_only}
+    rates = rounds(runs, count, None if long else SHORT_S)
     result: dict[str, Any] = compare("training loop / sampling alone", rates, "once", "sampling", "env steps/s")
     report(result | {"defaults": round(float(np.median(rates["twice"])), 1)})
     for algorithm in (once, twice):

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 import typer
-from common import kitchen_config, kitchen_skills, random_transitions, report, start_ray
+from common import Long, kitchen_config, kitchen_skills, random_transitions, report, start_ray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -60,8 +60,9 @@ def replay_memory() -> float:
     return used
 
 
-def main(steps: int = 300_000) -> None:
-    """Fill a replay, then train for ``steps`` low-level steps."""
+def main(steps: int | None = None, long: Long = False) -> None:
+    """Fill a replay, then train for ``steps`` low-level steps: 300,000 with --long, else 30,000."""
+    steps = steps or (300_000 if long else 30_000)
     torch.set_num_threads(1)
     replay = replay_memory()
     start_ray()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
-from common import compare, report, rounds, start_ray, synthetic_data
+from common import SHORT_S, Long, compare, report, rounds, start_ray, synthetic_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rllib_spirl.data import DataSet
@@ -68,9 +68,12 @@ class Plain:
         return updates * config.batch_size / (time.perf_counter() - start)
 
 
-def main(count: int = 5, updates: int = 1000, two_workers: bool = False, batch_size: int = 8192) -> None:
+def main(
+    count: int = 5, updates: int = 1000, two_workers: bool = False, batch_size: int = 8192, long: Long = False
+) -> None:
     """Rounds of jobs of ``updates`` gradient steps at batch size 128; or of two workers against one, at another."""
     torch.set_num_threads(1)
+    seconds = None if long else SHORT_S
     start_ray()
     config = PretrainConfig(updates=updates, report_every=updates // 4, threads_per_worker=1)
     with tempfile.TemporaryDirectory() as folder:
@@ -79,12 +82,12 @@ def main(count: int = 5, updates: int = 1000, two_workers: bool = False, batch_s
             every = 128_000 // batch_size
             one = config.model_copy(update={"batch_size": batch_size, "updates": 3 * every, "report_every": every})
             two = one.model_copy(update={"num_workers": 2})
-            rates = rounds({"ours": lambda: job(data, two), "one": lambda: job(data, one)}, count)
+            rates = rounds({"ours": lambda: job(data, two), "one": lambda: job(data, one)}, count, seconds)
             result = compare("two workers / one", rates, "ours", "one", "samples/s") | {"batch_size": batch_size}
         else:
             plain = Plain(data, config)
             runs = {"ours": lambda: job(data, config), "plain": lambda: plain.run(updates // 2)}
-            rates = rounds(runs, count)
+            rates = rounds(runs, count, seconds)
             result = compare("Ray Train job / plain loop in memory", rates, "ours", "plain", "samples/s")
             result |= {"batch_size": config.batch_size, "least": round(float(np.min(rates["ours"])))}
     report(result)

@@ -12,14 +12,14 @@ import numpy as np
 import ray
 import torch
 import typer
-from common import RecordedKitchen, compare, kitchen_config, kitchen_skills, report, rounds, start_ray
+from common import SHORT_S, Long, RecordedKitchen, compare, kitchen_config, kitchen_skills, report, rounds, start_ray
 
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl import _sample_and_metrics
 from rllib_spirl.envs.kitchen import SUBSTEPS, load_model
 
 
-def one_runner(decoder: Any, count: int, fragments: int) -> dict[str, Any]:
+def one_runner(decoder: Any, count: int, fragments: int, seconds: float | None) -> dict[str, Any]:
     config = kitchen_config(kitchen_skills(decoder)).environment(RecordedKitchen)
     runner = SkillEnvRunner(config=config, worker_index=0)
     env = runner.env.unwrapped.envs[0].unwrapped
@@ -57,12 +57,12 @@ def one_runner(decoder: Any, count: int, fragments: int) -> dict[str, Any]:
         return steps / (time.process_time() - start)
 
     ours()
-    rates = rounds({"ours": ours, "bare": bare}, count)
+    rates = rounds({"ours": ours, "bare": bare}, count, seconds)
     runner.stop()
     return compare(f"one env runner, {decoder} decoder / bare mj_step x 40", rates, "ours", "bare", "env steps/s")
 
 
-def two_runners(decoder: Any, count: int, fragments: int) -> dict[str, Any]:
+def two_runners(decoder: Any, count: int, fragments: int, seconds: float | None) -> dict[str, Any]:
     """Wall-clock rates of one and of two remote env runners."""
     config = kitchen_config(kitchen_skills(decoder))
     actor = ray.remote(num_cpus=1)(SkillEnvRunner)
@@ -77,20 +77,21 @@ def two_runners(decoder: Any, count: int, fragments: int) -> dict[str, Any]:
             steps += sum(info["low_level_steps"] for e in episodes for info in e.get_infos(slice(-len(e), None)))
         return steps / (time.perf_counter() - start)
 
-    rates = rounds({"two": lambda: sample(runners), "one": lambda: sample(runners[:1])}, count)
+    rates = rounds({"two": lambda: sample(runners), "one": lambda: sample(runners[:1])}, count, seconds)
     for runner in runners:
         ray.kill(runner)
     return compare(f"two env runners / one, {decoder} decoder", rates, "two", "one", "env steps/s")
 
 
-def main(count: int = 7, fragments: int = 4) -> None:
-    """Measure rounds of fragments of 8 skills, so 80 low-level steps each."""
+def main(count: int = 7, fragments: int = 4, long: Long = False) -> None:
+    """Measure rounds of fragments of 8 skills, so 80 low-level steps each; with --long the open loop too."""
+    seconds = None if long else SHORT_S / 2
     torch.set_num_threads(1)
     start_ray()
     results = []
-    for decoder in ("closed_loop", "open_loop"):
-        results.append(one_runner(decoder, 2 * count + 1, fragments))
-        results.append(two_runners(decoder, count, fragments))
+    for decoder in ("closed_loop", "open_loop") if long else ("closed_loop",):
+        results.append(one_runner(decoder, 2 * count + 1, fragments, seconds))
+        results.append(two_runners(decoder, count, fragments, seconds))
     report(results[0] | {"results": results})
 
 

@@ -78,13 +78,15 @@ def growths(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main(
-    minutes: float = 120,
-    every_seconds: float = 30,
+    minutes: float | None = None,
+    every_seconds: float = 10,
     example: Path = EXAMPLE,
     runners: int = 2,
     settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'."),
+    long: bool = typer.Option(False, "--long", help="Two hours."),
 ) -> None:
-    """Train for ``minutes``, sample, end the run as Ctrl-C does, and look for leftovers."""
+    """Train for ``minutes`` (2; with --long 120), sample, end the run as Ctrl-C does, and look for leftovers."""
+    minutes = minutes or (120 if long else 2)
     before = set(shared_memory())
     output = Path(tempfile.mkdtemp(prefix="soak-"))
     command = [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", str(example)]

@@ -1,6 +1,7 @@
 """Skill training on data larger than memory. The last line is one JSON object.
 
-Makes a synthetic set of 20 million transitions once, in ``--folder`` (6 GB; the first call takes some minutes).
+Makes a synthetic set of 2 million transitions once, in ``--folder`` (0.6 GB), with --long one of 20 million (6 GB; the
+first call takes some minutes).
 ``ratio`` is the rate of training streamed from it against that on 140,000 transitions held in memory, in one process,
 interleaved; ``growth_mib`` the resident memory that a Ray Train worker streaming it gained from its start.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import typer
-from common import compare, report, rounds, start_ray, synthetic_data
+from common import SHORT_S, Long, compare, report, rounds, start_ray, synthetic_data
 
 from rllib_spirl import paths
 from rllib_spirl.data import DataSet
@@ -23,14 +24,17 @@ from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 
 
 def main(
-    transitions: int = 20_000_000,
+    transitions: int | None = None,
     folder: Path | None = None,
     memory_gib: float = 0.1,
     count: int = 5,
-    updates: int = 2500,
+    updates: int | None = None,
+    long: Long = False,
 ) -> None:
     """Measure with ``memory_gib`` of frames held by a worker: a small share, so that files change often."""
     torch.set_num_threads(1)
+    transitions = transitions or (20_000_000 if long else 2_000_000)
+    updates = updates or (2500 if long else 1000)
     root = folder or paths.home() / "benchmarks"
     root.mkdir(parents=True, exist_ok=True)
     large = synthetic_data(root / f"synthetic-{transitions}", transitions)
@@ -50,7 +54,7 @@ def main(
             trained.step()
         return updates * config.batch_size / (time.perf_counter() - start)
 
-    rates = rounds({"streamed": lambda: run(streamed), "held": lambda: run(held)}, count)
+    rates = rounds({"streamed": lambda: run(streamed), "held": lambda: run(held)}, count, None if long else SHORT_S)
     result: dict[str, Any] = compare("streamed / in memory", rates, "streamed", "held", "samples/s")
     start_ray()
     short = config.model_copy(update={"updates": 3 * updates, "report_every": updates})
