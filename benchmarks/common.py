@@ -12,12 +12,11 @@ import numpy as np
 import ray
 import torch
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from rllib_spirl.algorithm.spirl import SPiRLConfig
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
+from rllib_spirl.progress import track
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
@@ -54,7 +53,7 @@ def synthetic_data(path: Path, transitions: int, seed: int = 0) -> DataSet:
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((4_000_000,), np.float32)
     with TrajectoryWriter(path, fps=12.5, source={"source": "synthetic"}) as writer:
-        for _ in track(range(transitions // 200), "making data", console=Console(stderr=True), transient=True):
+        for _ in track(range(transitions // 200), "making data", total=transitions // 200):
             at, where = rng.integers(3_980_000, size=2)
             steps = noise[at : at + 201 * 30].reshape(201, 30)
             actions = np.tanh(noise[where : where + 200 * 9]).reshape(200, 9)
@@ -105,7 +104,7 @@ def rounds(
         run()
     rates: dict[str, list[float]] = {name: [] for name in runs}
     start = time.monotonic()
-    for done in track(range(count), "measuring", console=Console(stderr=True), transient=True):
+    for done in track(range(count), "measuring", total=count):
         if done > 0 and seconds is not None and time.monotonic() - start > seconds:
             break
         for name in rng.permutation(list(runs)):

@@ -10,8 +10,6 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rllib_spirl.data import DataSet, Episode
 from rllib_spirl.demos.recipes import ENVIRONMENTS
@@ -28,6 +26,7 @@ from rllib_spirl.evaluation.pictures import (
     suffix_of,
     video_writer,
 )
+from rllib_spirl.progress import Stage, stage
 
 SUFFIXES = (".png", *VIDEO_FORMATS)
 _COLUMNS = 8  # of a contact sheet
@@ -85,7 +84,7 @@ def render_demonstrations(
         episodes: How many, or as many as there are.
         first: Index of the first.
         env: Name of the environment whose states these are, see `DrawsStates`; by default what the data set says.
-        show_progress: Whether to show a progress bar.
+        show_progress: Whether to tell how far it is.
 
     Returns:
         What was drawn.
@@ -103,17 +102,17 @@ def render_demonstrations(
     try:
         chosen = itertools.islice(enumerate(data.episodes()), first, first + episodes)
         demonstrations = [_demonstration(data, index, episode, drawer) for index, episode in chosen]
-        with output_file(output) as file, _progress(show_progress) as bar:
+        with output_file(output) as file, stage("drawing demonstrations", into=output, show=show_progress) as progress:
             if writer is None:
                 name = data.path.name
-                rows = list(_rows(demonstrations, drawer, bar))
+                rows = list(_rows(demonstrations, drawer, progress))
                 title = f"{name}:  {len(rows)} of {data.num_episodes} demonstrations"
                 Image.fromarray(contact_sheet(title, rows)).save(file)
             else:
                 every = VIDEO_FORMATS[suffix].every
                 rate = _SPEED * float(data.info.get("fps") or 10) / every
                 with writer(file, rate) as append:
-                    for picture in _film(demonstrations, drawer, suffix, round(rate), bar):
+                    for picture in _film(demonstrations, drawer, suffix, round(rate), progress):
                         append(picture)
     finally:
         made.close()
@@ -168,27 +167,27 @@ def _demonstration(data: DataSet, index: int, episode: Episode, drawer: DrawsSta
 
 
 def _rows(
-    demonstrations: list[Demonstration], drawer: DrawsStates, bar: Progress
+    demonstrations: list[Demonstration], drawer: DrawsStates, progress: Stage
 ) -> Iterator[tuple[str, list[Picture]]]:
     """Title and pictures of each row of a contact sheet."""
     steps = [np.unique(np.linspace(0, len(d.states) - 1, _COLUMNS).round().astype(int)) for d in demonstrations]
-    task = bar.add_task("drawing demonstrations", total=sum(map(len, steps)))
+    progress.total = sum(map(len, steps))
     for demonstration, chosen in zip(demonstrations, steps, strict=True):
         row = []
         for step in chosen:
             picture = drawer.render_state(demonstration.states[step])
             row.append(captioned(picture, demonstration.subtasks(step), f"step {step}", _TILE))
-            bar.advance(task)
+            progress.advance()
         yield demonstration.title, row
 
 
 def _film(
-    demonstrations: list[Demonstration], drawer: DrawsStates, suffix: str, hold: int, bar: Progress
+    demonstrations: list[Demonstration], drawer: DrawsStates, suffix: str, hold: int, progress: Stage
 ) -> Iterator[Picture]:
     """The pictures of a video. ``hold``: how often the last of an episode comes again, so that it can be seen."""
     kind = VIDEO_FORMATS[suffix]
     steps = [[*range(0, len(d.states) - 1, kind.every), len(d.states) - 1] for d in demonstrations]
-    task = bar.add_task("drawing demonstrations", total=sum(map(len, steps)))
+    progress.total = sum(map(len, steps))
     lines: int | None = None
     for demonstration, chosen in zip(demonstrations, steps, strict=True):
         for step in chosen:
@@ -199,18 +198,5 @@ def _film(
             status = f"episode {demonstration.index}   step {step}"
             shown = captioned(picture, demonstration.subtasks(step), status, width, kind.colours, lines)
             yield shown
-            bar.advance(task)
+            progress.advance()
         yield from [shown] * hold
-
-
-def _progress(show: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (show and console.is_terminal),  # in a log it would only leave an empty line
-    )

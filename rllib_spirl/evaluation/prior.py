@@ -6,11 +6,11 @@ from typing import Any
 
 import ray
 import torch
-from rich.progress import Progress
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.files import replacing
+from rllib_spirl.progress import stage
 from rllib_spirl.skills.checkpoint import load_skills
 
 
@@ -46,13 +46,12 @@ def report_prior(
         for i in range(episodes)
     }
     results: dict[bool, list[EpisodeResult]] = {False: [], True: []}
-    with Progress(disable=not show_progress) as bar:
-        task = bar.add_task("prior rollouts", total=len(jobs))
+    with stage("episodes with skills from the prior", len(jobs), show=show_progress) as progress:
         waiting = list(jobs)
         while waiting:
             (ready,), waiting = ray.wait(waiting)
             results[jobs[ready]].append(ray.get(ready))
-            bar.advance(task)
+            progress.advance()
     scores: dict[str, float] = {}
     for sample, name in ((False, "prior_mean"), (True, "prior_sampled")):
         summary = summarize(results[sample])

@@ -16,7 +16,6 @@ from ray.rllib.core import (
 )
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.util import ActorPool
-from rich.progress import Progress
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.spirl import kept_skills
@@ -25,6 +24,7 @@ from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.progress import stage
 from rllib_spirl.skills.checkpoint import SkillSource
 
 # Fewer than these take longer to hand to another process than to run.
@@ -123,18 +123,17 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progr
     workers = max(1, min(episodes // EPISODES_PER_PROCESS, int(ray.cluster_resources().get("CPU", 1))))
     seeds = list(range(seed, seed + episodes))
     results: list[EpisodeResult] = []
-    with Progress(transient=True, disable=not show_progress) as bar:
-        task = bar.add_task("evaluation episodes", total=episodes)
+    with stage("evaluation episodes", episodes, show=show_progress) as progress:
         if workers == 1:
             for episode_seed in seeds:
                 results.append(run_episode(env, restored.policy, episode_seed))
-                bar.advance(task)
+                progress.advance()
         else:
             reference = ray.put(restored)
             actors = [ray.remote(num_cpus=1)(_Evaluator).remote(reference) for _ in range(workers)]
             for result in ActorPool(actors).map_unordered(lambda actor, s: actor.run.remote(s), seeds):
                 results.append(result)
-                bar.advance(task)
+                progress.advance()
     env.close()
     return {**summarize(sorted(results, key=lambda r: r.seed)), "seed": seed}
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from rich.progress import Progress
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, output_file, suffix_of, video_writer
 from rllib_spirl.evaluation.restore import load_policy
+from rllib_spirl.progress import stage
 
 
 def record_video(
@@ -35,7 +35,7 @@ def record_video(
         every: Low-level steps per picture; by default 2 for .mp4 and 3 for .gif.
         speed: Of the video; 1 plays the environment's ``metadata["render_fps"]`` low-level steps per second.
         width: Of the video in pixels; by default what the environment renders for .mp4, and at most 320 for .gif.
-        show_progress: Whether to show a progress bar.
+        show_progress: Whether to tell how far it is.
 
     Raises:
         UserError: If the checkpoint cannot be restored, the environment has no pictures, ``rllib_spirl[video]`` is not
@@ -53,20 +53,22 @@ def record_video(
     env = restored.with_skills(film)
     results: list[EpisodeResult] = []
     try:
-        with output_file(path) as file, Progress(transient=True, disable=not show_progress) as bar:
-            task = bar.add_task("", total=episodes)
-            with writer(file, rate) as append:
+        with (
+            output_file(path) as file,
+            stage("filming episodes", episodes, into=path, show=show_progress) as progress,
+            writer(file, rate) as append,
+        ):
 
-                def add(picture: Picture) -> None:
-                    append(picture)
-                    bar.update(task, description=f"recording {film.title}, step {film.steps}")
+            def add(picture: Picture) -> None:
+                append(picture)
+                progress.set(progress.done, f"{film.title}, step {film.steps}")
 
-                film.append = add
-                for episode_seed in range(seed, seed + episodes):
-                    film.title = f"seed {episode_seed}"
-                    results.append(run_episode(env, restored.policy, episode_seed))
-                    film.hold(round(rate))
-                    bar.advance(task)
+            film.append = add
+            for episode_seed in range(seed, seed + episodes):
+                film.title = f"seed {episode_seed}"
+                results.append(run_episode(env, restored.policy, episode_seed))
+                film.hold(round(rate))
+                progress.advance()
     finally:
         env.close()
     return results
