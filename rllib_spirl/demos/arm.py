@@ -9,9 +9,8 @@ import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rllib_spirl.demos.kinematics import Array, SerialArm
+from rllib_spirl.demos.kinematics import Array, SerialArm, cross
 from rllib_spirl.envs.kitchen import SUBSTEPS, KitchenEnv
 from rllib_spirl.envs.rendering import mujoco
 
@@ -42,20 +41,18 @@ def hand(yaw: float, pitch: float, roll: float = 0.0) -> Array:
     """
     opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
-    up = np.cross(opening, pointing)
+    up = cross(opening, pointing)
     opening = np.cos(roll) * opening + np.sin(roll) * up
-    return np.stack((np.cross(opening, pointing), opening, pointing), axis=1)
-
-
-def _robot_geoms(model: mujoco.MjModel) -> NDArray[np.bool_]:
-    return np.array([model.body(body).name.startswith("panda0_") for body in model.geom_bodyid])
+    return np.stack((cross(opening, pointing), opening, pointing), axis=1)
 
 
 @functools.cache
 def _widened(model: mujoco.MjModel) -> mujoco.MjModel:
-    """The model for planning: the robot's geoms report contacts from CLEARANCE on."""
+    """The model for planning: contacts are those of the robot with other things, from CLEARANCE on."""
     wide = copy.copy(model)
-    wide.geom_margin[_robot_geoms(model)] = _CLEARANCE
+    robot = np.array([model.body(body).name.startswith("panda0_") for body in model.geom_bodyid])
+    wide.geom_margin[robot] = _CLEARANCE
+    wide.geom_contype[:], wide.geom_conaffinity[:] = robot, ~robot
     return wide
 
 
@@ -78,7 +75,6 @@ class Arm:
         self._kinematics = _kinematics(model)
         self._wide = _widened(model)
         self._wide_data = mujoco.MjData(self._wide)
-        self._is_robot = _robot_geoms(model)
         self._ctrl_step = 2.0 * model.opt.timestep * SUBSTEPS
 
     @property
@@ -117,7 +113,7 @@ class Arm:
         q = np.repeat([start, _REST], len(options), axis=0)
         stops, missed = [np.broadcast_to(start, q.shape)], 0.0
         for point, turn in zip(points.swapaxes(0, 1), turns.swapaxes(0, 1), strict=True):
-            q = self.solve(point, turn, q)
+            q = self.solve(point, turn, q, pulls=5 if len(stops) > 1 else 25)
             stops.append(q)
             missed = missed + self._missed(q, point, turn)
         ways = np.stack(stops, axis=1)
@@ -128,7 +124,9 @@ class Arm:
         if hindered:
             which = np.repeat(hindered, len(_DETOURS))
             offsets = np.tile(_DETOURS, (len(hindered), 1))
-            via = self.solve((self.tool + points[which, 0]) / 2 + offsets, turns[which, 0], ways[which, :2].mean(1))
+            via = self.solve(
+                (self.tool + points[which, 0]) / 2 + offsets, turns[which, 0], ways[which, :2].mean(1), pulls=8
+            )
             longer = np.insert(ways[which, :2], 1, via, axis=1)
             extra = self._steps(longer) - self._steps(ways[which, :2])
             best, i = self._cheapest(longer, costs[which] + extra, best)
@@ -188,10 +186,7 @@ class Arm:
                 data.qpos[:7] = a + part * (b - a)
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_collision(model, data)
-                if data.ncon:
-                    robot = self._is_robot[data.contact.geom]
-                    allowed = np.where(robot.all(1), 0.0, _CLEARANCE)
-                    total += _COLLISION_COST * (np.maximum(allowed - data.contact.dist, 0.0) * robot.any(1)).sum()
+                total += _COLLISION_COST * float((_CLEARANCE - data.contact.dist).sum())
                 if total > limit:
                     return total
         return total
@@ -218,16 +213,17 @@ class Arm:
                 fingers() if callable(fingers) else fingers,
             )
 
-    def solve(self, position: Array, orientation: Array, start: Array) -> Array:
+    def solve(self, position: Array, orientation: Array, start: Array, pulls: int = 25) -> Array:
         """Joints (..., 7) for tool poses (..., 3) and (..., 3, 3), near those of ``start`` (..., 7).
 
-        Those of the nearest pose found if it is out of reach.
+        Those of the nearest pose found if it is out of reach. The first ``pulls`` iterations also approach the rest
+        posture.
         """
         q = start
-        for i in range(12):
-            dq = self._differential(q, position, orientation, reach=0.3, turn=0.8, pull=0.4 if i < 6 else 0.0)
+        for i in range(pulls + 8):
+            dq = self._differential(q, position, orientation, reach=0.15, turn=0.6, pull=0.1 if i < pulls else 0.0)
             q = q + dq
-            if i >= 6 and np.abs(dq).max() < 1e-3:
+            if i >= pulls and np.abs(dq).max() < 1e-3:
                 break
         return q
 
@@ -241,21 +237,22 @@ class Arm:
         error = np.concatenate((_at_most(reach, position - point), _at_most(turn, rotation)), axis=-1) * _WEIGHTS
         jacobian *= _WEIGHTS[:, None]
         low, high = self._low - q, self._high - q
-        free = np.ones(q.shape, bool)
+        free, j = np.ones(q.shape, bool), jacobian
         given = pull * (_REST - q)  # the freedom that is left, and what the joints that stopped at a limit still move
         for _ in range(3):
-            j = jacobian * free[..., None, :]
             transpose = j.swapaxes(-1, -2)
             rest = error[..., None] - jacobian @ given[..., None]
-            dq = given + (transpose @ np.linalg.solve(j @ transpose + _DAMPING, rest))[..., 0]
-            outside = free & ((dq < low) | (dq > high))
+            wanted = given + (transpose @ np.linalg.solve(j @ transpose + _DAMPING, rest))[..., 0]
+            dq = np.minimum(np.maximum(wanted, low), high)
+            outside = free & (dq != wanted)
             if not outside.any():
                 break
-            given = np.where(outside, np.clip(dq, low, high), given)
+            given = np.where(outside, dq, given)
             free &= ~outside
-        return np.clip(dq, low, high)
+            j = jacobian * free[..., None, :]
+        return dq
 
 
 def _at_most(length: float, vectors: Array) -> Array:
     """Vectors (..., 3), the longer ones shortened."""
-    return vectors * np.minimum(1.0, length / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-9))
+    return vectors * np.minimum(1.0, length / (np.sqrt((vectors * vectors).sum(-1, keepdims=True)) + 1e-9))
