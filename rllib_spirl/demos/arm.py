@@ -66,7 +66,7 @@ class Arm:
 
     def __init__(self, env: KitchenEnv, pace: float) -> None:
         model = env.model
-        self.data, self._env, self._model = env.data, env, model
+        self.data, self._env = env.data, env
         self._fastest = _FASTEST * pace
         self._low = np.maximum(model.jnt_range[:7, 0], [-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9]) + _MARGIN
         self._high = np.minimum(model.jnt_range[:7, 1], [2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9]) - _MARGIN
@@ -108,49 +108,46 @@ class Arm:
         Takes the option, and the way-point to it, that cost the fewest steps and collisions; returns its index.
         Collisions count as far as the second pose, after which things are moved.
         """
-        start = self.joints
+        count, start = len(options), self.joints
+        # Each option twice: its inverse kinematics from where the arm is, and from the rest posture.
         points, turns = (np.array([[pose[i] for pose in poses] for poses in options] * 2) for i in range(2))
-        q = np.repeat([start, _REST], len(options), axis=0)
-        stops, missed = [np.broadcast_to(start, q.shape)], 0.0
-        for point, turn in zip(points.swapaxes(0, 1), turns.swapaxes(0, 1), strict=True):
-            q = self.solve(point, turn, q, pulls=5 if len(stops) > 1 else 25)
+        stops, q, missed = [np.tile(start, (2 * count, 1))], np.repeat([start, _REST], count, axis=0), 0.0
+        for k in range(points.shape[1]):
+            q = self.solve(points[:, k], turns[:, k], q, iterations=8 if k else 20)
             stops.append(q)
-            missed = missed + self._missed(q, point, turn)
+            missed = missed + self._missed(q, points[:, k], turns[:, k])
         ways = np.stack(stops, axis=1)
-        costs = self._steps(ways) + missed + [self._collisions(way, np.inf) for way in ways[:, 1:3]]
-        best, chosen = self._cheapest(ways[:, :2], costs, np.inf)
-        route = ways[chosen, 1:2]
-        hindered = [i for i in np.argsort(costs)[:_DETOURED] if costs[i] + 1.0 < best]
+        after = self._steps(ways[:, 1:]) + missed + [self._collisions(way) for way in ways[:, 1:3]]
+        ways = ways[:, :2]
+        best, chosen, route = self._cheapest(ways, after)
+        direct = self._steps(ways) + after
+        hindered = [i for i in np.argsort(direct)[:_DETOURED] if direct[i] + 1.0 < best]
         if hindered:
-            which = np.repeat(hindered, len(_DETOURS))
-            offsets = np.tile(_DETOURS, (len(hindered), 1))
-            via = self.solve(
-                (self.tool + points[which, 0]) / 2 + offsets, turns[which, 0], ways[which, :2].mean(1), pulls=8
-            )
-            longer = np.insert(ways[which, :2], 1, via, axis=1)
-            extra = self._steps(longer) - self._steps(ways[which, :2])
-            best, i = self._cheapest(longer, costs[which] + extra, best)
-            if i is not None:
-                chosen, route = which[i], longer[i, 1:]
-        for way_point in route[:-1]:
+            which, offsets = np.repeat(hindered, len(_DETOURS)), np.tile(_DETOURS, (len(hindered), 1))
+            middle = (self.tool + points[which, 0]) / 2 + offsets
+            via = self.solve(middle, turns[which, 0], ways[which].mean(1), iterations=11)
+            cost, i, detour = self._cheapest(np.insert(ways[which], 1, via, axis=1), after[which], best)
+            if cost < best:
+                chosen, route = int(which[i]), detour
+        for way_point in route[1:-1]:
             yield from self._go(way_point, fingers, tolerance=2.0)
         yield from self._go(route[-1], fingers, tolerance=1.0)
-        return chosen % len(options)
+        return chosen % count
 
-    def _cheapest(self, ways: Array, costs: Array, best: float) -> tuple[float, int | None]:
-        """The least of ``costs`` (W,) plus collisions along ``ways`` (W, stops, 7), and whose it is.
+    def _cheapest(self, ways: Array, after: Array, limit: float = np.inf) -> tuple[float, int, Array]:
+        """Of ways (W, stops, 7) the one that costs the fewest steps and collisions, with ``after`` (W,) added.
 
-        ``best`` and None if none is less than that. In order of costs, so that few ways are searched for collisions,
-        which takes the longest.
+        Its cost, its index and itself; any of them with the cost ``limit`` if none costs less. They are taken in order
+        of their steps, so that few are searched for collisions, which takes the longest.
         """
-        chosen = None
+        best, chosen, costs = limit, 0, self._steps(ways) + after
         for i in np.argsort(costs):
             if costs[i] >= best:
                 break
             cost = costs[i] + self._collisions(ways[i], best - costs[i])
             if cost < best:
-                best, chosen = cost, int(i)
-        return best, chosen
+                best, chosen = float(cost), int(i)
+        return best, chosen, ways[chosen]
 
     def _go(self, goal: Array, fingers: float, tolerance: float) -> Motion:
         """Straight in joint space until ``tolerance`` steps before the goal, or until the arm is stuck."""
@@ -173,11 +170,8 @@ class Arm:
         """How many steps ways (..., stops, 7) take (...)."""
         return (np.abs(np.diff(ways, axis=-2)) / self._fastest).max(-1).sum(-1)
 
-    def _collisions(self, way: Array, limit: float) -> float:
-        """Cost, in steps, of coming too near to things on a way (stops, 7), straight between stops.
-
-        Of a way that costs more than ``limit`` only the first part counts.
-        """
+    def _collisions(self, way: Array, limit: float = np.inf) -> float:
+        """Cost, in steps, of coming too near to things on a way (stops, 7); above ``limit``, that of its first part."""
         model, data, total = self._wide, self._wide_data, 0.0
         data.qpos[:] = self.data.qpos
         for a, b in itertools.pairwise(way):
@@ -213,18 +207,14 @@ class Arm:
                 fingers() if callable(fingers) else fingers,
             )
 
-    def solve(self, position: Array, orientation: Array, start: Array, pulls: int = 25) -> Array:
+    def solve(self, position: Array, orientation: Array, start: Array, iterations: int = 20) -> Array:
         """Joints (..., 7) for tool poses (..., 3) and (..., 3, 3), near those of ``start`` (..., 7).
 
-        Those of the nearest pose found if it is out of reach. The first ``pulls`` iterations also approach the rest
-        posture.
+        The nearest ones found if a pose is out of reach. All but the last iterations approach the rest posture too.
         """
         q = start
-        for i in range(pulls + 8):
-            dq = self._differential(q, position, orientation, reach=0.15, turn=0.6, pull=0.1 if i < pulls else 0.0)
-            q = q + dq
-            if i >= pulls and np.abs(dq).max() < 1e-3:
-                break
+        for left in reversed(range(iterations)):
+            q = q + self._differential(q, position, orientation, reach=0.15, turn=0.6, pull=0.15 if left > 2 else 0.0)
         return q
 
     def _differential(

@@ -61,7 +61,7 @@ class SerialArm:
         return point, turn, np.concatenate((linear, axes), axis=-1).swapaxes(-1, -2)
 
     def _chain(self, q: Array) -> tuple[Array, Array, Array]:
-        """Point, orientation, and T_1 ... T_i for each joint i (..., n, 4, 4); T_i leaves that joint's line in place."""
+        """Point, orientation, and T_1 ... T_i (..., n, 4, 4) for each joint i; T_i leaves its line in place."""
         angle = (q - self._reference)[..., None, None]
         frames = self._still + np.cos(angle) * self._even + np.sin(angle) * self._odd
         for i in range(1, frames.shape[-3]):
