@@ -201,11 +201,10 @@ class Arm:
             pose = path()
             if pose is None:
                 return
-            dq = self._differential(self.joints, *pose, reach=speed * _STEP, turn=2.5 * _STEP, pull=0.02)
-            yield (
-                self.joints + dq / max(1.0, np.max(np.abs(dq) / (hurry * self._fastest))),
-                fingers() if callable(fingers) else fingers,
-            )
+            q = self.joints
+            dq = self._differential(q, *pose, reach=speed * _STEP, turn=2.5 * _STEP, pull=0.02)
+            slower = max(1.0, (np.abs(dq) / (hurry * self._fastest)).max())
+            yield q + dq / slower, fingers() if callable(fingers) else fingers
 
     def solve(self, position: Array, orientation: Array, start: Array, iterations: int = 20) -> Array:
         """Joints (..., 7) for tool poses (..., 3) and (..., 3, 3), near those of ``start`` (..., 7).
