@@ -111,11 +111,12 @@ class Arm:
         count, start = len(options), self.joints
         # Each option twice: its inverse kinematics from where the arm is, and from the rest posture.
         points, turns = (np.array([[pose[i] for pose in poses] for poses in options] * 2) for i in range(2))
-        stops, q, missed = [np.tile(start, (2 * count, 1))], np.repeat([start, _REST], count, axis=0), 0.0
+        stops, missed = [np.tile(start, (2 * count, 1))], np.zeros(2 * count)
+        q = np.repeat([start, _REST], count, axis=0)
         for k in range(points.shape[1]):
             q = self.solve(points[:, k], turns[:, k], q, iterations=8 if k else 20)
             stops.append(q)
-            missed = missed + self._missed(q, points[:, k], turns[:, k])
+            missed += self._missed(q, points[:, k], turns[:, k])
         ways = np.stack(stops, axis=1)
         after = self._steps(ways[:, 1:]) + missed + [self._collisions(way) for way in ways[:, 1:3]]
         ways = ways[:, :2]
