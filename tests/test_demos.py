@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 
 from rllib_spirl.demos.arm import Arm, hand
+from rllib_spirl.demos.kinematics import SerialArm
 from rllib_spirl.demos.kitchen import demonstrate
-from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, positions_of, relabel
+from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, load_model, positions_of, relabel
 from rllib_spirl.errors import UserError
 
 
@@ -100,6 +102,35 @@ def test_inverse_kinematics_reaches_the_pose() -> None:
     np.testing.assert_allclose(arm.tool, target, atol=1e-3)
 
 
+def test_inverse_kinematics_of_several_poses_is_that_of_each() -> None:
+    env = KitchenEnv()
+    env.reset(seed=0)
+    arm = Arm(env, pace=1.0)
+    points, turns = np.array([[-0.4, 0.5, 2.2], [0.1, 0.6, 2.4]]), np.array([hand(0.2, 0.3), hand(-0.2, 0.0)])
+    joints = arm.solve(points, turns, np.tile(arm.joints, (2, 1)))
+    each = [arm.solve(point, turn, arm.joints) for point, turn in zip(points, turns, strict=True)]
+    np.testing.assert_allclose(joints, each, atol=1e-9)
+
+
+def test_kinematics_are_those_of_mujoco() -> None:
+    model, offset = load_model(), 0.035
+    data, jacobian = mujoco.MjData(model), np.zeros((2, 3, model.nv))
+    low, high = model.jnt_range[:7].T
+    joints = np.random.default_rng(0).uniform(low, high, (50, 7))
+    kinematics = SerialArm(model, "end_effector", joints=7, offset=offset)
+    points, turns, jacobians = kinematics.jacobian(joints)
+    for q, point, turn, found in zip(joints, points, turns, jacobians, strict=True):
+        data.qpos[:7] = q
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        site = data.site("end_effector")
+        np.testing.assert_allclose(turn, site.xmat.reshape(3, 3), atol=1e-9)
+        np.testing.assert_allclose(point, site.xpos + offset * turn[:, 2], atol=1e-9)
+        mujoco.mj_jac(model, data, jacobian[0], jacobian[1], point, model.site("end_effector").bodyid[0])
+        np.testing.assert_allclose(found, jacobian[:, :, :7].reshape(6, 7), atol=1e-9)
+        np.testing.assert_allclose(kinematics.pose(q)[0], point, atol=1e-12)
+
+
 def test_benchmark_prints_one_json_line() -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "demos.py"
     command = [sys.executable, str(script), "kitchen", "--chains", "2", "--length", "1", "--seed", "1"]
@@ -108,3 +139,4 @@ def test_benchmark_prints_one_json_line() -> None:
     assert result["chains"] == 2
     assert set(result["subtask_success"]) == set(SUBTASKS)
     assert result["cpu_seconds"] > 0
+    assert 0 < result["of_physics"] < 1.5
