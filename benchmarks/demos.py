@@ -14,13 +14,12 @@ import time
 import mujoco
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from rllib_spirl.data import Episode
 from rllib_spirl.demos import block_stacking as stacking
 from rllib_spirl.demos.kitchen import Demonstration, demonstrate
 from rllib_spirl.envs.kitchen import SUBSTEPS, SUBTASKS, KitchenEnv
+from rllib_spirl.progress import track
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -32,19 +31,19 @@ def _main() -> None:
 
 @app.command()
 def kitchen(
-    chains: int = typer.Option(100, help="Number of demonstrations."),
-    long: bool = typer.Option(False, "--long", help="Four times as many."),
+    chains: int = typer.Option(60, help="Number of demonstrations."),
+    long: bool = typer.Option(False, "--long", help="Five times as many."),
     length: int = typer.Option(4, help="Subtasks in each, drawn at random without repetition."),
     seed: int = typer.Option(7, help="Of the orders; demonstration i has seed + i."),
     noise: float = typer.Option(0.05, help="Standard deviation of the action noise."),
 ) -> None:
     """Random chains of kitchen subtasks."""
     rng = np.random.default_rng(seed)
-    chains *= 4 if long else 1
+    chains *= 5 if long else 1
     demos: list[tuple[list[str], Demonstration]] = []
     seconds = np.empty((chains, 2))  # of a demonstration, and of its physics
     demonstrate(["kettle"], seed)  # loads the model
-    for i in track(range(chains), "Demonstrating", console=Console(stderr=True)):
+    for i in track(range(chains), "demonstrating", total=chains):
         order = [str(name) for name in rng.choice(list(SUBTASKS), length, replace=False)]
         start = time.process_time()
         demo = demonstrate(order, seed + i, noise)
@@ -92,7 +91,7 @@ def block_stacking(
     start = time.process_time()
     demos = [
         stacking.demonstrate(blocks, stacks, seed + i, noise)
-        for i in track(range(episodes), "Demonstrating", console=Console(stderr=True))
+        for i in track(range(episodes), "demonstrating", total=episodes)
     ]
     cpu = time.process_time() - start
 
