@@ -228,7 +228,7 @@ def test_a_checkpoint_whose_skills_are_damaged(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    skills = checkpoint.parent / "skills"
+    skills = checkpoint / "skills"
     shutil.rmtree(skills, ignore_errors=True)
     shutil.copytree(material / damaged, skills)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
@@ -241,7 +241,7 @@ def test_a_checkpoint_whose_skills_are_damaged(
 
 @pytest.fixture(scope="module")
 def checkpoint(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of SPiRL whose skills lie beside it."""
+    """A checkpoint of SPiRL."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(material / "skills", folder / "skills")
     program = (
