@@ -23,6 +23,7 @@ from rllib_spirl.evaluation.runs import read_runs
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MILESTONES = (10_000, 25_000, 50_000, 100_000, 150_000, 200_000, 600_000, 750_000)
+COMMITS = "commits"
 PACKAGES = ("rllib_spirl", "ray", "torch", "mujoco", "gymnasium")
 
 
@@ -95,8 +96,10 @@ def numbers(values: np.ndarray) -> list[float | None]:
 
 
 def provenance(curve: Curve, command: list[str]) -> dict[str, Any]:
-    """How a run was made."""
+    """How a run was made, with the commits of this repository that it was begun and gone on at."""
+    commits = curve.trial.parent.parent / COMMITS
     return {
+        "commits": commits.read_text().split() if commits.exists() else [],
         "episodes": int(curve.episodes[-1]) if np.isfinite(curve.episodes[-1]) else None,
         "command": shlex.join(command),
         "versions": {package: version(package) for package in PACKAGES},
@@ -117,6 +120,13 @@ def keep(file: Path, records: list[dict[str, Any]]) -> None:
     file.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 
 
+def commit() -> str:
+    """The commit that the code is at, with a + behind it where files of the package differ from that."""
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "rllib_spirl", "tuned_examples"], cwd=ROOT)
+    return f"{head.stdout.strip() or 'unknown'}{'+' if changed.returncode == 1 else ''}"
+
+
 def train(spec: Experiment, storage: Path, seed: int, steps: int | None, settings: list[str]) -> list[str]:
     """One run, unless it is done; its output goes to ``log.txt``. Returns its command."""
     metric, given = next(iter(spec.stop.items()))
@@ -133,6 +143,8 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int | None, setting
     storage.mkdir(parents=True, exist_ok=True)
     (storage / "made").write_text(made)
     resume = ["--resume"] if (storage / spec.name).exists() else []
+    with (storage / COMMITS).open("a") as commits:
+        commits.write(f"{commit()}\n")
     here = [sys.executable, "-m", "rllib_spirl.cli.rllib", *command[1:], "--set", f"storage_path={storage}", *resume]
     print(f"{storage}/log.txt", file=sys.stderr)
     with (storage / "log.txt").open("a") as log:

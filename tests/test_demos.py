@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from rllib_spirl.demos.arm import Arm, hand
-from rllib_spirl.demos.kinematics import SerialArm
+from rllib_spirl.demos.arm import Arm
+from rllib_spirl.demos.kinematics import SerialArm, hand
 from rllib_spirl.demos.kitchen import demonstrate
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, load_model, positions_of, relabel
 from rllib_spirl.errors import UserError

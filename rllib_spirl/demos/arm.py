@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from rllib_spirl.demos.kinematics import Array, SerialArm, cross
+from rllib_spirl.demos.kinematics import Array, SerialArm
 from rllib_spirl.envs.kitchen import SUBSTEPS, KitchenEnv
 from rllib_spirl.envs.rendering import mujoco
 
@@ -32,18 +32,6 @@ _MISS_COST = 300.0  # steps per metre
 _DETOURS = np.array([(0, -1, 0), (0, -2, 0), (0, -3, 0), (0, -1, 1.2), (0, 0, 2), (0, -1, -1.2), (0, -2, -2)]) / 10
 _DETOURS = np.concatenate((_DETOURS, np.array([(-12, -10, 0), (12, -10, 0), (12, -20, -15)]) / 100))
 _MARGIN = 0.02  # kept from joint limits
-
-
-def hand(yaw: float, pitch: float, roll: float = 0.0) -> Array:
-    """Orientation (3, 3) of a hand that points forward (+y), turned by yaw (left), pitch (down), and roll.
-
-    Columns: the hand's up, the direction in which the fingers open (horizontal without roll), and where it points.
-    """
-    opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-    pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
-    up = cross(opening, pointing)
-    opening = np.cos(roll) * opening + np.sin(roll) * up
-    return np.stack((cross(opening, pointing), opening, pointing), axis=1)
 
 
 @functools.cache

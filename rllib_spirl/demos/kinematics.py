@@ -14,6 +14,18 @@ def cross(a: Array, b: Array) -> Array:
     return a[..., _NEXT] * b[..., _LAST] - a[..., _LAST] * b[..., _NEXT]
 
 
+def hand(yaw: float, pitch: float, roll: float = 0.0) -> Array:
+    """Orientation (3, 3) of a hand that points forward (+y), turned by yaw (left), pitch (down), and roll.
+
+    Columns: the hand's up, the direction in which the fingers open (horizontal without roll), and where it points.
+    """
+    opening = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+    pointing = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
+    up = cross(opening, pointing)
+    opening = np.cos(roll) * opening + np.sin(roll) * up
+    return np.stack((cross(opening, pointing), opening, pointing), axis=1)
+
+
 class SerialArm:
     """The pose of a point of the hand as a product of exponentials, read once from a model of hinge joints.
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose, hand
+from rllib_spirl.demos.arm import CLOSED, OPEN, Arm, Motion, Pose
+from rllib_spirl.demos.kinematics import hand
 from rllib_spirl.demos.recorder import Recorder
 from rllib_spirl.envs.kitchen import SUBTASKS, KitchenEnv, Progress, check_tasks, positions_of
 
