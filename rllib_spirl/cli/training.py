@@ -21,7 +21,7 @@ from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.metrics import missing, results_known
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError, one_line
-from rllib_spirl.progress import watch
+from rllib_spirl.progress import tell, watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
@@ -85,8 +85,10 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
     config = algorithms.validate(experiment, space, without_skills=resume)
     if local:
         _check_resources(experiment, config)
-    if not experiment.stop and experiment.time_budget_s is None:
+    end = ", ".join(f"{metric} {value:,.10g}" for metric, value in experiment.stop.items())
+    if not end and experiment.time_budget_s is None:
         console().print(f"{experiment.name}: no 'stop:' is given; it trains until Ctrl-C", highlight=False)
+    tell(f"training {experiment.name}{f' to {end}' if end else ''}, into {directory(experiment)}")
 
     # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
