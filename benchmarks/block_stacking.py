@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from learning import RESULTS, learn, numbers
+from learning import RESULTS, Method, learn, numbers
 
 from rllib_spirl.evaluation.curve import Curve
 
@@ -25,22 +25,15 @@ def main(
     steps: int | None = None,
     folder: Path = Path("~/rllib_spirl_runs"),
     settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
-    name: str | None = None,
+    name: str = "",
     jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
 ) -> None:
     """Train, then aggregate."""
-    learn(
-        example,
-        name or experiment or example,
-        range(first, first + seeds),
-        steps,
-        folder,
-        settings,
-        jobs,
-        experiment=experiment,
-        record=record,
-        results=RESULTS / "block_stacking.json",
+    numbers_of_seeds = list(range(first, first + seeds))
+    method = Method(
+        example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
     )
+    learn([method], folder, jobs, record=record, results=RESULTS / "block_stacking.json")
 
 
 def record(name: str, curve: Curve) -> dict[str, Any]:

@@ -7,6 +7,7 @@ again. Writes the report (curves, tables, pictures) to ``benchmarks/results/NAME
 python benchmarks/kitchen.py --seeds 5
 python benchmarks/kitchen.py --seeds 5 --example kitchen_human
 python benchmarks/kitchen.py --seeds 3 --example kitchen_baselines --experiment flat_prior
+python benchmarks/kitchen.py --queue benchmarks/kitchen_queue.yaml --jobs 2
 python benchmarks/kitchen.py --seeds 3 --steps 50000 --name "delta 5" --set config.target_divergence=5
 """
 
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from learning import RESULTS, learn, numbers
+from learning import RESULTS, Method, learn, numbers
 
 from rllib_spirl.evaluation.curve import Curve
+from rllib_spirl.yaml_text import parse_file
 
 
 def main(
@@ -27,23 +29,17 @@ def main(
     steps: int | None = None,
     folder: Path = Path("~/rllib_spirl_runs"),
     settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
-    name: str | None = None,
+    name: str = "",
     jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
+    queue: Path | None = typer.Option(None, help="A YAML list of methods, see learning.Method, instead of one."),
 ) -> None:
     """Train, then aggregate."""
-    learn(
-        example,
-        name or experiment or example,
-        range(first, first + seeds),
-        steps,
-        folder,
-        settings,
-        jobs,
-        experiment=experiment,
-        record=record,
-        results=RESULTS / "kitchen.json",
-        published=True,
+    numbers_of_seeds = list(range(first, first + seeds))
+    one = Method(
+        example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
     )
+    methods = [Method.model_validate(values) for values in parse_file(queue)] if queue else [one]
+    learn(methods, folder, jobs, record=record, results=RESULTS / "kitchen.json", published=True)
 
 
 def record(name: str, curve: Curve) -> dict[str, Any]:

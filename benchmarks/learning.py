@@ -4,15 +4,17 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from common import report
+from pydantic import BaseModel, ConfigDict
 
 from rllib_spirl.cli.experiment import Experiment, load
 from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
@@ -27,67 +29,95 @@ COMMITS = "commits"
 PACKAGES = ("rllib_spirl", "ray", "torch", "mujoco", "gymnasium")
 
 
+class Method(BaseModel):
+    """One row of a comparison: an experiment of tuned_examples with its changes, on several seeds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    example: str
+    """Name of a file in tuned_examples."""
+    experiment: str | None = None
+    """Which of the file's experiments, if it is not called like the file."""
+    name: str = ""
+    """The method's, in reports and results; by default the experiment's."""
+    seeds: list[int]
+    steps: int | None = None
+    """Low-level environment steps, instead of the example's."""
+    settings: list[str] = []
+    """``path.to.key=value``, as for ``rllib train file --set``."""
+
+    @property
+    def title(self) -> str:
+        return self.name or self.experiment or self.example
+
+
 def learn(
-    example: str,
-    name: str,
-    seeds: range,
-    steps: int | None,
+    methods: Sequence[Method],
     folder: Path,
-    settings: list[str],
     jobs: int,
     *,
-    experiment: str | None,
     record: Callable[[str, Curve], dict[str, Any]],
     results: Path,
     published: bool = False,
 ) -> None:
-    """Train ``example`` on every seed, write its report to ``RESULTS/name`` and its runs into ``results``, print JSON.
+    """Train methods on their seeds, write a report of each to ``RESULTS/title`` and print JSON.
+
+    Runs of the first seed of every method come first. A run's evaluations go into ``results`` as soon as it has ended.
 
     Args:
-        example: Name of a file in tuned_examples.
-        name: The method's, in the report and the results.
-        steps: Low-level environment steps, instead of the example's.
+        methods: What to train.
         folder: Of runs; finished ones are not repeated and interrupted ones go on.
-        settings: ``path.to.key=value``, as for ``rllib train file --set``.
         jobs: Runs at a time. Several have their env runner in their own process: on as many cores as jobs that takes
             less time in all, because no core waits for another.
-        experiment: Which of the file's experiments, if it is not called like the file.
-        record: What to keep of a run of this name.
+        record: What to keep of a run of this title.
         results: JSON file to which the runs are added, in the place of those of the same method, task and seed.
-        published: Whether the papers' kitchen curves belong into the picture.
+        published: Whether the papers' kitchen curves belong into the pictures.
     """
-    [spec] = load(ROOT / f"tuned_examples/{example}.yaml", only=[experiment or example])
-    runs = {seed: folder.expanduser() / name / f"seed-{seed}" for seed in seeds}
-    if jobs > 1:
-        settings = [*settings, "config.num_env_runners=0"]
-        if spec.skills:  # made once, not by every run at the same time
-            subprocess.run(
-                [sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", spec.skills["data"]], cwd=ROOT
-            )
+    specs = {
+        m.title: load(ROOT / f"tuned_examples/{m.example}.yaml", only=[m.experiment or m.example])[0] for m in methods
+    }
+    one_process = ["config.num_env_runners=0"] if jobs > 1 else []
+    if jobs > 1:  # data are made once, not by every run at the same time
+        for data in dict.fromkeys(spec.skills["data"] for spec in specs.values() if spec.skills):
+            subprocess.run([sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", data], cwd=ROOT, check=True)
+    lock = Lock()
+
+    def run(task: tuple[int, int, Method]) -> None:
+        _, seed, method = task
+        storage = folder.expanduser() / method.title / f"seed-{seed}"
+        settings = [*method.settings, *one_process]
+        command = train(specs[method.title], storage, seed, method.steps, settings)
+        with lock:
+            [curve] = read_runs([f"{method.title}={storage}"])
+            keep(results, [record(method.title, curve) | provenance(curve, command)])
+
+    tasks = [(place, seed, method) for method in methods for place, seed in enumerate(method.seeds)]
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda run: train(spec, run[1], run[0], steps, settings), runs.items())
-        commands = dict(zip(runs, done, strict=True))
-    found = [f"{name}={path}" for path in runs.values()]
-    write_report(found, RESULTS / name, published=published)
+        list(pool.map(run, sorted(tasks, key=lambda task: task[0])))
+    summaries = [summarize(method, folder.expanduser() / method.title, published) for method in methods]
+    report(summaries[0] if len(summaries) == 1 else {"name": "methods", "methods": summaries})
+
+
+def summarize(method: Method, folder: Path, published: bool) -> dict[str, Any]:
+    """Write the report of a method's runs below ``folder``; its figures."""
+    found = [f"{method.title}={folder}/seed-{seed}" for seed in method.seeds]
+    write_report(found, RESULTS / method.title, published=published)
     curves = read_runs(found)
     metric = choose_metric(curves)
-    curve = aggregate(name, curves, metric)
-    keep(results, [record(name, c) | provenance(c, commands[c.seed or 0]) for c in curves])
+    curve = aggregate(method.title, curves, metric)
     milestones = {str(step): curve.at(step) for step in MILESTONES}
-    report(
-        {
-            "name": f"{name}: {METRICS[metric]}, IQM over seeds",
-            "seeds": len(found),
-            "skill_models": len({run.skill_checkpoint for run in curve.runs}),
-            "env_steps": numbers(curve.steps),
-            "iqm": numbers(curve.iqm),
-            "ci_low": numbers(curve.low),
-            "ci_high": numbers(curve.high),
-            "lowest": numbers(np.nanmin(curve.values, axis=0)),
-            "at": {step: round(float(curve.iqm[i]), 3) for step, i in milestones.items() if i is not None},
-            "settings": settings,
-        }
-    )
+    return {
+        "name": f"{method.title}: {METRICS[metric]}, IQM over seeds",
+        "seeds": len(found),
+        "skill_models": len({run.skill_checkpoint for run in curve.runs}),
+        "env_steps": numbers(curve.steps),
+        "iqm": numbers(curve.iqm),
+        "ci_low": numbers(curve.low),
+        "ci_high": numbers(curve.high),
+        "lowest": numbers(np.nanmin(curve.values, axis=0)),
+        "at": {step: round(float(curve.iqm[i]), 3) for step, i in milestones.items() if i is not None},
+        "settings": method.settings,
+    }
 
 
 def numbers(values: np.ndarray) -> list[float | None]:
