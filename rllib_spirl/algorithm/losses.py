@@ -3,8 +3,12 @@
 Shapes: B batch, Z latent, E critics. α is the temperature, δ the target divergence, in nats summed over z.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.distributions import Normal
+from torch.nn import functional as F
 
 
 def residual_kl(mean: Tensor, log_std: Tensor) -> Tensor:
@@ -13,6 +17,20 @@ def residual_kl(mean: Tensor, log_std: Tensor) -> Tensor:
     KL = Σ_z ½ (mean² + e^{2·log_std} − 1) − log_std
     """
     return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(-1)
+
+
+def uniform_divergence(policy: Normal, u: Tensor) -> Tensor:
+    """An estimate of KL(π ‖ U), (B,), by a sample u ~ π, (B, Z): of tanh(u) to the uniform distribution over (−1, 1)^Z.
+
+    KL = E[log π(u) − Σ_z log ½ (1 − tanh²u)] = Z log 2 − the entropy of tanh(u), which maximum-entropy SAC is about.
+    """
+    log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # log (1 − tanh²u)
+    return (policy.log_prob(u) - log_slope + math.log(2)).sum(-1)
+
+
+def cloning_loss(policy: Normal, z: Tensor) -> Tensor:
+    """−mean_B log π(z|s) of the skills z (B, Z) that were taken; a scalar."""
+    return -policy.log_prob(z).sum(-1).mean()
 
 
 def q_target(
@@ -56,9 +74,9 @@ def conservative_loss(policy_q: Tensor, prior_q: Tensor, data_q: Tensor) -> Tens
     return (torch.logaddexp(policy_q, prior_q) - data_q).mean(-1).sum()
 
 
-def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
-    """mean_B [α KL(π ‖ p_a) − min_E Q(s, z)], z reparameterised: (E, B), (B,), scalar to a scalar. Equation (7)."""
-    return (alpha * kl - q.min(0).values).mean()
+def policy_loss(value: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
+    """mean_B [α KL(π ‖ p_a) − Q(s, z)], z reparameterised: (B,), (B,), scalar to a scalar. Equation (7)."""
+    return (alpha * kl - value).mean()
 
 
 def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor) -> Tensor:

@@ -33,14 +33,18 @@ class NumpyStates:
 class SkillDecoder:
     """Runs skills one low-level step at a time.
 
-    ``start(z)`` begins a skill; ``act(state)`` then gives its next action, (A,), not clipped. The open-loop decoder
-    computes all H actions at the start and ignores the states. The model must be on the CPU.
+    ``start(z)`` begins a skill; ``act(state)`` then gives its next action, (A,), not clipped. Without a closed loop all
+    H actions are known at the start, and the states are ignored. The model must be on the CPU.
     """
 
     def __init__(self, model: SkillModel) -> None:
-        self._net = NumpyMLP(model.decoder)
         self._horizon = model.config.horizon
         self._plan: Array | None = None
+        self._step = 0
+        self._chunks = model.config.decoder == "identity"
+        if self._chunks:
+            return
+        self._net = NumpyMLP(model.decoder)
         self._closed_loop = model.closed_loop
         weight, self._bias = self._net.weight, self._net.bias
         inputs = weight.shape[1] - model.config.latent_dim
@@ -54,10 +58,12 @@ class SkillDecoder:
         self._from_state = np.ascontiguousarray(from_state)
         self._from_z = np.ascontiguousarray(weight[:, inputs:])  # what z adds, once per skill
         self._start = self._bias
-        self._step = 0
 
     def start(self, z: Array) -> None:
         """Begin the skill z, (Z,)."""
+        if self._chunks:
+            self._step, self._plan = 0, np.asarray(z, np.float32).reshape(self._horizon, -1)
+            return
         self._start = self._from_z @ np.asarray(z, np.float32) + self._bias
         self._step = 0
         if not self._closed_loop:

@@ -59,6 +59,10 @@ class StateSet(BaseModel):
             normalized[..., self.own :: self.item][(numbers < least) | (numbers > most)] = torch.nan
 
 
+Decoder = Literal["closed_loop", "open_loop", "identity"]
+"""p(a|z, s), which sees the state at each step; p(a|z), as in the paper; or none: z itself is the chunk of H actions."""
+
+
 class SkillModelConfig(BaseModel):
     """What fixes a skill model's shape. It travels in the checkpoint's card."""
 
@@ -72,7 +76,7 @@ class SkillModelConfig(BaseModel):
     action_dim: int = Field(gt=0)
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0)
-    decoder: Literal["closed_loop", "open_loop"] = "closed_loop"
+    decoder: Decoder = "closed_loop"
     hidden: int = Field(default=128, gt=0)
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
@@ -83,6 +87,15 @@ class SkillModelConfig(BaseModel):
             raise ValueError(
                 f"states of {self.state_dim} numbers are not {self.state_set.own} and a number of items of "
                 f"{self.state_set.item}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chunk(self) -> Self:
+        if self.decoder == "identity" and self.latent_dim != self.horizon * self.action_dim:
+            raise ValueError(
+                f"latent_dim {self.latent_dim}: with the identity decoder z is a chunk of {self.horizon} actions of "
+                f"{self.action_dim} numbers"
             )
         return self
 
@@ -199,6 +212,9 @@ class SkillPrior(nn.Module):
 class SkillModel(nn.Module):
     """Encoder q(z|a, s), decoder p(a|z) or p(a|s, z), and skill prior p_a(z|s).
 
+    With the identity decoder a skill is the chunk of actions itself: q(z|a) lies on the chunk, as narrow as Gaussians
+    get here, and what is trained is the prior alone, by how likely it makes the chunks.
+
     The horizon is fixed, so the encoder and the open-loop decoder see the whole window at once instead of step by step:
     the same function class as the paper's LSTMs on windows of H steps, at a fraction of their cost on a CPU.
     """
@@ -209,23 +225,26 @@ class SkillModel(nn.Module):
         self.closed_loop = c.decoder == "closed_loop"
         features, inputs = c.state_encoder() if self.closed_loop else (nn.Identity(), 0)
         self.features = features  # of the encoder and the decoder; the prior has its own
-        encoder_inputs = c.horizon * (c.action_dim + inputs)
-        self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
-        if self.closed_loop:
-            self.decoder = mlp(inputs + c.latent_dim, c.action_dim, hidden=c.hidden, layers=c.layers)
-        else:
-            self.decoder = mlp(c.latent_dim, c.horizon * c.action_dim, hidden=c.hidden, layers=c.layers)
+        if c.decoder != "identity":
+            encoder_inputs = c.horizon * (c.action_dim + inputs)
+            self.encoder = mlp(encoder_inputs, 2 * c.latent_dim, hidden=c.hidden, layers=c.layers)
+            actions = c.action_dim if self.closed_loop else c.horizon * c.action_dim
+            self.decoder = mlp(inputs + c.latent_dim, actions, hidden=c.hidden, layers=c.layers)
         self.prior = SkillPrior(config)
 
     def posterior(self, states: Tensor, actions: Tensor) -> Normal:
         """q(z | window): states (B, H, S) and actions (B, H, A) to a Gaussian over (B, Z)."""
+        if self.config.decoder == "identity":
+            chunk = actions.flatten(1)
+            return gaussian(torch.cat([chunk, torch.full_like(chunk, LOG_STD_MIN)], -1))
         window = torch.cat([self._seen(states), actions], -1) if self.closed_loop else actions
         return gaussian(self.encoder(window.flatten(1)))
 
     def decode(self, z: Tensor, states: Tensor) -> Tensor:
-        """Mean actions (B, H, A) of skills z (B, Z); the open-loop decoder ignores the states (B, H, S)."""
+        """Mean actions (B, H, A) of skills z (B, Z); only the closed-loop decoder sees the states (B, H, S)."""
         if not self.closed_loop:
-            return self.decoder(z).unflatten(-1, (self.config.horizon, self.config.action_dim))
+            plan = z if self.config.decoder == "identity" else self.decoder(z)
+            return plan.unflatten(-1, (self.config.horizon, self.config.action_dim))
         repeated = z.unsqueeze(1).expand(-1, states.shape[1], -1)
         return self.decoder(torch.cat([self._seen(states), repeated], -1))
 

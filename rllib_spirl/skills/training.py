@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rllib_spirl.files import replacing
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.skills.dataset import SkillData, WindowStream
-from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet, skill_loss
+from rllib_spirl.skills.model import Decoder, SkillModel, SkillModelConfig, StateSet, skill_loss
 
 
 class PretrainConfig(BaseModel):
@@ -21,9 +21,9 @@ class PretrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    decoder: Literal["closed_loop", "open_loop"] = "closed_loop"
+    decoder: Decoder = "closed_loop"
     horizon: int = Field(default=10, gt=0)
-    latent_dim: int = Field(default=10, gt=0)
+    latent_dim: int = Field(default=10, gt=0, description="With the identity decoder horizon × action numbers instead.")
     hidden: int = Field(default=128, gt=0)
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
@@ -55,6 +55,8 @@ class PretrainConfig(BaseModel):
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
         names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
         shape = self.model_dump(include=names)
+        if self.decoder == "identity":
+            shape["latent_dim"] = self.horizon * action_dim
         images = self.prior == "images"
         return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, prior_images=images, **shape)
 
