@@ -5,7 +5,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, MEAN_BOUND, ResidualPolicy, SkillPriorRLModule
+from rllib_spirl.algorithm.spirl_rl_module import (
+    LOG_STD_BOUND,
+    MEAN_BOUND,
+    CopiedPolicy,
+    FlowPolicy,
+    ResidualPolicy,
+    SkillPriorRLModule,
+)
 from rllib_spirl.nets import NumpyMLP
 from rllib_spirl.skills.decoder import NumpyStates
 from rllib_spirl.skills.model import LOG_STD_MAX, LOG_STD_MIN, SkillPrior
@@ -26,12 +33,16 @@ class ActingPolicy:
         self._residual = isinstance(policy, ResidualPolicy)
         if isinstance(policy, ResidualPolicy):
             self._policy = _Parameters(module.prior, policy.features, policy.net, of_skills=False)
-        else:
+        elif isinstance(policy, CopiedPolicy):
             self._policy = _prior(policy.net)
         self._prior = None if module.prior.images else _prior(module.prior)
 
     def sample(self, state: NDArray[np.floating], rng: np.random.Generator) -> Array:
         """z ~ π(z|s), (Z,), for an observation (S,) in environment units; see `SkillPrior` for its form."""
+        if isinstance(self._module.policy, FlowPolicy):
+            noise = torch.from_numpy(rng.standard_normal(self._module._around.shape, np.float32))
+            states = torch.as_tensor(np.asarray(state, np.float32))[None]
+            return self._module.choose(self._module.policy, states, noise[:, None])[0][0].numpy()
         mean, std = self._skills(state)
         return mean + std * rng.standard_normal(len(mean), np.float32)
 

@@ -74,9 +74,12 @@ def conservative_loss(policy_q: Tensor, prior_q: Tensor, data_q: Tensor) -> Tens
     return (torch.logaddexp(policy_q, prior_q) - data_q).mean(-1).sum()
 
 
-def policy_loss(value: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
-    """mean_B [α KL(π ‖ p_a) − Q(s, z)], z reparameterised: (B,), (B,), scalar to a scalar. Equation (7)."""
-    return (alpha * kl - value).mean()
+def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor, *, mean: bool = False) -> Tensor:
+    """mean_B [α KL(π ‖ p_a) − min_E Q(s, z)], z reparameterised: (E, B), (B,), scalar to a scalar. Equation (7).
+
+    With ``mean`` the critics' mean counts instead of the least of them, as in RLPD.
+    """
+    return (alpha * kl - (q.mean(0) if mean else q.min(0).values)).mean()
 
 
 def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor) -> Tensor:

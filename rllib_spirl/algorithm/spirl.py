@@ -78,6 +78,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.kl_in_target = False
         self.target_bounds: tuple[float, float] | None = None
         self.conservatism = 0.0
+        self.cloning = 0.0
         self.policy = "residual"
         self.regularize_to = "prior"
         self.prior_spread = 1.0
@@ -86,6 +87,8 @@ class SPiRLConfig(AlgorithmConfig):
         self.critic_hidden = 256
         self.critic_layers = 2
         self.critic_members = 4
+        self.target_members: int | None = None
+        self.policy_value = "least"
         self.critic_layer_norm = True
         self.policy_lr = 3e-4
         self.critic_lr = 3e-4
@@ -129,6 +132,7 @@ class SPiRLConfig(AlgorithmConfig):
         kl_in_target: bool = NotProvided,
         target_bounds: tuple[float, float] | None = NotProvided,
         conservatism: float = NotProvided,
+        cloning: float = NotProvided,
         policy: str = NotProvided,
         regularize_to: str = NotProvided,
         prior_spread: float = NotProvided,
@@ -137,6 +141,8 @@ class SPiRLConfig(AlgorithmConfig):
         critic_hidden: int = NotProvided,
         critic_layers: int = NotProvided,
         critic_members: int = NotProvided,
+        target_members: int | None = NotProvided,
+        policy_value: str = NotProvided,
         critic_layer_norm: bool = NotProvided,
         policy_lr: float = NotProvided,
         critic_lr: float = NotProvided,
@@ -171,15 +177,23 @@ class SPiRLConfig(AlgorithmConfig):
                 time-outs the bootstrapped penalties add up to more than any return.
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
             conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
-            policy: "residual" around the prior, or "copied": a trainable copy of its network, as in the paper.
+            cloning: Weight of behaviour cloning in the policy's loss, see `losses.cloning_loss`; 0 is off.
+            policy: "residual" around the prior; "copied": a trainable copy of its network, as in the paper; or "flow":
+                flow matching that clones the skills in its batches, among whose samples the best by value is taken. A
+                flow has no divergence and no α.
             regularize_to: "prior", or "unit": N(0, I), which makes the entropy term that of maximum-entropy SAC in the
-                space of skills. A residual policy then starts there; a copied one still starts as the prior.
+                space of skills. A residual policy then starts there; a copied one still starts as the prior. "uniform",
+                with a skill_bound: the uniform distribution over bounded z, which is what SAC's entropy of a policy
+                squashed by tanh is about: a target entropy of −Z/2 is a target_divergence of Z (log 2 + 1/2).
             prior_spread: The prior's deviation is multiplied by it. Less than 1 keeps to likelier skills, where the
                 prior's own spread is that of its errors too; a residual policy then starts there.
             policy_hidden, policy_layers: Width and depth of the residual policy.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
+            target_members: In the Q-target the least of so many of the critics counts, drawn anew for each minibatch;
+                None for all.
+            policy_value: What the policy climbs: the "least" of the critics or, as in RLPD, their "mean".
             tau: Polyak coefficient of the target critics.
             policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
             replay_capacity: Skill transitions kept.
@@ -235,13 +249,24 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
         if not 0 <= self.offline_fraction <= 1:
             self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
-        for name in ("warmup_steps", "offline_updates", "conservatism"):
+        for name in ("warmup_steps", "offline_updates", "conservatism", "cloning"):
             if getattr(self, name) < 0:
                 self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if self.policy not in ("residual", "copied"):
-            self._value_error(f"`policy` must be 'residual' or 'copied', got {self.policy!r}.")
-        if self.regularize_to not in ("prior", "unit"):
-            self._value_error(f"`regularize_to` must be 'prior' or 'unit', got {self.regularize_to!r}.")
+        if self.policy not in ("residual", "copied", "flow"):
+            self._value_error(f"`policy` must be 'residual', 'copied' or 'flow', got {self.policy!r}.")
+        if self.policy == "flow" and self.skill_bound is not None:
+            self._value_error("`policy` 'flow' makes skills as they are: leave `skill_bound` out.")
+        if self.regularize_to not in ("prior", "unit", "uniform"):
+            self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
+        if self.regularize_to == "uniform" and self.skill_bound is None:
+            self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
+        if self.policy_value not in ("least", "mean"):
+            self._value_error(f"`policy_value` must be 'least' or 'mean', got {self.policy_value!r}.")
+        if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
+            self._value_error(
+                f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
+                f"{self.target_members}."
+            )
         if self.target_bounds is not None and not (
             isinstance(self.target_bounds, list | tuple)
             and len(self.target_bounds) == 2

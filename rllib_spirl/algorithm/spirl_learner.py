@@ -1,6 +1,7 @@
 """The learner: K gradient steps on one batch of K·B skill transitions."""
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -12,8 +13,16 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 from torch.distributions import Normal
 
-from rllib_spirl.algorithm.losses import conservative_loss, critic_loss, policy_loss, q_target, temperature_loss
-from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.algorithm.losses import (
+    cloning_loss,
+    conservative_loss,
+    critic_loss,
+    policy_loss,
+    q_target,
+    temperature_loss,
+    uniform_divergence,
+)
+from rllib_spirl.algorithm.spirl_rl_module import FlowPolicy, SkillPriorRLModule
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.progress import stage
@@ -29,7 +38,8 @@ class SPiRLLearner(TorchLearner):
         super().build()
         self._env_steps = 0
         keep_freed_memory()
-        self._losses: Callable[..., Any] = Compiled(spirl_loss) if self.config.compile_updates else spirl_loss
+        loss = flow_loss if self.config.policy == "flow" else spirl_loss
+        self._losses: Callable[..., Any] = Compiled(loss) if self.config.compile_updates else loss
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         with pickled_by_name():  # here too: a learner may be in a process of its own
@@ -90,15 +100,20 @@ class SPiRLLearner(TorchLearner):
         self, module_id: str, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor], *, log: bool
     ) -> Tensor:
         delta = divergence_at(self._env_steps, config)
+        # Of a policy's skills; of a flow the first two are for its own loss, the others the next skills' candidates.
+        count = 2 + config.skill_candidates if config.policy == "flow" else 3
         loss, values = self._losses(
             module,
             batch,
-            noise=torch.randn(3, *batch["z"].shape, device=batch["z"].device),
+            noise=torch.randn(count, *batch["z"].shape, device=batch["z"].device),
+            members=self._members(module, config),
             target_divergence=torch.tensor(delta, device=batch["z"].device),
             gamma=config.gamma,
             kl_in_target=config.kl_in_target,
             target_bounds=config.target_bounds,
             conservatism=config.conservatism,
+            cloning=config.cloning,
+            policy_value_mean=config.policy_value == "mean",
         )
         if log:
             # The δ in use: schedules and population-based training change it.
@@ -106,22 +121,33 @@ class SPiRLLearner(TorchLearner):
             self.metrics.log_dict(logged, key=module_id, window=1)
         return loss
 
+    @staticmethod
+    def _members(module: SkillPriorRLModule, config: Any) -> Tensor | None:
+        """The critics whose least value counts in the target, drawn anew for each minibatch; None for all."""
+        if config.target_members is None:
+            return None
+        return torch.randperm(module.critic.members, device=module.log_alpha.device)[: config.target_members]
+
 
 def spirl_loss(
     module: SkillPriorRLModule,
     batch: dict[str, Tensor],
     *,
     noise: Tensor,
+    members: Tensor | None = None,
     target_divergence: Tensor,
     gamma: float,
     kl_in_target: bool,
     target_bounds: tuple[float, float] | None,
     conservatism: float,
+    cloning: float = 0.0,
+    policy_value_mean: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum of critic, policy and temperature losses on a batch with its prior, and values whose means are logged.
 
     Args:
         noise: N(0, 1), (3, B, Z): of the next skills, the policy's and the prior's.
+        members: Which critics count in the target, indices (K,); None for all.
         target_divergence: δ, a scalar.
     """
     states, next_states = batch["states"], batch["next_states"]
@@ -129,7 +155,11 @@ def spirl_loss(
     with torch.no_grad():
         next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
         next_z = next_policy.mean + next_policy.stddev * noise[0]
+        if module.uniform:
+            next_kl = uniform_divergence(next_policy, next_z)
         next_q = module.target_critic(module.inputs(next_states), next_z)
+        if members is not None:
+            next_q = next_q[members]
         penalty = alpha * next_kl if kl_in_target else None
         target = q_target(batch["rewards"], batch["terminated"], next_q, gamma, penalty, target_bounds)
     features = module.critic.features(module.inputs(states))
@@ -139,12 +169,16 @@ def spirl_loss(
     prior = prior_in(batch, "prior")
     policy, kl = module.skills(states, prior)
     z = policy.mean + policy.stddev * noise[1]
+    if module.uniform:
+        kl = uniform_divergence(policy, z)
     policy_q = module.critic.values(features, z, frozen=True)
     if conservatism > 0:
         prior_z = prior.mean + prior.stddev * noise[2]
         rivals = module.critic.values(features, z.detach()), module.critic.values(features, prior_z)
         critic = critic + conservatism * conservative_loss(*rivals, q)
-    actor = policy_loss(policy_q, kl, alpha)
+    actor = policy_loss(policy_q, kl, alpha, mean=policy_value_mean)
+    if cloning > 0:
+        actor = actor + cloning * cloning_loss(policy, batch["z"])
     temperature = temperature_loss(module.log_alpha, kl, target_divergence)
     values = {
         "critic_loss": critic,
@@ -156,6 +190,35 @@ def spirl_loss(
         "q_target": target,
     }
     return critic + actor + temperature, {name: value.detach() for name, value in values.items()}
+
+
+def flow_loss(
+    module: SkillPriorRLModule,
+    batch: dict[str, Tensor],
+    *,
+    noise: Tensor,
+    gamma: float,
+    target_bounds: tuple[float, float] | None,
+    **others: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The critics' and the flow's loss: the next skill is the best of the flow's by value (Li et al. 2025, QC).
+
+    Args:
+        noise: N(0, 1), (2 + N, B, Z): noise and times of the flow's own loss, and for N candidates of the next skill.
+        others: Of `spirl_loss`, which a flow has no use for.
+    """
+    states, z = batch["states"], batch["z"]
+    policy = module.policy
+    assert isinstance(policy, FlowPolicy)
+    _, value = module.choose(policy, batch["next_states"], noise[2:])
+    target = q_target(batch["rewards"], batch["terminated"], value[None], gamma, None, target_bounds)
+    inputs = module.inputs(states)
+    q = module.critic(inputs, z)
+    critic = critic_loss(q, target)
+    times = 0.5 * (1 + torch.erf(noise[1, :, :1] / math.sqrt(2)))  # uniform over (0, 1)
+    actor = policy.loss(inputs, z, noise[0], times)
+    values = {"critic_loss": critic, "policy_loss": actor, "q": q, "q_target": target}
+    return critic + actor, {name: tensor.detach() for name, tensor in values.items()}
 
 
 class Compiled:

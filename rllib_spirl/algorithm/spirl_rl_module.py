@@ -20,6 +20,8 @@ from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 
 # How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
 MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
+# Euler steps from noise to a skill.
+FLOW_STEPS = 10
 # How far from its mean the deterministic policy looks for better skills, in its standard deviations.
 CANDIDATE_SPREAD = 0.5
 
@@ -58,6 +60,34 @@ class CopiedPolicy(nn.Module):
     def forward(self, prior: Normal, raw_states: Tensor) -> tuple[Normal, Tensor]:
         z = self.net(raw_states)
         return z, kl_divergence(z, prior).sum(-1)
+
+
+class FlowPolicy(nn.Module):
+    """π(z|s) by flow matching: noise (…, Z) is carried along dx/dt = v(s, x, t) from t = 0 to 1.
+
+    It clones the skills in its batches. What chooses among its samples is their value, see `SkillPriorRLModule.choose`.
+    """
+
+    def __init__(self, shape: SkillModelConfig, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.features, inputs = shape.state_encoder()
+        self.net = mlp(inputs + shape.latent_dim + 1, shape.latent_dim, hidden=hidden, layers=layers)
+
+    def forward(self, states: Tensor, noise: Tensor) -> Tensor:
+        """Normalised states (B, S) and N(0, I) noise (N, B, Z) to skills (N, B, Z)."""
+        features = self.features(states).expand(*noise.shape[:-1], -1)
+        x = noise
+        for step in range(FLOW_STEPS):
+            x = x + self._velocity(features, x, x.new_full((*x.shape[:-1], 1), step / FLOW_STEPS)) / FLOW_STEPS
+        return x
+
+    def loss(self, states: Tensor, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """mean ‖v(s, (1 − t) x + t z, t) − (z − x)‖² of skills z (B, Z), noise x (B, Z), times t (B, 1); a scalar."""
+        velocity = self._velocity(self.features(states), (1 - t) * noise + t * z, t)
+        return (velocity - (z - noise)).square().mean()
+
+    def _velocity(self, features: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(torch.cat([features, x, t], -1))
 
 
 class CriticEnsemble(nn.Module):
@@ -130,15 +160,19 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         self.latent_dim = latent_dim = card.model.latent_dim
         self.prior = skills.prior
         self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
+        self.uniform = c.get("regularize_to") == "uniform"
         self.prior_spread: float = c.get("prior_spread", 1.0)
-        self.policy: ResidualPolicy | CopiedPolicy
+        self.policy: ResidualPolicy | CopiedPolicy | FlowPolicy
         if c["policy"] == "residual":
             self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"])
+        elif c["policy"] == "flow":
+            self.policy = FlowPolicy(card.model, c["policy_hidden"], c["policy_layers"])
         else:
             self.policy = CopiedPolicy(self.prior)
         # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
-        # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself.
+        # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself. What a flow
+        # makes its skills of.
         around = torch.randn(c["skill_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
         around[0] = 0
         self.register_buffer("_around", around, persistent=False)
@@ -164,6 +198,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
         """Observations (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
 
+        With ``regularize_to: uniform`` the KL to be regularised is another one, see `losses.uniform_divergence`.
+
         Here and below: with a prior over pictures, observations hold what it says of them, see `SkillPrior`.
 
         Args:
@@ -176,14 +212,32 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         """States (B, S) to skills (B, Z): the deterministic policy.
 
         Of the averaged policy's mean and fixed points around it, the skill that the target critics value most. A mean
-        between two good skills can be a bad one, and a robot that only ever takes it stays stuck.
+        between two good skills can be a bad one, and a robot that only ever takes it stays stuck. A flow has no mean:
+        its skills are made of fixed noise.
         """
+        if isinstance(self.averaged_policy, FlowPolicy):
+            noise = self._around[:, None].expand(-1, len(states), -1)
+            return self.choose(self.averaged_policy, states, noise)[0]
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(states))
         candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
         features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
         q = self.target_critic.values(features.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
         best = q.view(len(candidates), -1).argmax(0)
         return candidates[best, torch.arange(len(states))]
+
+    @torch.no_grad()
+    def choose(self, policy: FlowPolicy, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a flow's skills in states (B, S), made of noise (N, B, Z), those that the target critics value most.
+
+        Returns:
+            The skills, (B, Z), and their values, (B,): means over the critics.
+        """
+        inputs = self.inputs(states)
+        z = policy(inputs, noise)
+        features = self.target_critic.features(inputs).expand(len(z), -1, -1)
+        q = self.target_critic.values(features.flatten(0, 1), z.flatten(0, 1)).mean(0).view(len(z), -1)
+        value, best = q.max(0)
+        return z[best, torch.arange(len(states))], value
 
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:

@@ -60,7 +60,7 @@ class StateSet(BaseModel):
 
 
 Decoder = Literal["closed_loop", "open_loop", "identity"]
-"""p(a|z, s), which sees the state at each step; p(a|z), as in the paper; or none: z itself is the chunk of H actions."""
+"""p(a|z, s), which sees the state at each step; p(a|z), as in the paper; or none: z is a chunk of H actions itself."""
 
 
 class SkillModelConfig(BaseModel):
