@@ -1,0 +1,151 @@
+"""Chunks of actions as skills, and the parts of which RLPD and Q-chunking are made."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+
+from rllib_spirl.algorithm.losses import cloning_loss, policy_loss, uniform_divergence
+from rllib_spirl.algorithm.spirl import SPiRLConfig
+from rllib_spirl.algorithm.spirl_rl_module import FlowPolicy
+from rllib_spirl.skills.checkpoint import SkillCard, save_skills
+from rllib_spirl.skills.decoder import SkillDecoder
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig
+from rllib_spirl.skills.training import SkillTrainer
+from tests.conftest import TINY, scan
+
+CHUNKS = SkillModelConfig(state_dim=2, action_dim=2, horizon=3, latent_dim=6, decoder="identity", hidden=16, layers=1)
+
+
+def test_a_chunk_is_its_own_skill() -> None:
+    model = SkillModel(CHUNKS)
+    states, actions = torch.randn(5, 3, 2), torch.rand(5, 3, 2) * 2 - 1
+    q = model.posterior(states, actions)
+    torch.testing.assert_close(q.mean, actions.flatten(1))
+    assert float(q.stddev.max()) < 0.01
+    torch.testing.assert_close(model.decode(q.mean, states), actions)
+    decoder = SkillDecoder(model)
+    for chunk in actions.numpy():
+        decoder.start(chunk.ravel())
+        np.testing.assert_array_equal([decoder.act(np.zeros(2)) for _ in range(3)], chunk)
+    assert not hasattr(model, "decoder")
+
+
+def test_a_chunk_has_as_many_numbers_as_its_actions() -> None:
+    assert TINY.model_copy(update={"decoder": "identity"}).model(2, 2).latent_dim == TINY.horizon * 2
+    with pytest.raises(ValidationError, match="latent_dim 10: with the identity decoder z is a chunk of 10 actions"):
+        SkillModelConfig(state_dim=2, action_dim=2, decoder="identity")
+
+
+def test_divergence_from_uniform_is_the_entropy_of_what_tanh_makes_of_it() -> None:
+    policy = Normal(torch.tensor([[0.3, -2.0, 0.0]]), torch.tensor([[0.5, 1.0, 2.0]]))
+    u = torch.tensor([[0.1, -4.0, 3.0]])
+    squashed = TransformedDistribution(Independent(policy, 1), [TanhTransform(cache_size=1)])
+    expected = squashed.log_prob(torch.tanh(u)) + 3 * math.log(2)  # the uniform density is 1/8
+    torch.testing.assert_close(uniform_divergence(policy, u), expected, rtol=1e-4, atol=1e-4)
+    # An entropy of -1/2 a dimension, as SAC aims at, is this divergence.
+    assert 9 * (math.log(2) + 0.5) == pytest.approx(10.74, abs=0.005)
+
+
+def test_golden_numbers_of_the_policys_loss() -> None:
+    q, kl = torch.tensor([[1.0, 3.0], [2.0, 5.0]]), torch.tensor([4.0, 6.0])
+    assert policy_loss(q, kl, torch.tensor(0.5), mean=True).item() == ((0.5 * 4 - 1.5) + (0.5 * 6 - 4)) / 2
+    cloned = cloning_loss(Normal(torch.zeros(2, 3), torch.ones(2, 3)), torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert cloned.item() == pytest.approx((3 * math.log(2 * math.pi) + 1.5) / 2)
+
+
+def test_a_flow_learns_both_of_two_skills() -> None:
+    """A Gaussian would have its mean between them."""
+    torch.manual_seed(0)
+    flow = FlowPolicy(SkillModelConfig(state_dim=2, action_dim=1, horizon=1, latent_dim=1, decoder="identity"), 32, 2)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
+    states = torch.zeros(128, 2)
+    for _ in range(600):
+        z = torch.where(torch.rand(128, 1) < 0.5, -0.8, 0.8)
+        loss = flow.loss(states, z, torch.randn(128, 1), torch.rand(128, 1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    drawn = flow(states[:1], torch.randn(500, 1, 1)).detach().ravel()
+    assert 0.3 < float((drawn > 0).float().mean()) < 0.7
+    assert float((drawn.abs() - 0.8).abs().median()) < 0.1
+
+
+@pytest.fixture(scope="module")
+def chunks(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Chunks of the point mass's demonstrations, hardly trained."""
+    config = TINY.model_copy(update={"decoder": "identity", "updates": 50})
+    trainer = SkillTrainer(scan(point_data, config), config)
+    while trainer.updates < config.updates:
+        trainer.step()
+    return str(save_skills(tmp_path_factory.mktemp("chunks"), trainer.model, SkillCard(model=trainer.model.config)))
+
+
+RLPD = {"skill_bound": 1.0, "regularize_to": "uniform", "target_divergence": 12.0, "critic_members": 5}
+RLPD |= {"target_members": 2, "policy_value": "mean", "kl_in_target": True}
+METHODS: dict[str, dict[str, Any]] = {
+    "rlpd": RLPD,
+    "qc_rlpd": RLPD | {"cloning": 0.01},
+    "qc": {"policy": "flow", "skill_candidates": 4, "critic_members": 2},
+}
+
+
+def build(chunks: str, settings: dict[str, Any], method: str) -> Any:
+    config = SPiRLConfig().environment("point").env_runners(num_env_runners=0).debugging(seed=0)
+    config.training(**(settings | {"skill_checkpoint": chunks} | METHODS[method]))
+    return config.build_algo()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_trains_evaluates_and_is_restored(
+    method: str, chunks: str, point_settings: dict[str, Any], ray_session: None, tmp_path: Path
+) -> None:
+    algorithm = build(chunks, point_settings, method)
+    try:
+        learned = algorithm.train()["learners"]["default_policy"]
+        assert all(np.isfinite(learned[name]) for name in ("q", "critic_loss", "policy_loss"))
+        saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+        before = algorithm.env_runner.run_episodes([1, 2])
+    finally:
+        algorithm.stop()
+    again = build(chunks, point_settings, method)
+    try:
+        again.restore_from_path(saved)
+        assert again.env_runner.run_episodes([1, 2]) == before
+    finally:
+        again.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_learns(method: str, chunks: str, point_settings: dict[str, Any], ray_session: None) -> None:
+    settings = point_settings | {"offline_updates": 200, "updates_per_step": 2, "policy_hidden": 64}
+    algorithm = build(chunks, settings, method)
+    try:
+        while algorithm.train()["env_steps"] < 8_000:
+            pass
+        reached = [sum(e.subtasks.values()) for e in algorithm.env_runner.run_episodes(range(10))]
+        assert np.mean(reached) > 1.5
+    finally:
+        algorithm.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"regularize_to": "uniform"}, "needs bounded skills: set `skill_bound`"),
+        ({"target_members": 9}, "`target_members` must be from 1 to critic_members, 4"),
+        ({"policy_value": "most"}, "`policy_value` must be 'least' or 'mean'"),
+        ({"policy": "flow", "skill_bound": 1.0}, "leave `skill_bound` out"),
+        ({"cloning": -1}, "`cloning` must not be negative"),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SPiRLConfig().environment("point").training(skill_checkpoint="skills", **settings).validate()
