@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MILESTONES = (10_000, 25_000, 50_000, 100_000, 150_000, 200_000, 600_000, 750_000)
 COMMITS = "commits"
+# What of an experiment decides how it learns. It is kept with a run, and a test compares it with the example of today.
+SETTINGS = ("run", "env", "skills", "config")
 PACKAGES = ("rllib_spirl", "ray", "torch", "mujoco", "gymnasium")
 
 
@@ -89,7 +91,9 @@ def learn(
         command = train(specs[method.title], storage, seed, method.steps, settings)
         with lock:
             [curve] = read_runs([f"{method.title}={storage}"])
-            keep(results, [record(method.title, curve) | provenance(curve, command)])
+            experiment = {key: specs[method.title].given.get(key) for key in SETTINGS}
+            made = {"example": method.example, "experiment": experiment, "settings": settings}
+            keep(results, [record(method.title, curve) | provenance(curve, command) | made])
 
     tasks = [(place, seed, method) for method in methods for place, seed in enumerate(method.seeds)]
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,0 +1,27 @@
+"""The recorded curves are those of the examples as they are: who changes an example's settings records it anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rllib_spirl.cli.experiment import load
+
+ROOT = Path(__file__).parents[1]
+RUNS: list[tuple[str, dict[str, Any]]] = [
+    (file.stem, run)
+    for file in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    for run in json.loads(file.read_text()).get("runs", [])
+    if "experiment" in run  # noted since a later version
+]
+
+
+@pytest.mark.parametrize(("results", "run"), RUNS, ids=[f"{r}-{x['method']}-{x['seed']}" for r, x in RUNS])
+def test_a_recorded_run_has_the_settings_of_its_example(results: str, run: dict[str, Any]) -> None:
+    experiments = {e.name: e.given for e in load(ROOT / f"tuned_examples/{run['example']}.yaml")}
+    given = [{key: spec.get(key) for key in run["experiment"]} for spec in experiments.values()]
+    assert run["experiment"] in given, (
+        f"benchmarks/results/{results}.json: {run['method']}, seed {run['seed']} was recorded with other settings than "
+        f"tuned_examples/{run['example']}.yaml has; record it anew, or put the settings back"
+    )
