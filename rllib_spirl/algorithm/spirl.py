@@ -99,7 +99,7 @@ class SPiRLConfig(AlgorithmConfig):
         self.warmup_steps = 500
         self.updates_per_step = 2.0
         self.offline_fraction = 0.5
-        self.offline_updates = 1000
+        self.offline_updates = 2000
         self.learner_threads = 1
         self.compile_updates = False
         self.eval_seed = 10_000

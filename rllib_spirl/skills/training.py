@@ -30,7 +30,7 @@ class PretrainConfig(BaseModel):
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
 
-    updates: int = Field(default=8_000, gt=0, description="Gradient steps in all.")
+    updates: int = Field(default=10_000, gt=0, description="Gradient steps in all.")
     batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
     lr: float = Field(default=2e-3, gt=0, description="Peak of the one-cycle schedule.")
     weight_decay: float = Field(default=1e-3, ge=0)
