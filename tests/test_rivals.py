@@ -122,20 +122,6 @@ def test_each_method_trains_evaluates_and_is_restored(
         again.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_learns(method: str, chunks: str, point_settings: dict[str, Any], ray_session: None) -> None:
-    settings = point_settings | {"offline_updates": 200, "updates_per_step": 2, "policy_hidden": 64}
-    algorithm = build(chunks, settings, method)
-    try:
-        while algorithm.train()["env_steps"] < 8_000:
-            pass
-        reached = [sum(e.subtasks.values()) for e in algorithm.env_runner.run_episodes(range(10))]
-        assert np.mean(reached) > 1.5
-    finally:
-        algorithm.stop()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
