@@ -5,12 +5,12 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: help install kitchen smoke test slow lint types check clean
+.PHONY: help install kitchen smoke test slow long lint types check clean
 
 help:
 	@echo "make kitchen   install, then demonstrations -> skills -> a trained kitchen agent"
 	@echo "make smoke     the same pipeline in miniature (under 3 minutes)"
-	@echo "make test      install, then the tests;   make slow: the long ones"
+	@echo "make test      install, then the tests;   make slow, make long: the longer ones"
 	@echo "make check     lint and type check"
 
 install: $(BIN)/.installed
@@ -35,6 +35,9 @@ test: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+long: install
+	$(BIN)/python -m pytest -m long
 
 lint: install
 	$(BIN)/ruff check .

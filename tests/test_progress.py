@@ -72,7 +72,7 @@ def test_the_driver_tells_of_the_stage_that_a_worker_is_in(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_silent_for_half_a_minute(tmp_path: Path) -> None:
     """The whole pipeline with a pipe for its output."""
     file = Path(__file__).parents[1] / "tuned_examples/kitchen_smoke.yaml"

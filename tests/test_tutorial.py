@@ -11,7 +11,7 @@ import pytest
 PAGE = Path(__file__).parents[1] / "docs" / "your_environment.md"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tutorial_runs_from_start_to_end(tmp_path: Path) -> None:
     text = PAGE.read_text()
     blocks: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -133,7 +133,7 @@ def test_evaluation_film_and_policy_need_nothing_else(
     assert json.loads(outcome.output.splitlines()[-1])["episode_return"] == evaluation["episode_return"]
 
 
-@pytest.mark.parametrize("learners", [0, 1])
+@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_processes_of_their_own_get_the_skills_too(
     settings: dict[str, Any], tmp_path: Path, leave: Any, built: Any, learners: int
 ) -> None:
@@ -249,6 +249,7 @@ def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], bu
             use()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("section", "runners"), [(False, 0), (False, 1), (True, 0)])
 def test_an_experiment_is_resumed_without_its_skills_and_data(
     settings: dict[str, Any], library: Path, tmp_path: Path, runners: int, section: bool
