@@ -69,7 +69,7 @@ class Plain:
 
 
 def main(
-    count: int = 5, updates: int = 1000, two_workers: bool = False, batch_size: int = 8192, long: Long = False
+    count: int = 5, updates: int = 600, two_workers: bool = False, batch_size: int = 8192, long: Long = False
 ) -> None:
     """Rounds of jobs of ``updates`` gradient steps at batch size 128; or of two workers against one, at another."""
     torch.set_num_threads(1)

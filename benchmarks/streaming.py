@@ -1,6 +1,6 @@
 """Skill training on data larger than memory. The last line is one JSON object.
 
-Makes a synthetic set of 2 million transitions once, in ``--folder`` (0.6 GB), with --long one of 20 million (6 GB; the
+Makes a synthetic set of a million transitions once, in ``--folder`` (0.3 GB), with --long one of 20 million (6 GB; the
 first call takes some minutes).
 ``ratio`` is the rate of training streamed from it against that on 140,000 transitions held in memory, in one process,
 interleaved; ``growth_mib`` the resident memory that a Ray Train worker streaming it gained from its start.
@@ -33,8 +33,8 @@ def main(
 ) -> None:
     """Measure with ``memory_gib`` of frames held by a worker: a small share, so that files change often."""
     torch.set_num_threads(1)
-    transitions = transitions or (20_000_000 if long else 2_000_000)
-    updates = updates or (2500 if long else 1000)
+    transitions = transitions or (20_000_000 if long else 1_000_000)
+    updates = updates or (2500 if long else 500)
     root = folder or paths.home() / "benchmarks"
     root.mkdir(parents=True, exist_ok=True)
     large = synthetic_data(root / f"synthetic-{transitions}", transitions)
