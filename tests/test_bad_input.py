@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rllib_spirl.cli import errors, rllib, spirl
 from rllib_spirl.errors import UserError
+from tests.commands import run
 from tests.test_replay_buffer import filled
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -40,15 +39,6 @@ def workspace(tmp_path: Path, point_data: Path, point_skills: str, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path / "home"))
     return tmp_path
-
-
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command line in this process; returns its exit code."""
-    app = {"rllib": rllib.app, "spirl": spirl.app}[arguments[0]]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        errors.run(app)
-    return int(ended.value.code or 0)
 
 
 def edit_table(directory: Path, change: Callable[[pa.Table], pa.Table]) -> None:

@@ -73,6 +73,26 @@ def test_human_kitchen_set_round_trips_exactly(tmp_path: Path, monkeypatch: pyte
     assert fingerprint(whole) != fingerprint(positions)
 
 
+STATES = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+
+
+def add_minari(
+    name: str, buffers: list[EpisodeBuffer], observations: gym.Space = STATES, largest_action: float = 1
+) -> Any:
+    """Write a Minari data set of actions (3,)."""
+    return minari.create_dataset_from_buffers(
+        name,
+        buffers,
+        observation_space=observations,
+        action_space=gym.spaces.Box(-largest_action, largest_action, (3,), np.float64),
+        author="x",
+        author_email="x@example.com",
+        code_permalink="https://example.com",
+        algorithm_name="x",
+        description="x",
+    )
+
+
 @pytest.fixture
 def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A local Minari root with a small data set of Dict observations and actions in [-2, 2]."""
@@ -93,20 +113,8 @@ def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 infos=None,
             )
         )
-    box = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
-    minari.create_dataset_from_buffers(
-        "test/toy-v0",
-        buffers,
-        observation_space=gym.spaces.Dict(
-            {"observation": box, "goal": gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)}
-        ),
-        action_space=gym.spaces.Box(-2, 2, (3,), np.float64),
-        author="x",
-        author_email="x@example.com",
-        code_permalink="https://example.com",
-        algorithm_name="x",
-        description="x",
-    )
+    goal = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    add_minari("test/toy-v0", buffers, gym.spaces.Dict({"observation": STATES, "goal": goal}), largest_action=2)
     return root
 
 
@@ -142,21 +150,6 @@ def test_minari_errors(minari_root: Path) -> None:
         list(episodes(read_minari("test/toy-v0")))
 
 
-def _add_minari(name: str, buffers: list[EpisodeBuffer]) -> Any:
-    """Write a Minari data set of states (4,) and actions in [-1, 1]."""
-    return minari.create_dataset_from_buffers(
-        name,
-        buffers,
-        observation_space=gym.spaces.Box(-np.inf, np.inf, (4,), np.float64),
-        action_space=gym.spaces.Box(-1, 1, (3,), np.float64),
-        author="x",
-        author_email="x@example.com",
-        code_permalink="https://example.com",
-        algorithm_name="x",
-        description="x",
-    )
-
-
 def _buffer(index: int, *, states: int = 6, infos: dict[str, Any] | None = None, seed: int = 0) -> EpisodeBuffer:
     rng, steps = np.random.default_rng(seed + index), 5
     return EpisodeBuffer(
@@ -175,7 +168,7 @@ def test_minari_damaged_episodes_are_left_out_when_asked(
 ) -> None:
     """An episode with as many observations as actions lacks the state after the last one."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    _add_minari("test/short-v0", [_buffer(0), _buffer(1, states=5), _buffer(2)])
+    add_minari("test/short-v0", [_buffer(0), _buffer(1, states=5), _buffer(2)])
     damaged = r"test/short-v0, episode 1: 5 actions need 6 states .* got 5 and 5, or leave .* with --skip-damaged"
     with pytest.raises(UserError, match=damaged):
         write(read_minari("test/short-v0"), tmp_path / "set")
@@ -191,7 +184,7 @@ def test_minari_damaged_episodes_are_left_out_when_asked(
 
 def test_minari_a_combined_set_keeps_the_labels_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    parts = [_add_minari("test/open-v0", [_buffer(0)]), _add_minari("test/close-v0", [_buffer(0, seed=1)])]
+    parts = [add_minari("test/open-v0", [_buffer(0)]), add_minari("test/close-v0", [_buffer(0, seed=1)])]
     minari.combine_datasets(parts, "test/both-v0")
     found = [episode.task for episode in episodes(read_minari("test/both-v0"))]
     assert found == ["test/open-v0", "test/close-v0"]
@@ -201,7 +194,7 @@ def test_minari_a_combined_set_keeps_the_labels_of_its_parts(tmp_path: Path, mon
 def test_minari_labels_from_an_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     infos = [{"goal": {"name": np.full(6, number)}} for number in (4, 7)]
-    _add_minari("test/goals-v0", [_buffer(i, infos=info) for i, info in enumerate(infos)])
+    add_minari("test/goals-v0", [_buffer(i, infos=info) for i, info in enumerate(infos)])
     assert [e.task for e in episodes(read_minari("test/goals-v0", task_key="goal/name"))] == ["4", "7"]
     with pytest.raises(UserError, match=r"no info or observation 'gaol' \(there are: goal\); choose with --task-key"):
         list(episodes(read_minari("test/goals-v0", task_key="gaol")))

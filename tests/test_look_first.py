@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from rllib_spirl import SPiRL, SPiRLConfig
-from rllib_spirl.cli import errors, look, rllib, spirl
+from rllib_spirl.cli import errors, look
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import frames_of
@@ -23,6 +23,7 @@ from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe
 from rllib_spirl.errors import UserError, one_line, user_error
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet
+from tests.commands import run
 from tests.conftest import TINY
 
 BLOCKS = "rllib_spirl/BlockStacking-v0"
@@ -90,15 +91,6 @@ def workspace(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, experiment in files.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"kitchen": experiment}))
     return tmp_path
-
-
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command line in this process; returns its exit code."""
-    app = {"rllib": rllib.app, "spirl": spirl.app}[arguments[0]]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        errors.run(app)
-    return int(ended.value.code or 0)
 
 
 def settings(*pairs: str) -> list[str]:

@@ -469,7 +469,7 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
         ({"conservatism": -0.1}, "`conservatism` must not be negative"),
         ({"offline_fraction": 1.5}, "`offline_fraction` must be in"),
         ({"warmup_steps": -1}, "must not be negative"),
-        ({"policy": "prior"}, "`policy` must be 'residual' or 'copied'"),
+        ({"policy": "prior"}, "`policy` must be 'residual', 'copied' or 'flow'"),
         ({"critic_members": 0}, "`critic_members` must be at least 1"),
     ],
 )

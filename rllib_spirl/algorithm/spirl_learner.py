@@ -153,10 +153,7 @@ def spirl_loss(
     states, next_states = batch["states"], batch["next_states"]
     alpha = module.log_alpha.detach().exp()
     with torch.no_grad():
-        next_policy, next_kl = module.skills(next_states, prior_in(batch, "next_prior"))
-        next_z = next_policy.mean + next_policy.stddev * noise[0]
-        if module.uniform:
-            next_kl = uniform_divergence(next_policy, next_z)
+        _, next_z, next_kl = _drawn(module, next_states, prior_in(batch, "next_prior"), noise[0])
         next_q = module.target_critic(module.inputs(next_states), next_z)
         if members is not None:
             next_q = next_q[members]
@@ -167,10 +164,7 @@ def spirl_loss(
     critic = critic_loss(q, target)
 
     prior = prior_in(batch, "prior")
-    policy, kl = module.skills(states, prior)
-    z = policy.mean + policy.stddev * noise[1]
-    if module.uniform:
-        kl = uniform_divergence(policy, z)
+    policy, z, kl = _drawn(module, states, prior, noise[1])
     policy_q = module.critic.values(features, z, frozen=True)
     if conservatism > 0:
         prior_z = prior.mean + prior.stddev * noise[2]
@@ -190,6 +184,13 @@ def spirl_loss(
         "q_target": target,
     }
     return critic + actor + temperature, {name: value.detach() for name, value in values.items()}
+
+
+def _drawn(module: SkillPriorRLModule, states: Tensor, prior: Normal, noise: Tensor) -> tuple[Normal, Tensor, Tensor]:
+    """π(z|s), the skills (B, Z) that it makes of N(0, 1) noise (B, Z), and the divergence (B,) to be regularised."""
+    policy, kl = module.skills(states, prior)
+    z = policy.mean + policy.stddev * noise
+    return policy, z, uniform_divergence(policy, z) if module.uniform else kl
 
 
 def flow_loss(

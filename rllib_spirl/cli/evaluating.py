@@ -32,11 +32,12 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     kind, state = made_by(*locate(checkpoint), checkpoint)
     path = storage(checkpoint)
     if kind.__name__ == "SPiRL":
-        from rllib_spirl.evaluation.restore import evaluate_checkpoint, load_policy
+        from rllib_spirl.evaluation.restore import evaluate_policy, load_policy
 
-        load_policy(path).make_env().close()  # before Ray is started, which takes long: what is wrong shows here
+        restored = load_policy(path)
+        restored.make_env().close()  # before Ray is started, which takes long: what is wrong shows here
         session.start(None, None, None, 0)
-        return evaluate_checkpoint(path, episodes=episodes, seed=seed)
+        return evaluate_policy(restored, episodes=episodes, seed=seed)
     session.start(None, None, None, 0)
     return _evaluate(path, checkpoint, state, episodes, seed)
 

@@ -119,7 +119,7 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
         with at("skills.checkpoint"):
             check_checkpoint(section.checkpoint, env)
     frames = frames_of(existing)
-    return frames, None if frames is None else checkframes_of(frames, section.pretrain, env)
+    return frames, None if frames is None else check_frames(frames, section.pretrain, env)
 
 
 def check_checkpoint(checkpoint: str, env: gym.Env | None) -> SkillModelConfig:
@@ -130,7 +130,7 @@ def check_checkpoint(checkpoint: str, env: gym.Env | None) -> SkillModelConfig:
     return model
 
 
-def checkframes_of(frames: Frames, config: PretrainConfig, env: gym.Env | None) -> SkillModelConfig:
+def check_frames(frames: Frames, config: PretrainConfig, env: gym.Env | None) -> SkillModelConfig:
     """The skill model that data asks for, held against an environment. Raises UserError if they do not go together."""
     try:
         model = config.model(frames.state_dim, frames.action_dim)
@@ -174,7 +174,7 @@ def prepare_skills(
             return PreparedSkills(str(section.checkpoint), data)
         assert data is not None
         if (frames := frames_of(data)) is not None:  # of an import that is only now known
-            checkframes_of(frames, section.pretrain, made)
+            check_frames(frames, section.pretrain, made)
     finally:
         if made is not None:
             made.close()

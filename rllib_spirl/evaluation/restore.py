@@ -116,7 +116,11 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progr
     Raises:
         UserError: As `load_policy`, or if the environment cannot be made.
     """
-    restored = load_policy(checkpoint)
+    return evaluate_policy(load_policy(checkpoint), episodes=episodes, seed=seed, show_progress=show_progress)
+
+
+def evaluate_policy(restored: Restored, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
+    """`evaluate_checkpoint` of a checkpoint that is loaded already."""
     env = restored.make_env()  # Before any process is started: what is wrong shows here, in one line.
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)

@@ -6,7 +6,7 @@ import numpy as np
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import plots
-from rllib_spirl.evaluation.aggregate import aggregate, by_method, choose_metric
+from rllib_spirl.evaluation.aggregate import Metric, aggregate, by_method, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.runs import read_runs, varied_number
 
@@ -32,15 +32,14 @@ def draw_run(experiment: str | Path) -> list[Path]:
     metric = choose_metric(curves)
     methods = [aggregate(name, runs, metric) for name, runs in by_method(curves).items()]
     plots.learning_curve(methods, folder / LEARNING_CURVE)
-    return [folder / LEARNING_CURVE, *_sweep(curves, folder)]
+    return [folder / LEARNING_CURVE, *_sweep(curves, metric, folder)]
 
 
-def _sweep(curves: list[Curve], folder: Path) -> list[Path]:
+def _sweep(curves: list[Curve], metric: Metric, folder: Path) -> list[Path]:
     found = varied_number([curve.trial for curve in curves])
     if found is None:
         return []
     key, values = found
-    metric = choose_metric(curves)
     scores = np.array([getattr(curve, metric)[-1] for curve in curves])
     plots.sweep(key, np.array(values), scores, metric, curves, folder / SWEEP)
     return [folder / SWEEP]
