@@ -8,7 +8,6 @@ python benchmarks/ablations.py --jobs 2
 python benchmarks/ablations.py --only "δ 5" --only "two critics"
 """
 
-import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy as np
 import typer
 from common import report
 from kitchen import record
-from learning import RESULTS, ROOT, keep, provenance, train
+from learning import RESULTS, ROOT, keep, provenance, recorded, train
 
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.evaluation.runs import read_runs
@@ -84,7 +83,7 @@ def main(
     if unknown := sorted(set(only) - {change.name for change in CHANGES}):
         raise SystemExit(f"There is no row {unknown[0]!r}; there are: {', '.join(c.name for c in CHANGES)}")
     chosen = [change for change in CHANGES if not only or change.name in only]
-    done = {(run["method"], run["seed"]) for run in read(RUNS)}
+    done = {(run["method"], run["seed"]) for run in recorded(RUNS)}
     missing = [(c, seed) for c in chosen for seed in range(seeds) if (c.name, seed) not in done]
     lock = Lock()
 
@@ -109,14 +108,10 @@ def main(
     report({"name": "kitchen ablations, completed subtasks", "rows": write_table()})
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text())["runs"] if file.exists() else []
-
-
 def write_table() -> list[dict[str, Any]]:
     """The rows, in the order of `CHANGES`, also as Markdown in ``TABLE``."""
-    defaults = [r | {"method": DEFAULT} for r in read(RESULTS / "kitchen.json") if r["method"] == "spirl"]
-    runs = [run for run in defaults if run["data"] == "scripted"] + read(RUNS)
+    defaults = [r | {"method": DEFAULT} for r in recorded(RESULTS / "kitchen.json") if r["method"] == "spirl"]
+    runs = [run for run in defaults if run["data"] == "scripted"] + recorded(RUNS)
     rows = []
     for name in (DEFAULT, *(change.name for change in CHANGES)):
         scores = np.array([at(run, MILESTONES) for run in runs if run["method"] == name])  # (seeds, milestones)

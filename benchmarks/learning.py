@@ -47,6 +47,10 @@ class Method(BaseModel):
     """Low-level environment steps, instead of the example's."""
     settings: list[str] = []
     """``path.to.key=value``, as for ``rllib train file --set``."""
+    method: str = ""
+    """What its runs are called in ``results``, where several rows are one method on several tasks."""
+    tables: list[str] = []
+    """Names of the files in ``RESULTS`` that hold its curves beside those of others, see `write_tables`."""
 
     @property
     def title(self) -> str:
@@ -68,7 +72,7 @@ def learn(
 
     Args:
         methods: What to train.
-        folder: Of runs; finished ones are not repeated and interrupted ones go on.
+        folder: Of runs; finished ones and those in ``results`` are not repeated, and interrupted ones go on.
         jobs: Runs at a time. Several have their env runner in their own process: on as many cores as jobs that takes
             less time in all, because no core waits for another.
         record: What to keep of a run of this title.
@@ -87,18 +91,26 @@ def learn(
     def run(task: tuple[int, int, Method]) -> None:
         _, seed, method = task
         storage = folder.expanduser() / method.title / f"seed-{seed}"
-        settings = [*method.settings, *one_process]
-        command = train(specs[method.title], storage, seed, method.steps, settings)
+        experiment = {key: specs[method.title].given.get(key) for key in SETTINGS}
+        made = {"example": method.example, "experiment": experiment, "settings": [*method.settings, *one_process]}
+        with lock:
+            known = [run for run in recorded(results) if run["seed"] == seed and made.items() <= run.items()]
+        steps = method.steps or int(next(iter(specs[method.title].stop.values())))
+        if any(run["steps"] >= steps for run in known) and not storage.exists():
+            return
+        command = train(specs[method.title], storage, seed, steps, made["settings"])
         with lock:
             [curve] = read_runs([f"{method.title}={storage}"])
-            experiment = {key: specs[method.title].given.get(key) for key in SETTINGS}
-            made = {"example": method.example, "experiment": experiment, "settings": settings}
-            keep(results, [record(method.title, curve) | provenance(curve, command) | made])
+            evaluated = record(method.method or method.title, curve)
+            keep(results, [evaluated | provenance(curve, command) | made | {"steps": steps, "tables": method.tables}])
+            write_tables(results)
 
     tasks = [(place, seed, method) for method in methods for place, seed in enumerate(method.seeds)]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, sorted(tasks, key=lambda task: task[0])))
-    summaries = [summarize(method, folder.expanduser() / method.title, published) for method in methods]
+    places = {m.title: [folder.expanduser() / m.title / f"seed-{seed}" for seed in m.seeds] for m in methods}
+    here = [method for method in methods if all(place.exists() for place in places[method.title])]
+    summaries = [summarize(method, folder.expanduser() / method.title, published) for method in here]
     report(summaries[0] if len(summaries) == 1 else {"name": "methods", "methods": summaries})
 
 
@@ -148,10 +160,29 @@ def keep(file: Path, records: list[dict[str, Any]]) -> None:
     def key(run: dict[str, Any]) -> tuple[str, ...]:
         return run["method"] != "spirl", *(str(run.get(name, "")) for name in identity)  # ours first
 
-    runs = {key(run): run for run in json.loads(file.read_text())["runs"]} if file.exists() else {}
+    runs = {key(run): run for run in recorded(file)}
     runs |= {key(run): run for run in records}
     lines = ",\n".join(json.dumps(runs[k]) for k in sorted(runs))
     file.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+
+
+def recorded(file: Path) -> list[dict[str, Any]]:
+    """The runs in a file that `keep` wrote, or none."""
+    runs: list[dict[str, Any]] = json.loads(file.read_text())["runs"] if file.exists() else []
+    return runs
+
+
+def write_tables(file: Path) -> None:
+    """Write the curves of ``file`` that belong into tables, each as {method: {task: {seed: [[env_steps, score]]}}}."""
+    tables: dict[str, Any] = {}
+    for run in recorded(file):
+        curve = [[steps, score] for steps, score in zip(run["env_steps"], run["completed_subtasks"], strict=True)]
+        for name in run.get("tables", []):
+            methods = tables.setdefault(name, {})
+            methods.setdefault(run["method"], {}).setdefault(run["task"], {})[str(run["seed"])] = curve
+    for name, methods in tables.items():
+        lines = ",\n".join(f"{json.dumps(method)}: {json.dumps(tasks)}" for method, tasks in methods.items())
+        (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
 
 
 def commit() -> str:
@@ -161,10 +192,9 @@ def commit() -> str:
     return f"{head.stdout.strip() or 'unknown'}{'+' if changed.returncode == 1 else ''}"
 
 
-def train(spec: Experiment, storage: Path, seed: int, steps: int | None, settings: list[str]) -> list[str]:
+def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list[str]) -> list[str]:
     """One run, unless it is done; its output goes to ``log.txt``. Returns its command."""
-    metric, given = next(iter(spec.stop.items()))
-    steps = steps or int(given)
+    metric = next(iter(spec.stop))
     changes = [f"config.seed={seed}", *([f"skills.pretrain.seed={seed}"] if spec.skills else []), *settings]
     command = ["rllib", "train", "file", str(spec.source.relative_to(ROOT)), "--only", spec.name]
     command += [part for change in changes for part in ("--set", change)]
