@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from rllib_spirl import examples
 from rllib_spirl.cli.errors import run
 from rllib_spirl.data import DataSet, importing
 from rllib_spirl.data import recipe as recipes
@@ -35,14 +36,15 @@ Rescale = Annotated[bool, typer.Option("--scale-actions", help="Map the range of
 
 @app.command()
 def build(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, e.g. offline_data/kitchen_mixed.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, or the name of a packaged one: kitchen_mixed.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to make.")] = None,
     set_: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one on each core.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Build the data set of a recipe, or say where it was built before."""
-    print(recipes.build(recipe, output=output, overrides=_overrides(set_ or []), workers=workers, overwrite=overwrite))
+    file = examples.find(recipe, examples.RECIPES)
+    print(recipes.build(file, output=output, overrides=_overrides(set_ or []), workers=workers, overwrite=overwrite))
 
 
 @app.command("import-minari")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean, parse, parse_file
@@ -70,8 +71,13 @@ class Experiment:
 
     @property
     def base(self) -> Path:
-        """The repository the file belongs to (the nearest parent with a .git or pyproject.toml), else its directory."""
+        """The repository the file belongs to (the nearest parent with a .git or pyproject.toml), else its directory.
+
+        Of a packaged example, where the packaged recipes are.
+        """
         folder = self.source.resolve().parent
+        if folder.parent == examples.root():
+            return folder.parent
         for parent in (folder, *folder.parents):
             if (parent / ".git").exists() or (parent / "pyproject.toml").exists():
                 return parent
@@ -84,7 +90,7 @@ def load(
     """Read an experiment file and check everything that can be checked without the algorithm.
 
     Args:
-        path: the YAML file, ``{experiment name: {run, env, stop, config, ...}}``.
+        path: the YAML file, ``{experiment name: {run, env, stop, config, ...}}``, or a packaged example's name.
         overrides: ``"path.to.key=value"``; the path starts inside each experiment, the value is YAML.
         stops: ``"metric=number"``; when given, they replace the ``stop:`` of every experiment.
         only: names of experiments; when given, the others are left out.
@@ -92,7 +98,10 @@ def load(
     Raises:
         UserError: one line that names file, experiment, key and the nearest valid key.
     """
-    path = Path(path)
+    path = examples.find(path, examples.EXPERIMENTS)
+    if str(path.parent) == "." and not path.exists():
+        known = [*(file.name for file in sorted(Path().glob("*.y*ml"))), *examples.names()]
+        raise UserError(f"{path} does not exist, and no example is called so{did_you_mean(path, known)}")
     document = parse_file(path)
     if not isinstance(document, dict) or not document:
         raise UserError(f"{path} holds no experiment; expected 'name: {{run: ..., env: ..., config: ...}}'")

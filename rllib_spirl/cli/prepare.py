@@ -9,6 +9,7 @@ import gymnasium as gym
 from gymnasium.spaces import Dict, flatdim
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
@@ -224,12 +225,12 @@ def _tried(folder: Path) -> bool:
 
 
 def _resolve(path: str, base: Path) -> Location:
-    """A path or URI as given, else below ``base``.
+    """A path or URI as given, else below ``base``, else a packaged recipe.
 
     Raises:
-        UserError: If it is in neither place.
+        UserError: If it is in none of these places.
     """
-    for candidate in (location(path), base / path):
+    for candidate in (location(path), base / path, examples.root() / path):
         if isinstance(candidate, Remote) or candidate.exists():
             return candidate
     raise UserError(f"skills.data: {path} does not exist, neither here nor in {base}.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rllib_spirl import examples
 from rllib_spirl.cli import errors
 from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load, spaces
 from rllib_spirl.errors import UserError
@@ -20,6 +21,9 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+
+example_app = typer.Typer(help="The examples that come with the package.", no_args_is_help=True)
+app.add_typer(example_app, name="example")
 
 INTERRUPTED = 130
 
@@ -36,7 +40,7 @@ def _train() -> None:
 
 @train_app.command("file")
 def train_file(
-    file: Annotated[Path, typer.Argument(help="YAML file with one or more experiments.")],
+    file: Annotated[Path, typer.Argument(help="YAML file with one or more experiments, or an example's name.")],
     env: Annotated[str | None, typer.Option(help="Environment id, instead of the file's.")] = None,
     stop: Annotated[
         list[str] | None,
@@ -138,6 +142,23 @@ def evaluate(
             typer.echo(f"{name:<28} {value:.4g}" if isinstance(value, float) else f"{name:<28} {value}")
         elif isinstance(value, dict):
             typer.echo(f"{name:<28} " + ", ".join(f"{k} {v:.3g}" for k, v in value.items()))
+
+
+@example_app.command("list")
+def list_examples() -> None:
+    """The examples' names and what they are; train one with: rllib train file NAME."""
+    for name in examples.names():
+        typer.echo(f"{name:<26} {examples.description(name)}")
+
+
+@example_app.command("get")
+def get_example(
+    name: Annotated[str, typer.Argument(help="From: rllib example list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write it into.")] = Path(),
+) -> None:
+    """Copy an example, and the data recipes that it names, into a folder, to change them there."""
+    for file in examples.copy(name, output):
+        typer.echo(file)
 
 
 def _check(experiments: list[Experiment], resume: bool) -> set[str]:
