@@ -8,7 +8,6 @@ python benchmarks/ablations.py --jobs 2
 python benchmarks/ablations.py --only "δ 5" --only "two critics"
 """
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,6 +143,4 @@ def at(run: dict[str, Any], steps: tuple[int, ...]) -> list[float]:
 
 
 if __name__ == "__main__":
-    # Two processes on two cores: workers at a lower priority would wait for whatever else runs.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     sys.exit(typer.run(main))

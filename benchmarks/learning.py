@@ -1,6 +1,7 @@
 """Learning curves over seeds: trains tuned examples and keeps every run's evaluations as data."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -211,7 +212,9 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
         commits.write(f"{commit()}\n")
     here = [sys.executable, "-m", "rllib_spirl.cli.rllib", *command[1:], "--set", f"storage_path={storage}", *resume]
     print(f"{storage}/log.txt", file=sys.stderr)
+    # Ray's workers have a lower priority, and would wait for whatever else runs beside these trainings.
+    environment = {"RAY_worker_niceness": "0"} | os.environ
     with (storage / "log.txt").open("a") as log:
-        subprocess.run(here, cwd=ROOT, stdout=log, stderr=log, check=True)
+        subprocess.run(here, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
     (storage / "done").write_text(str(steps))
     return command

@@ -53,6 +53,8 @@ def train_file(
     only: Annotated[list[str] | None, typer.Option(help="Run this experiment of the file. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the learning curve at the end.")] = True,
+    wandb: Annotated[str | None, typer.Option(help="Send results to this project of Weights & Biases.")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Send results to this experiment of MLflow.")] = None,
     verbose: Annotated[int, typer.Option("-v", count=True, help="-v: Ray's warnings and tables, -vv: more.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Tune scheduler: fifo, asha, hyperband, pbt, ...")] = None,
     scheduler_config: Annotated[str | None, typer.Option(help="The scheduler's arguments, as JSON or YAML.")] = None,
@@ -91,17 +93,17 @@ def train_file(
         )
         for experiment in experiments
     ]
+    from rllib_spirl.cli import tracking, training
+
     fresh = _check(experiments, resume)
-
-    from rllib_spirl.cli import training
-
+    trackers = tracking.callbacks(wandb, mlflow)
     try:
         local = session.start(ray_address, ray_num_cpus, ray_num_gpus, verbose)
         failed, interrupted = 0, False
         for experiment in experiments:
             going_on = resume and experiment.name not in fresh
             failures, interrupted = training.train(
-                experiment, resume=going_on, local=local, verbosity=verbose, plot=plot
+                experiment, resume=going_on, local=local, verbosity=verbose, plot=plot, trackers=trackers
             )
             failed += failures
             if interrupted:

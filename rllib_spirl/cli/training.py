@@ -3,7 +3,7 @@
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,15 @@ def resumable(experiment: Experiment) -> bool:
     return storage.resumable(directory(experiment))
 
 
-def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, plot: bool = True) -> tuple[int, bool]:
+def train(
+    experiment: Experiment,
+    *,
+    resume: bool,
+    local: bool,
+    verbosity: int,
+    plot: bool = True,
+    trackers: Sequence[tune.Callback] = (),
+) -> tuple[int, bool]:
     """Run an experiment to its end, or until Ctrl-C.
 
     Args:
@@ -68,6 +76,7 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
         local: Ray runs on this machine only, so what does not fit now never will.
         verbosity: 0 prints our lines only, 1 and 2 Tune's too.
         plot: whether to draw the learning curve at the end.
+        trackers: callbacks of `tracking`.
 
     Returns:
         The number of failed trials, and whether the user interrupted the run.
@@ -114,7 +123,13 @@ def train(experiment: Experiment, *, resume: bool, local: bool, verbosity: int, 
             stop=stop,
             checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            callbacks=[progress, interrupt, ConfigOnce(), *([storage.FromNewestCheckpoint()] if resume else [])],
+            callbacks=[
+                progress,
+                interrupt,
+                ConfigOnce(),
+                *([storage.FromNewestCheckpoint()] if resume else []),
+                *trackers,
+            ],
             log_to_file=experiment.log_to_file,
             verbose=verbosity,
         ),
