@@ -1,6 +1,7 @@
 """Shared fixtures: a toy environment's data and skills, and a local Ray."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from tests.point import PointEnv, write_demonstrations
 from tests.sets import fingerprint, opened
 
 torch.set_num_threads(1)  # networks this small only wait for a second thread
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # by default Ray's workers wait for whatever else runs, other tests too
 
 TINY = PretrainConfig(
     horizon=5, latent_dim=2, hidden=32, layers=2, prior_layers=2, updates=400, batch_size=64, report_every=200

@@ -1,6 +1,8 @@
+import base64
 import csv
 import json
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rllib_spirl.cli import report as cli
+from rllib_spirl.cli.spirl import app as spirl
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.aggregate import aggregate, align, by_method
 from rllib_spirl.evaluation.report import improvements, write_report
@@ -350,3 +353,39 @@ def test_other_experiments_are_no_sweep(tmp_path: Path, changes: dict[str, Any])
     write_trial(tmp_path / "runs", 1, [result(1, 1000, 2.0)], **changes)
     assert draw_run(tmp_path / "runs") == [tmp_path / "runs" / "learning_curve.png"]
     assert draw_run(tmp_path / "nowhere") == []
+
+
+def test_a_page_has_everything_in_it(tmp_path: Path) -> None:
+    """One file, which a browser opens without anything else; what others called their runs is no HTML."""
+    run = write_experiment(tmp_path / "kitchen", [[0.5, 1.5]])
+    trial = next(run.glob("SPiRL_*"))
+    for name in ("film.mp4", "film.gif", "notes.txt"):
+        (trial / name).write_bytes(b"film")
+    runner = CliRunner().invoke(spirl, ["report", f"<b>ours={run}", "--html", "-o", str(tmp_path / "out")])
+    assert runner.exit_code == 0, runner.output
+    assert runner.output.strip() == f"report  {tmp_path / 'out' / 'report.html'}"
+
+    class Reader(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tags: list[str] = []
+            self.sources: list[str] = []
+            self.text = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.tags.append(tag)
+            self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    reader = Reader()
+    reader.feed((tmp_path / "out" / "report.html").read_text())
+    assert reader.tags.count("table") >= 2
+    kinds = [source.partition(",")[0] for source in reader.sources]
+    assert kinds == ["data:image/png;base64"] * 3 + ["data:image/gif;base64", "data:video/mp4;base64"]
+    assert base64.b64decode(reader.sources[-1].partition(",")[2]) == b"film"
+    picture = base64.b64decode(reader.sources[0].partition(",")[2])
+    assert picture == (tmp_path / "out" / "learning_curve.png").read_bytes()
+    assert "<b>ours" in reader.text
+    assert "b" not in reader.tags

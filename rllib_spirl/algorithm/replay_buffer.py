@@ -111,7 +111,7 @@ class SkillReplay:
                     f"The replay buffer in {saved.path} has {name} of shape {shape}, this run's would be "
                     f"{(size, *column.shape[1:])}. Use a checkpoint of the same environment and skills."
                 )
-        order = torch.arange(size) if same_ring else (saved.next + torch.arange(size)) % max(size, 1)
+        order = torch.arange(size) if same_ring else saved.by_age()
         for name, column in self._columns.items():
             column[:size] = saved.columns[name][order]
         self.generator = saved.generator
@@ -130,6 +130,10 @@ class _Saved:
     source: str
     columns: Batch
     generator: torch.Generator
+
+    def by_age(self) -> Tensor:
+        """The rows (n,), the oldest first: a ring that is not full has been filled from its beginning."""
+        return (self.next + torch.arange(self.size)) % max(self.size, 1)
 
     @classmethod
     def read(cls, path: Path) -> "_Saved":
@@ -150,6 +154,16 @@ class _Saved:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
         return cls(path, size, start, capacity, facts.get("source", ""), columns, generator)
+
+
+def saved_skills(path: Path) -> Tensor:
+    """The z (n, Z) of the transitions in a file of `SkillReplay.save`, the oldest first.
+
+    Raises:
+        UserError: If the file is corrupt.
+    """
+    saved = _Saved.read(path)
+    return saved.columns["z"][saved.by_age()]
 
 
 def _repeated(states: Tensor, next_states: Tensor) -> tuple[int, Tensor]:

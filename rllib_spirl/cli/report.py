@@ -19,11 +19,14 @@ def report(
     published: Annotated[
         bool, typer.Option("--published/--no-published", help="Draw published kitchen curves beside them.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html too: one file, with pictures and films in it.")
+    ] = False,
 ) -> None:
     """Compare finished or running training runs: report.md, curves.csv, curves.json and pictures."""
     from rllib_spirl.evaluation.report import write_report
 
-    typer.echo(f"report  {write_report(runs, output, published=published)}")
+    typer.echo(f"report  {write_report(runs, output, published=published, as_page=html)}")
 
 
 def main() -> None:

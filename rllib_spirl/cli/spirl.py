@@ -10,6 +10,7 @@ from rich.table import Table
 from rllib_spirl.cli.data import app as data_app
 from rllib_spirl.cli.errors import run
 from rllib_spirl.cli.report import report
+from rllib_spirl.cli.skills import app as skills_app
 from rllib_spirl.cli.video import video
 from rllib_spirl.yaml_text import parse
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Skills from recorded trajectories: data sets, pretraining, reports, videos."
 )
 app.add_typer(data_app, name="data")
+app.add_typer(skills_app, name="skills")
 app.command()(report)
 app.command()(video)
 

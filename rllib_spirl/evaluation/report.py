@@ -25,7 +25,9 @@ from rllib_spirl.evaluation.aggregate import (
     strata,
 )
 from rllib_spirl.evaluation.curve import Array, Curve
+from rllib_spirl.evaluation.page import FILMS, page
 from rllib_spirl.evaluation.runs import read_runs
+from rllib_spirl.evaluation.skill_map import Kind, draw_map, skills_used
 from rllib_spirl.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -39,10 +41,13 @@ from rllib_spirl.evaluation.statistics import (
 from rllib_spirl.files import replacing
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+SKILLS_USED = "skills.png"
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path, *, published: bool = False) -> Path:
+def write_report(
+    runs: Sequence[str | Path], output: str | Path, *, published: bool = False, as_page: bool = False
+) -> Path:
     """Read runs and write report.md, curves.csv, curves.json and the pictures into ``output``.
 
     Each file appears under its name whole or not at all; other files there are left alone.
@@ -51,9 +56,10 @@ def write_report(runs: Sequence[str | Path], output: str | Path, *, published: b
         runs: See `runs.read_runs`.
         output: Directory; made if it is not there.
         published: Draw the papers' kitchen curves beside the runs', labelled as other experiments.
+        as_page: Write report.html too, one file with all pictures, and the films that lie in the runs' folders.
 
     Returns:
-        The path of report.md.
+        The path of report.md or, if there is one, of report.html.
 
     Raises:
         UserError: If a run cannot be read, none of them has been evaluated, or the output cannot be written.
@@ -86,12 +92,34 @@ def write_report(runs: Sequence[str | Path], output: str | Path, *, published: b
             if has_divergence:
                 pictures.append("divergence.png")
                 plots.divergence(methods, new("divergence.png"))
+            if used := _skills_used(methods):
+                pictures.append(SKILLS_USED)
+                draw_map(used, new(SKILLS_USED))
             new("curves.csv").write_text(_csv(groups))
             new(records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
             text.write_text(_markdown(methods, curves, metric, sorted(pictures)))
+        if not as_page:
+            return directory / "report.md"
+        folders = dict.fromkeys(run.trial for method in methods for run in method.runs)
+        films = [file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in FILMS]
+        with replacing(directory / "report.html") as file:
+            file.write_text(page((directory / "report.md").read_text(), directory, films))
     except OSError as error:
         raise UserError(f"{directory}: the report cannot be written: {error.strerror or error}.") from None
-    return directory / "report.md"
+    return directory / "report.html"
+
+
+def _skills_used(methods: Sequence[MethodCurve]) -> list[Kind]:
+    """Of the newest checkpoint there is, in the order of the methods and their runs."""
+    for method in methods:
+        for run in method.runs:
+            for checkpoint in sorted(run.trial.glob("checkpoint_*"), reverse=True):
+                try:
+                    if used := skills_used(checkpoint):
+                        return used
+                except UserError:
+                    continue  # damaged, or being written: a report does without
+    return []
 
 
 def improvements(methods: Sequence[MethodCurve]) -> list[tuple[str, str, float, float, Interval]]:
@@ -193,6 +221,11 @@ def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: M
         )
     if "divergence.png" in pictures:
         parts.append("## Divergence from the prior and temperature\n\n![KL and alpha](divergence.png)")
+    if SKILLS_USED in pictures:
+        parts.append(
+            "## Skills\n\nThe two directions of z in which demonstrated skills differ most, and where the agent's "
+            f"skills lie in them.\n\n![skills]({SKILLS_USED})"
+        )
     parts.append(_method_note(methods))
     if notes := _notes(methods, curves):
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes))
