@@ -5,13 +5,13 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: help install kitchen smoke test slow long lint types check clean
+.PHONY: help install kitchen smoke test slow long lint types check docs clean
 
 help:
 	@echo "make kitchen   install, then demonstrations -> skills -> a trained kitchen agent"
 	@echo "make smoke     the same pipeline in miniature (under 3 minutes)"
 	@echo "make test      install, then the tests;   make slow, make long: the longer ones"
-	@echo "make check     lint and type check"
+	@echo "make check     lint and type check;   make docs: the documentation site, in build/site"
 
 install: $(BIN)/.installed
 
@@ -47,6 +47,10 @@ types: install
 	$(BIN)/mypy
 
 check: lint types
+
+docs: install
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

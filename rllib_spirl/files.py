@@ -39,12 +39,37 @@ def local_copy(folder: str | Path, filesystem: fs.FileSystem | None = None) -> I
         folder: A local path or a URI; or a path in ``filesystem``.
         filesystem: Where the folder is.
     """
-    path = str(folder)
-    if filesystem is None:
-        filesystem, path = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
+    filesystem, path = _place(folder, filesystem)
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as copy:
         fs.copy_files(path, copy, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
         yield Path(copy)
+
+
+@contextmanager
+def local_folder(folder: str | Path, filesystem: fs.FileSystem | None = None) -> Iterator[Path]:
+    """A folder to write into: itself, if it is on this machine, else one whose files are copied there at the end.
+
+    Args:
+        folder, filesystem: As of `local_copy`. A local folder is made where it is missing.
+    """
+    filesystem, path = _place(folder, filesystem)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        yield Path(copy)
+        filesystem.create_dir(path)
+        fs.copy_files(copy, path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+def _place(folder: str | Path, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
+    """The file system that a folder is in, and its absolute path there."""
+    if filesystem is not None:
+        return filesystem, str(folder)
+    path = str(folder)
+    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
+    return found

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import pictures, video
 from rllib_spirl.evaluation.pictures import captioned
@@ -143,3 +144,15 @@ def test_kitchen_has_pictures() -> None:
     film.close()
     assert pictures[0].shape[1] == 64
     assert pictures[0].std() > 10
+
+
+def test_gymnasiums_own_environments_are_drawn_without_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    env = make_env("Reacher-v5", {"render_mode": "rgb_array"})
+    env.reset(seed=0)
+    picture = env.render()
+    env.close()
+    assert picture.ndim == 3
+    assert picture.std() > 10

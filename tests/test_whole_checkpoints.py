@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pyarrow import fs
 from ray.rllib.algorithms import Algorithm
 from typer.testing import CliRunner
 
@@ -316,6 +317,22 @@ def test_what_could_not_be_written_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "file") as file:
         file.write_bytes((tmp_path / "nothing").read_bytes())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_checkpoint_is_saved_where_it_is_asked_for(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: Any
+) -> None:
+    """Below the working directory, or at a URI: here one of a file system that is not the local one."""
+    monkeypatch.chdir(tmp_path)
+    algorithm = built(config(settings).build_algo())
+    algorithm.train()
+    assert algorithm.save_to_path("here") == str(tmp_path / "here")
+    elsewhere = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    assert algorithm.save_to_path("there", filesystem=elsewhere) == "there"
+    files = [sorted(str(p.relative_to(tmp_path / d)) for p in (tmp_path / d).rglob("*")) for d in ("here", "there")]
+    assert files[0] == files[1]
+    again = built(SPiRL.from_checkpoint("there", filesystem=elsewhere))
+    assert again.train()["env_steps"] == algorithm.train()["env_steps"]
 
 
 def test_a_folder_elsewhere_is_copied_here_for_a_while(checkpoint: Path) -> None:

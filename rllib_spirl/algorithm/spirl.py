@@ -1,5 +1,6 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
+import tempfile
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import summarize
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
-from rllib_spirl.files import local_copy
+from rllib_spirl.files import local_copy, local_folder
 from rllib_spirl.locations import location
 from rllib_spirl.progress import Stage, stage
 from rllib_spirl.skills.checkpoint import SkillFiles, load_card, load_skills, pickled_by_name, read_skills
@@ -531,20 +532,27 @@ class SPiRL(Algorithm):
             if self.offline is not None and own["offline_rng"] is not None:
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
 
-    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+    def save_to_path(
+        self, path: str | Path | None = None, *, filesystem: fs.FileSystem | None = None, **kwargs: Any
+    ) -> str:
         """RLlib's checkpoint with all that a run needs to go on with the same next update, wherever it is restored.
 
         Beside RLlib's files: replay buffer, demonstrations and skills.
+
+        Args:
+            path: A folder or URI, or a path in ``filesystem``; None for a temporary folder.
         """
         self.check_whole()
         assert isinstance(self.config.skill_checkpoint, SkillFiles)
-        with pickled_by_name():
-            saved: str = super().save_to_path(path, **kwargs)
-        self.config.skill_checkpoint.write(Path(saved) / SKILLS_FOLDER)
-        if self.offline is not None:
-            self.offline.save(Path(saved) / DEMONSTRATIONS_FILE)
-        self.replay.save(Path(saved) / REPLAY_FILE)
-        return saved
+        place = tempfile.mkdtemp() if path is None else path
+        with local_folder(place, filesystem) as folder:
+            with pickled_by_name():
+                super().save_to_path(folder, **kwargs)
+            self.config.skill_checkpoint.write(folder / SKILLS_FOLDER)
+            if self.offline is not None:
+                self.offline.save(folder / DEMONSTRATIONS_FILE)
+            self.replay.save(folder / REPLAY_FILE)
+        return str(place) if "://" in str(place) or filesystem is not None else str(folder)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self._adopt_skills(Path(checkpoint_dir))  # RLlib times the rest with what setting up makes

@@ -1,20 +1,17 @@
 """Off-screen pictures of a MuJoCo scene, on machines without a screen."""
 
 import atexit
-import ctypes.util
 import importlib
 import os
 
 import numpy as np
 
+from rllib_spirl.envs.headless import BACKENDS, installed
 from rllib_spirl.errors import UserError
-
-# MUJOCO_GL value -> (shared library it needs, system package that brings it)
-_BACKENDS = {"egl": ("EGL", "libegl1"), "osmesa": ("OSMesa", "libosmesa6")}
 
 
 def _unusable(backend: str, error: Exception) -> UserError:
-    library, package = _BACKENDS.get(backend, ("glfw", "libglfw3"))
+    library, package = BACKENDS.get(backend, ("glfw", "libglfw3"))
     return UserError(
         f"Rendering with MUJOCO_GL={backend} failed ({type(error).__name__}: {error}); install lib{library} "
         f"(Debian/Ubuntu: apt-get install {package}) or choose another back end with MUJOCO_GL."
@@ -77,13 +74,12 @@ class OffscreenRenderer:
 
 def _backend() -> str:
     chosen = os.environ.get("MUJOCO_GL", "").lower()
-    if chosen in (*_BACKENDS, "glfw"):
+    if chosen in (*BACKENDS, "glfw"):
         return chosen
     if chosen:
         raise UserError(f"MUJOCO_GL={chosen} is no back end; set it to egl, osmesa or glfw, or unset it.")
-    for name, (library, _) in _BACKENDS.items():
-        if ctypes.util.find_library(library):
-            return name
+    if found := installed():
+        return found
     raise UserError(
         "Rendering needs EGL or OSMesa and neither is installed; "
         "on Debian/Ubuntu: apt-get install libegl1 libgl1-mesa-dri (or libosmesa6)."

@@ -15,6 +15,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.data.columns import PICTURE
+from rllib_spirl.envs import headless
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
@@ -188,6 +189,8 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
             taking a config dict, or ``package.module.Class``.
         env_config: The config dict, or the keywords of one that is registered with Gymnasium.
     """
+    if env_config.get("render_mode") is not None:
+        headless.prepare()
     if not isinstance(env, str):
         return env(env_config)
     if _global_registry.contains(ENV_CREATOR, env):
