@@ -32,6 +32,12 @@ ELSEWHERE = {
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
 }
+# What links to these files means a page that is made.
+MADE = {
+    "docs/notebook.ipynb": "notebook.md",
+    "rllib_spirl/algorithm/spirl.py": "settings.md#training",
+    "rllib_spirl/skills/training.py": "settings.md#skill-training",
+}
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -62,6 +68,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return link[0]
         file = (folder / path).resolve()
         name = str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else ""
+        if name in MADE:
+            return f"[{text}]({MADE[name]})"
         if name in ELSEWHERE:
             return f"[{text}]({ELSEWHERE[name]}{hash_sign}{anchor})"
         if name.startswith("benchmarks/results/") and file.suffix in (".png", ".gif", ".md"):
