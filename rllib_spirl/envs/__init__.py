@@ -12,6 +12,7 @@ __all__ = ["ENVIRONMENTS", "our_name", "register_environments"]
 ENVIRONMENTS = {
     "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
     "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
+    "rllib_spirl/PointTasks-v0": "rllib_spirl.envs.point_tasks:PointTasksEnv",
 }
 
 # The kitchens of gymnasium-robotics, D4RL and Minari, without their versions: their states are those of ours.

@@ -158,8 +158,11 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
     Info: ``completed_subtasks`` (how many), ``completed`` (their names in the order of completion), ``subtasks``
     (each target subtask: completed or not).
 
+    It is a family of tasks, see `rllib_spirl.envs.tasks`: a task is the list of target subtasks, in their order. The
+    observation does not tell it.
+
     Args:
-        tasks: Target subtasks, names from SUBTASKS.
+        tasks: Target subtasks, names from SUBTASKS, until others are set.
         ordered: Count a subtask only after those before it.
         velocities: Observe velocities too.
         max_episode_steps: Steps of 0.08 s until truncation.
@@ -234,9 +237,26 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         self._steps += 1
         observation = self._observe()
         reward = self._progress.advance(self._progress.within(positions_of(observation)))
-        terminated = len(self._progress.completed) == len(self.tasks)
+        terminated = len(self._progress.completed) == len(self._progress.tasks)
         truncated = not terminated and self._steps >= self.max_episode_steps
         return observation, float(reward), terminated, truncated, self._info()
+
+    def sample_tasks(self, n_tasks: int) -> list[list[str]]:
+        """Orders of four different subtasks, drawn uniformly."""
+        return [self.np_random.permutation(list(SUBTASKS))[:4].tolist() for _ in range(n_tasks)]
+
+    def set_task(self, task: Sequence[str]) -> None:
+        """Make these the target subtasks from the next reset on, and of `relabel` at once.
+
+        Raises:
+            UserError: On an unknown name, one given twice, or none at all.
+        """
+        if not isinstance(task, list | tuple | str) or not all(isinstance(name, str) for name in task):
+            raise UserError(f"Kitchen: a task is a list of subtasks, not {task!r}.")
+        self.tasks = check_tasks(task)
+
+    def get_task(self) -> list[str]:
+        return list(self.tasks)
 
     def get_state(self) -> dict[str, Any]:
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
@@ -245,6 +265,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         return {
             "physics": physics,
             "observed": self._state.copy(),
+            "tasks": self._progress.tasks,
             "completed": self._progress.completed.copy(),
             "steps": self._steps,
             "random": self.np_random.bit_generator.state,
@@ -254,7 +275,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         """Go on where the environment of `get_state` was, with the same noise."""
         mujoco.mj_setState(self.model, self.data, state["physics"], _PHYSICS)
         self._state[:] = state["observed"]
-        self._progress = Progress(self.tasks, self.ordered)
+        self._progress = Progress(state.get("tasks", self.tasks), self.ordered)  # states of earlier versions have none
         self._progress.completed = list(state["completed"])
         self._steps = state["steps"]
         self.np_random.bit_generator.state = state["random"]
@@ -322,5 +343,5 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         return {
             "completed_subtasks": len(completed),
             "completed": completed,
-            "subtasks": {name: name in completed for name in self.tasks},
+            "subtasks": {name: name in completed for name in self._progress.tasks},
         }

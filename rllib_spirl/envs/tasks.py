@@ -1,0 +1,68 @@
+"""Families of tasks: environments in which one of many tasks can be set. A task is plain data, as YAML writes it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+
+from rllib_spirl.errors import UserError
+
+Task = Any
+
+
+@runtime_checkable
+class TaskSettable(Protocol):
+    """An environment with many tasks. The methods are those of ``TaskSettableEnv``, which RLlib had until lately."""
+
+    def sample_tasks(self, n_tasks: int) -> list[Task]:
+        """Tasks drawn at random."""
+        ...
+
+    def set_task(self, task: Task) -> None:
+        """Make it the task from the next reset on. Raises UserError if there is no such task."""
+        ...
+
+    def get_task(self) -> Task:
+        """The task, in the one form in which equal tasks are equal."""
+        ...
+
+
+def settable(env: gym.Env) -> TaskSettable:
+    """The environment whose task can be set, whatever wrappers are around it.
+
+    Raises:
+        UserError: If it has but one task.
+    """
+    inner = env.unwrapped
+    if isinstance(inner, TaskSettable):
+        return inner
+    name = env.spec.id if env.spec else type(inner).__name__
+    raise UserError(f"{name} has one task only: an environment of many has sample_tasks, set_task and get_task.")
+
+
+def canonical(env: gym.Env, task: Task) -> Task:
+    """The task in the one form in which equal tasks are equal; it is the environment's from the next reset on.
+
+    Raises:
+        UserError: If the environment has no such task.
+    """
+    family = settable(env)
+    family.set_task(task)
+    return family.get_task()
+
+
+def check_split(env: gym.Env, training: Sequence[Task], test: Sequence[Task]) -> None:
+    """Raise a UserError unless an environment has all of these tasks, and none of them is for training and for test."""
+    known = []
+    for task in training:
+        if (found := canonical(env, task)) in known:
+            raise UserError(f"training: '{task_name(task)}' is there twice.")
+        known.append(found)
+    for task in test:
+        if canonical(env, task) in known:
+            raise UserError(f"test: '{task_name(task)}' is a training task: a test is of tasks never trained on.")
+
+
+def task_name(task: Task) -> str:
+    """A task for people and for the keys of results: ``microwave, kettle``."""
+    return ", ".join(map(str, task)) if isinstance(task, list | tuple) else str(task)
