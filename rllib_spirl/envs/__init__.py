@@ -13,6 +13,7 @@ ENVIRONMENTS = {
     "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
     "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
     "rllib_spirl/PointTasks-v0": "rllib_spirl.envs.point_tasks:PointTasksEnv",
+    "rllib_spirl/Trials-v0": "rllib_spirl.envs.trials:TrialEnv",
 }
 
 # The kitchens of gymnasium-robotics, D4RL and Minari, without their versions: their states are those of ours.

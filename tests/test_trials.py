@@ -1,0 +1,112 @@
+"""Trials of RL²: what a recurrent policy is told, and that it remembers through a trial and not beyond."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rllib_spirl.envs.trials import TrialEnv
+from rllib_spirl.errors import UserError
+
+POINT = "rllib_spirl/PointTasks-v0"
+STEPS = 4
+
+
+def trials(**arguments: Any) -> TrialEnv:
+    return TrialEnv(
+        **{"env": POINT, "env_config": {"max_episode_steps": STEPS}, "tasks": [0, 90], "episodes": 3} | arguments
+    )
+
+
+def test_a_trial_is_several_episodes_of_one_task() -> None:
+    env = trials()
+    rng = np.random.default_rng(0)
+    seen = set()
+    for seed in range(6):
+        observation, _ = env.reset(seed=seed)
+        task = env.family.get_task()
+        seen.add(task)
+        assert observation.tolist() == [0] * 6
+        returns = []
+        for step in range(1, 3 * STEPS + 1):
+            action = rng.uniform(-2, 2, 2)
+            observation, reward, terminated, truncated, info = env.step(action)
+            np.testing.assert_allclose(observation[2:4], action.clip(-1, 1), rtol=1e-6)
+            assert observation[4] == pytest.approx(reward)
+            first = step % STEPS == 0  # of the next episode, or the end of the trial
+            assert observation[5] == first
+            if first and step < 3 * STEPS:
+                assert observation[:2].tolist() == [0, 0]
+            assert (terminated, truncated) == (False, step == 3 * STEPS)
+            assert env.family.get_task() == task
+            returns = [*returns, reward] if step % STEPS == 1 else [*returns[:-1], returns[-1] + reward]
+        assert info["measures"] == pytest.approx({f"episode_{i}": value for i, value in enumerate(returns, 1)})
+    assert seen == {0.0, 90.0}
+
+
+def test_a_task_can_be_asked_for_and_drawn_by_the_environment() -> None:
+    env = trials(tasks=None)
+    env.reset(seed=0, options={"task": 45})
+    assert env.family.get_task() == 45
+    drawn = []
+    for _ in range(5):
+        env.reset()
+        drawn.append(env.family.get_task())
+    assert len(set(drawn)) == 5
+    check_env(trials(), skip_render_check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "episodes must be at least 1, not 0"),
+        ({"tasks": []}, "tasks is empty"),
+        ({"tasks": [200]}, "a task is a direction from 0 to 180 degrees, not 200"),
+        ({"env": "Pendulum-v1", "env_config": {}}, "Pendulum-v1 has one task only"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        trials(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hidden_state_survives_episodes_and_not_trials(ray_session: None) -> None:
+    algorithm = (
+        PPOConfig()
+        .environment("rllib_spirl/Trials-v0", env_config={"env": POINT, "env_config": {"max_episode_steps": STEPS}})
+        .env_runners(num_env_runners=0, rollout_fragment_length=2 * STEPS)
+        .rl_module(model_config=DefaultModelConfig(use_lstm=True, lstm_cell_size=8, max_seq_len=2 * STEPS))
+        .debugging(seed=0, log_level="ERROR")
+        .build_algo()
+    )
+    try:
+        runner = algorithm.env_runner
+        episodes = runner.sample(num_episodes=2, explore=False)
+        assert [len(episode) for episode in episodes] == [2 * STEPS] * 2
+
+        def after(state: dict[str, Any] | None, observation: Any) -> dict[str, torch.Tensor]:
+            start = runner.module.get_initial_state() if state is None else state
+            batch = {Columns.OBS: torch.as_tensor(observation)[None, None]}
+            batch[Columns.STATE_IN] = {name: torch.as_tensor(np.asarray(value))[None] for name, value in start.items()}
+            out = runner.module.forward_inference(batch)[Columns.STATE_OUT]
+            return {name: value[0].detach() for name, value in out.items()}
+
+        for episode in episodes:
+            observations = episode.get_observations()
+            states = [episode.get_extra_model_outputs(Columns.STATE_OUT, t) for t in range(2 * STEPS)]
+
+            def equal(state: dict[str, Any], expected: dict[str, torch.Tensor]) -> bool:
+                return all(np.allclose(state[name], expected[name], atol=1e-5) for name in expected)
+
+            assert equal(states[0], after(None, observations[0])), "a trial begins with a new state"
+            assert observations[STEPS][-1] == 1, "an episode has ended here"
+            assert equal(states[STEPS], after(states[STEPS - 1], observations[STEPS]))
+            assert not equal(states[STEPS], after(None, observations[STEPS])), "it would have forgotten"
+    finally:
+        algorithm.stop()
