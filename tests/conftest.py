@@ -12,8 +12,9 @@ import psutil
 import pytest
 import ray
 import torch
-from ray.tune.registry import register_env
+from ray.tune.registry import register_env, register_trainable
 
+from rllib_spirl import SPiRL
 from rllib_spirl.cli import data as cli
 from rllib_spirl.cli.errors import run
 from rllib_spirl.data import DataSet
@@ -103,5 +104,6 @@ def ray_session() -> Iterator[None]:
     """A local Ray with the point mass registered as "point"."""
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     register_env("point", PointEnv)
+    register_trainable("SPiRL", SPiRL)  # Tune forgets at the end of a session what was registered by name
     yield
     ray.shutdown()

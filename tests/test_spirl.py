@@ -357,7 +357,7 @@ def test_compiled_updates_are_the_same_updates(config: Maker, caplog: pytest.Log
         for loss in (learner._losses, spirl_loss):
             learner._losses = loss
             torch.manual_seed(0)
-            learner.module.zero_grad()
+            module(algorithm).zero_grad()
             total = learner._loss("default_policy", module(algorithm), algorithm.config, batch, log=False)
             total.backward()
             gradients = {name: p.grad for name, p in module(algorithm).named_parameters() if p.grad is not None}
