@@ -81,7 +81,7 @@ def _visible(states: np.ndarray) -> bool:
 
 @functools.cache
 def _environment(name: str) -> Any:
-    """The environment that the benchmark recorded its data in. Building one takes a second: each process keeps its own."""
+    """The environment of the benchmark's own data. Building one takes a second, so each process keeps its own."""
     return make_benchmark(f"{name}-v0", mode="data_collection", terminate_at_goal=False)
 
 

@@ -14,7 +14,6 @@ from rllib_spirl.envs.outside import METAWORLD, METAWORLD_LIMIT
 from rllib_spirl.extras import optional
 from rllib_spirl.yaml_text import did_you_mean
 
-
 # The share of cubes that are put on another one is drawn for each episode, from between these.
 STACKING = {"cube-single": (0.0, 0.0), "cube-double": (0.0, 0.25), "scene": (0.5, 0.5), "puzzle-3x3": (0.5, 0.5)}
 """The scenes of OGBench in which play can be recorded."""
