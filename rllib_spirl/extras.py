@@ -11,4 +11,5 @@ def optional(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'rllib_spirl[{extra}]'") from None
+        name = str(error.name).partition(".")[0]
+        raise UserError(f"{name} is not installed: pip install 'rllib_spirl[{extra}]'") from None
