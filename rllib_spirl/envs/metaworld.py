@@ -1,5 +1,6 @@
 """Meta-World's tasks of a Sawyer arm on a table."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -62,7 +63,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         self.benchmark._freeze_rand_vec, self.benchmark.seeded_rand_vec = False, True
         self.benchmark.max_path_length = np.inf  # Gymnasium's wrapper ends the episode
         self._success = False
-        self._began: dict[str, Any] = {}  # state of the random numbers from which objects and goal were drawn
+        self._began: Mapping[str, Any] = {}  # state of the random numbers from which objects and goal were drawn
         self._picture_size = (width, height)
         self._renderer: OffscreenRenderer | None = None
 
@@ -125,7 +126,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
             camera = mujoco.MjvCamera()
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self.benchmark.model.camera("corner").id
             self._renderer = OffscreenRenderer(self.benchmark.model, *self._picture_size, camera)
-        return self._renderer.render(self.benchmark.data)
+        return self._renderer.render(self.benchmark.data)[::-1, ::-1].copy()  # that camera hangs upside down
 
     def close(self) -> None:
         if self._renderer is not None:
