@@ -19,6 +19,7 @@ from rllib_spirl.data import recipe as recipes
 from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
+from rllib_spirl.demos.ogbench_file import OGBenchFile
 from rllib_spirl.errors import UserError
 
 app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -94,6 +95,31 @@ def import_d4rl(
 ) -> None:
     """Import a D4RL HDF5 file."""
     recipe = D4RLRecipe(
+        path=file,
+        state_columns=state_columns,
+        task=task,
+        fps=fps,
+        rescale_actions=scale_actions,
+        env=env,
+        skip_damaged=skip_damaged,
+    )
+    _write(recipe, output, overwrite)
+
+
+@app.command("import-ogbench")
+def import_ogbench(
+    file: Annotated[Path, typer.Argument(help="An .npz file of OGBench, such as scene-play-v0.npz.")],
+    output: Output,
+    state_columns: Columns = None,
+    task: Annotated[str, typer.Option(help="What the episodes do.")] = "play",
+    fps: Fps = 20.0,
+    scale_actions: Rescale = False,
+    env: Annotated[str | None, typer.Option(help="Environment whose states these are [by the file's name].")] = None,
+    skip_damaged: Skip = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import a file of OGBench's data."""
+    recipe = OGBenchFile(
         path=file,
         state_columns=state_columns,
         task=task,

@@ -14,7 +14,7 @@ from rllib_spirl.cli.levels import hint
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
 from rllib_spirl.data.recipe import build, built, default_place, read_recipe
-from rllib_spirl.demos.recipes import ENVIRONMENTS, ScriptedRecipe
+from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import report_prior
@@ -188,7 +188,7 @@ def prepare_skills(
     return PreparedSkills(str(folder), data)
 
 
-def _existing(data: Location) -> DataSet | ScriptedRecipe | None:
+def _existing(data: Location) -> DataSet | RecordedRecipe | None:
     """The data set there, or the one that the recipe there has built; else the recipe, if it needs no import."""
     if data.suffix not in (".yaml", ".yml"):
         return DataSet.open(data)
@@ -196,22 +196,22 @@ def _existing(data: Location) -> DataSet | ScriptedRecipe | None:
         raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
     recipe = read_recipe(data)
     found = built(recipe, Path(recipe.output or default_place(recipe, data)))
-    return found or (recipe if isinstance(recipe, ScriptedRecipe) else None)
+    return found or (recipe if isinstance(recipe, RecordedRecipe) else None)
 
 
-def frames_of(data: DataSet | ScriptedRecipe | None) -> Frames | None:
+def frames_of(data: DataSet | RecordedRecipe | None) -> Frames | None:
     """What is known of the frames of a data set, or of those that a recipe will record."""
     if data is None:
         return None
     if isinstance(data, DataSet):
         return Frames(str(data), data.state_dim, data.action_dim, c.IMAGE in data.columns)
-    env = try_env(ENVIRONMENTS[data.environment], data.env_config())
+    env = try_env(data.env, data.env_config())
     images = isinstance(env.observation_space, Dict)
     try:
         state_dim, action_dim = flatdim(state_space(env, images=images)), flatdim(env.action_space)
     finally:
         env.close()
-    return Frames(f"the {data.environment}'s demonstrations", state_dim, action_dim, images)
+    return Frames(f"the {data.subject}'s demonstrations", state_dim, action_dim, images)
 
 
 def _open(data: Location, show_progress: bool) -> DataSet:

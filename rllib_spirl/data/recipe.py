@@ -68,15 +68,15 @@ def parse(values: Any, file: Path) -> Recipe:
     # A misspelt key also leaves its right spelling missing: tell of the misspelling.
     problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     key = ".".join(str(part) for part in problem["loc"])
-    wrong = problem["type"]
+    wrong, text = problem["type"], problem["msg"].removeprefix("Value error, ")
     if wrong == "extra_forbidden":
         message = f"unknown key '{key}'{did_you_mean(key, list(model.model_fields))}"
     elif wrong == "missing" or (key and problem["input"] is None):
         message = f"'{key}' is missing; add it, or pass --set {key}=..."
     elif key:
-        message = f"{key} = {problem['input']!r}: {problem['msg']}"
+        message = f"{key} = {problem['input']!r}: {text}"
     else:
-        message = problem["msg"].removeprefix("Value error, ")
+        message = text
     raise UserError(f"{file}: {message}")
 
 

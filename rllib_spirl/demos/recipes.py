@@ -19,21 +19,38 @@ ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0", "block_stacking": "rllib_sp
 """The names of the environments whose states they record."""
 
 
-class ScriptedRecipe(Recipe):
-    """Demonstrations by the package's own scripted demonstrators: what all of these have in common."""
+class RecordedRecipe(Recipe):
+    """Demonstrations that scripts record in an environment: what all of these have in common."""
 
-    source: Literal["scripted"]
-    environment: str
-    demonstrations: int = Field(ge=1)
     seed: int = Field(0, ge=0)
     noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
     max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
     robot_type: str = "unknown"
 
     @property
-    def demonstrator(self) -> Any:
+    def subject(self) -> str:
+        """Whose demonstrations they are, for an error."""
+        raise NotImplementedError
+
+    @property
+    def module(self) -> str:
         """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
-        return importlib.import_module(DEMONSTRATORS[self.environment])
+        raise NotImplementedError
+
+    @property
+    def env(self) -> str:
+        """The name of the environment whose states are recorded."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """How many demonstrations there are to be."""
+        raise NotImplementedError
+
+    @property
+    def demonstrator(self) -> Any:
+        """`module`, imported."""
+        return importlib.import_module(self.module)
 
     def content(self) -> dict[str, Any]:
         return super().content() | {"demonstrator": getattr(self.demonstrator, "VERSION", 1)}
@@ -47,15 +64,39 @@ class ScriptedRecipe(Recipe):
 
     def env_config(self) -> dict[str, Any]:
         """The settings that give the environment the states which are recorded."""
-        raise NotImplementedError
+        return {}
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def variants(self) -> list[dict[str, Any]]:
         """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
         raise NotImplementedError
 
-    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
-        """Whether a demonstration of ``task`` that completed this, in this order, belongs into the data."""
+    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
+        """Whether a demonstration of ``task``, as the demonstrator returned it, belongs into the data."""
         raise NotImplementedError
+
+
+class ScriptedRecipe(RecordedRecipe):
+    """Demonstrations in the package's own environments."""
+
+    source: Literal["scripted"]
+    environment: str
+    demonstrations: int = Field(ge=1)
+
+    @property
+    def subject(self) -> str:
+        return self.environment
+
+    @property
+    def module(self) -> str:
+        return DEMONSTRATORS[self.environment]
+
+    @property
+    def env(self) -> str:
+        return ENVIRONMENTS[self.environment]
+
+    @property
+    def count(self) -> int:
+        return self.demonstrations
 
 
 class KitchenRecipe(ScriptedRecipe):
@@ -113,11 +154,12 @@ class KitchenRecipe(ScriptedRecipe):
     def env_config(self) -> dict[str, Any]:
         return {"velocities": self.velocities}
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def variants(self) -> list[dict[str, Any]]:
         return [{"order": order, "velocities": self.velocities} for order in self.orders()]
 
-    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
+    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
         # Held out is what happens, not only what was asked for.
+        completed = demonstration.completed
         return set(task["order"]) <= set(completed) and not self.excluded(completed)
 
 
@@ -138,11 +180,11 @@ class BlockStackingRecipe(ScriptedRecipe):
     def env_config(self) -> dict[str, Any]:
         return {"blocks": self.blocks, "images": self.images}
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def variants(self) -> list[dict[str, Any]]:
         return [{"blocks": self.blocks, "stacks": self.stacks, "images": self.images}]
 
-    def accepts(self, task: dict[str, Any], completed: list[str]) -> bool:
-        return len(completed) == task["stacks"]
+    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
+        return len(demonstration.completed) == task["stacks"]
 
 
 _RECIPES: dict[str, type[ScriptedRecipe]] = {"kitchen": KitchenRecipe, "block_stacking": BlockStackingRecipe}

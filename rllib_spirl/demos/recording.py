@@ -21,7 +21,7 @@ import numpy as np
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.data.writer import TrajectoryWriter
-from rllib_spirl.demos.recipes import DEMONSTRATORS, ENVIRONMENTS, ScriptedRecipe
+from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage
@@ -35,20 +35,20 @@ class Job:
     task: dict[str, Any]
     seeds: tuple[int, ...]
     noise: float
-    recipe: ScriptedRecipe
+    recipe: RecordedRecipe
     file: Path
 
 
-def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
+def plan(recipe: RecordedRecipe, parts: Path) -> list[Job]:
     """All demonstrations of a recipe. Each task comes once before any comes again."""
-    tasks, demonstrator = recipe.tasks(), DEMONSTRATORS[recipe.environment]
+    tasks = recipe.variants()
     rng = np.random.default_rng(recipe.seed)
     drawn: list[int] = []
-    while len(drawn) < recipe.demonstrations:
+    while len(drawn) < recipe.count:
         drawn.extend(rng.permutation(len(tasks)).tolist())
     return [
         Job(
-            module=demonstrator,
+            module=recipe.module,
             task=tasks[drawn[i]],
             # Drawn from the place in the plan, so that neither the worker nor other demonstrations matter.
             seeds=tuple(np.random.SeedSequence([recipe.seed, i]).generate_state(recipe.max_attempts).tolist()),
@@ -56,7 +56,7 @@ def plan(recipe: ScriptedRecipe, parts: Path) -> list[Job]:
             recipe=recipe,
             file=parts / f"{i:06d}",
         )
-        for i in range(recipe.demonstrations)
+        for i in range(recipe.count)
     ]
 
 
@@ -65,7 +65,7 @@ def record(job: Job) -> bool:
     module = importlib.import_module(job.module)
     for seed in job.seeds:
         demonstration = module.demonstrate(**job.task, seed=seed, noise=job.noise)
-        if job.recipe.accepts(job.task, list(demonstration.completed)):
+        if job.recipe.accepts(job.task, demonstration):
             _save(job.file.with_suffix(".npz"), demonstration.episode)
             return True
     job.file.with_suffix(".failed").touch()
@@ -73,7 +73,7 @@ def record(job: Job) -> bool:
 
 
 def build(
-    recipe: ScriptedRecipe,
+    recipe: RecordedRecipe,
     output: Path,
     facts: dict[str, Any],
     *,
@@ -103,7 +103,7 @@ def build(
     options: dict[str, Any] = {
         "fps": recipe.fps,
         "robot_type": recipe.robot_type,
-        "env": ENVIRONMENTS[recipe.environment],
+        "env": recipe.env,
         "overwrite": overwrite,
     }
     TrajectoryWriter(output, **options)  # refuses an unusable output before the long work, not after it

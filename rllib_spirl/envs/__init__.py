@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium as gym
 from ray.tune.registry import register_env
 
+from rllib_spirl.envs.outside import FAMILIES, METAWORLD, METAWORLD_LIMIT, OGBENCH
+
 __all__ = ["ENVIRONMENTS", "our_name", "register_environments"]
 
 ENVIRONMENTS = {
@@ -34,14 +36,24 @@ def _make(name: str, config: dict[str, Any]) -> gym.Env:
 
 
 def register_environments() -> None:
-    """Register our environments by name. Calling it again does nothing.
+    """Register our environments, and the tasks of other benchmarks, by name. Calling it again does nothing.
 
-    Ray Tune's registry reaches the workers of a cluster, so that RLlib's built-in algorithms find them there too.
+    The packages of the benchmarks need not be there: they are imported when an environment is made.
     """
     for name, entry_point in ENVIRONMENTS.items():
-        if name not in gym.registry:
-            gym.register(name, entry_point=entry_point)
-            register_env(name, partial(_make, name))
+        _register(name, entry_point)
+    for task, family in OGBENCH.items():
+        limit = FAMILIES[family].limit
+        _register(f"ogbench/{task}", "rllib_spirl.envs.ogbench:OGBenchEnv", limit, task=task)
+    for task in METAWORLD:
+        _register(f"metaworld/{task}", "rllib_spirl.envs.metaworld:MetaWorldEnv", METAWORLD_LIMIT, task=task)
+
+
+def _register(name: str, entry_point: str, limit: int | None = None, **settings: Any) -> None:
+    """Ray Tune's registry reaches the workers of a cluster, so that RLlib's built-in algorithms find the name too."""
+    if name not in gym.registry:
+        gym.register(name, entry_point=entry_point, max_episode_steps=limit, kwargs=settings)
+        register_env(name, partial(_make, name))
 
 
 register_environments()
