@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -171,9 +172,13 @@ def _repeated(states: Tensor, next_states: Tensor) -> tuple[int, Tensor]:
     return lag, repeated
 
 
-def mixed_batch(
-    replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float
-) -> Batch:
+class Samples(Protocol):
+    """What transitions can be drawn from."""
+
+    def sample(self, count: int) -> Batch: ...
+
+
+def mixed_batch(replay: SkillReplay, offline: Samples | None, count: int, batch_size: int, fraction: float) -> Batch:
     """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay."""
     if offline is None or fraction == 0:
         return replay.sample(count * batch_size)
