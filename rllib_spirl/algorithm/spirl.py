@@ -521,12 +521,14 @@ class SPiRL(Algorithm):
     def _update(self, updates: int, offline_fraction: float) -> None:
         """Gradient steps on batches drawn together."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            columns = self._columns(updates, offline_fraction)
-            steps = updates * self.config.train_batch_size_per_learner
-            batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps)
-            sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
-            results = self.learner_group.update(batch=batch, timesteps=sampled)
-            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+            self._update_on(self._columns(updates, offline_fraction), updates)
+
+    def _update_on(self, columns: Batch, updates: int) -> None:
+        steps = updates * self.config.train_batch_size_per_learner
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps)
+        sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
+        results = self.learner_group.update(batch=batch, timesteps=sampled)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _columns(self, updates: int, offline_fraction: float) -> Batch:
         """The learner's batches for so many gradient steps, in one."""

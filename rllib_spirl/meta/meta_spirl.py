@@ -14,8 +14,8 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rllib_spirl.algorithm.replay_buffer import Batch, mixed_batch
-from rllib_spirl.algorithm.spirl import SPiRL, SPiRLConfig
+from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mixed_batch
+from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import EpisodeResult, summarize
 from rllib_spirl.envs.tasks import Task, task_name
@@ -247,7 +247,7 @@ class MetaSPiRL(SPiRL):
         contexts: list[Batch] = []
         sizes = []
         for task, kind in zip(tasks, kinds, strict=True):
-            demonstrated = None if offline is None else _OfTask(offline, task)
+            demonstrated = offline.of_task(task) if isinstance(offline, TaskDemonstrations) else None
             rows.append(
                 mixed_batch(
                     self.replay.of[task], demonstrated, 1, config.train_batch_size_per_learner, offline_fraction
@@ -272,6 +272,22 @@ class MetaSPiRL(SPiRL):
             return int(self._random.integers(least + 1))
         return int(np.exp(self._random.uniform(np.log(least + 1), np.log(most + 1))))
 
+    def fine_tune(self, replay: SkillReplay, offline: Samples | None, e: torch.Tensor, updates: int) -> None:
+        """SPiRL's gradient steps on the transitions of one task, with a fixed embedding e (E,).
+
+        As many transitions are in each as in one of all tasks, and α and δ are those of much context.
+        """
+        config = self.config
+        rows = config.train_batch_size_per_learner * (config.exploring_tasks + config.solved_tasks)
+        for first in range(0, updates, MAX_UPDATES_AT_ONCE):
+            count = min(MAX_UPDATES_AT_ONCE, updates - first)
+            columns = mixed_batch(replay, offline, count, rows, config.offline_fraction)
+            batch = {name: column.unflatten(0, (count, rows)) for name, column in columns.items()}
+            known = {"e": e.repeat(count, 1, 1), "kind": torch.full((count, 1), MUCH)}
+            self._update_on(batch | known, count)
+        if updates:
+            self._sync_weights()
+
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
         state["meta"] = {"random": self._random.bit_generator.state, "next_tasks": list(self._next_tasks)}
@@ -290,16 +306,6 @@ class MetaSPiRL(SPiRL):
     def _restore_replay(self, folder: Path) -> None:
         self.replay.restore(folder / REPLAY_FOLDER)
         self.contexts.restore(folder / CONTEXTS_FOLDER)
-
-
-class _OfTask:
-    """Demonstrations with the rewards of one task."""
-
-    def __init__(self, demonstrations: Any, task: int) -> None:
-        self._demonstrations, self._task = demonstrations, task
-
-    def sample(self, count: int) -> Batch:
-        return self._demonstrations.sample_task(self._task, count)
 
 
 def evaluate_on_test_tasks(algorithm: MetaSPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:

@@ -1,6 +1,7 @@
 """Replay of many tasks: one ring for each, and demonstrations with the rewards of all of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rllib_spirl.algorithm.offline import read_transitions, skills_of, window_labels
-from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
+from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import window_starts
 from rllib_spirl.envs.tasks import Task, settable
@@ -64,12 +65,9 @@ class TaskDemonstrations(SkillReplay):
         self.task_rewards, self.task_terminated = columns["task_rewards"], columns["task_terminated"]
         self._counting = [column.isfinite().nonzero()[:, 0] for column in self.task_rewards.T]
 
-    def sample_task(self, task: int, count: int) -> Batch:
-        """``count`` transitions, drawn uniformly from those before the task's end, with the task's rewards."""
-        counting = self._counting[task]
-        rows = counting[torch.randint(len(counting), (count,), generator=self.generator)]
-        batch = {name: column[rows] for name, column in self._columns.items()}
-        return batch | {"rewards": self.task_rewards[rows, task], "terminated": self.task_terminated[rows, task]}
+    def of_task(self, task: int) -> Samples:
+        """The transitions before the task's end, with its rewards."""
+        return _OfTask(self, task, self._counting[task])
 
     def save(self, path: Path) -> None:
         super().save(path)
@@ -87,6 +85,21 @@ class TaskDemonstrations(SkillReplay):
             raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
         loaded.source, loaded.generator = shared.source, shared.generator
         return loaded
+
+
+@dataclass(frozen=True)
+class _OfTask:
+    demonstrations: TaskDemonstrations
+    task: int
+    counting: Tensor
+
+    def sample(self, count: int) -> Batch:
+        shared = self.demonstrations
+        rows = self.counting[torch.randint(len(self.counting), (count,), generator=shared.generator)]
+        return {name: column[rows] for name, column in shared._columns.items()} | {
+            "rewards": shared.task_rewards[rows, self.task],
+            "terminated": shared.task_terminated[rows, self.task],
+        }
 
 
 def task_demonstrations(
