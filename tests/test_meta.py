@@ -306,6 +306,7 @@ def test_the_encoder_learns_from_the_critics_alone(config: Maker, built: Any) ->
         ours.log_context_weight.fill_(-40.0)  # leaves the critics' loss
         for parameter in ours.critic.parameters():
             parameter.zero_()
+    ours.zero_grad(set_to_none=True)
     learner._loss("default_policy", ours, settings, with_prior(ours, minibatch), log=False).backward()
     assert all(p.grad is None or p.grad.abs().max() < 1e-12 for p in ours.encoder.parameters())
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in ours.policy.parameters())
