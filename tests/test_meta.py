@@ -476,13 +476,17 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
             critic_hidden=64,
             policy_hidden=64,
             policy_tau=0.02,
+            tau=0.02,
+            policy_lr=1e-3,
+            critic_lr=1e-3,
+            initial_context_weight=0.01,
             skill_candidates=1,
             gamma=0.9,
             initial_alpha=0.2,
             warmup_steps=400,
             updates_per_step=0.5,
         )
-        .reporting(min_sample_timesteps_per_iteration=4000)
+        .reporting(min_sample_timesteps_per_iteration=3200)
         .debugging(seed=seed, log_level="ERROR")
         .build_algo()
     )
@@ -490,4 +494,4 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
     for task in (0.0, 180.0):
         met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
         returns = [met.run(s).episode_return for _, s in zip(range(2), episode_seeds(seed, task, [task]), strict=False)]
-        assert returns[1] > -10, "the best is -5.2; whoever stays at the start has -20"
+        assert returns[1] > -14, "the best is -5.2; who stays at the start has -20, who goes the wrong way -35"
