@@ -16,7 +16,7 @@ import yaml
 
 from rllib_spirl import MetaSPiRL, MetaSPiRLConfig, SPiRL, SPiRLConfig, UserError
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.algorithm.replay_buffer import COLUMNS
+from rllib_spirl.algorithm.replay_buffer import COLUMNS, SkillReplay
 from rllib_spirl.algorithm.spirl_learner import with_prior
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
@@ -375,6 +375,22 @@ def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str,
     again = TaskDemonstrations.load(tmp_path / "demonstrations.safetensors", 2, 4)
     batch, same = together.of_task(1).sample(9), again.of_task(1).sample(9)
     assert all(torch.equal(batch[name], same[name]) for name in COLUMNS)
+
+
+def test_a_context_is_a_run_of_transitions(walks: Path, chunks: str) -> None:
+    replay = SkillReplay(10, 1, 1)
+    for first in (0, 6, 12):  # the ring has gone round: 8 to 17 are left
+        numbers = torch.arange(first, first + 6.0)
+        columns = {"states": numbers[:, None], "z": numbers[:, None], "next_states": numbers[:, None]}
+        replay.add(columns | {"rewards": numbers, "terminated": numbers})
+    runs = torch.stack([replay.sample_run(4, 6)["rewards"][:4] for _ in range(200)])
+    assert (runs.diff(dim=1) == 1).all()
+    assert set(runs[:, 0].tolist()) == set(range(8, 15))
+    model, _ = load_skills(chunks)
+    demonstrations = task_demonstrations(opened(walks), model, PointTasksEnv(), [0.0], 100_000)
+    batch = demonstrations.of_task(0).sample_run(5, 5)
+    follows = (batch["states"][1:] == batch["next_states"][:-1]).all(1)
+    assert follows.sum() >= 3, "but where one recording ends and another begins"
 
 
 # A new task.

@@ -66,6 +66,16 @@ class SkillReplay:
         rows = torch.randint(self.size, (count,), generator=self.generator)
         return {name: column[rows] for name, column in self._columns.items()}
 
+    def sample_run(self, length: int, rows: int) -> Batch:
+        """``length`` transitions that were added one after the other, from a place drawn uniformly.
+
+        So many, or all if there are fewer, are the first of ``rows`` rows; the others do not matter.
+        """
+        oldest = self._next if self.size == self.capacity else 0
+        start = torch.randint(max(1, self.size - length + 1), (1,), generator=self.generator)
+        chosen = (oldest + (start + torch.arange(rows)) % self.size) % self.capacity
+        return {name: column[chosen] for name, column in self._columns.items()}
+
     def save(self, path: Path) -> None:
         """Write contents and random state as safetensors; a state of several transitions once, where they overlap."""
         tensors = {name: column[: self.size].contiguous() for name, column in self._columns.items()}

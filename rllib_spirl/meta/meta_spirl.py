@@ -215,7 +215,8 @@ class MetaSPiRL(SPiRL):
                 self._next_tasks = self._random.permutation(len(self.config.training_tasks)).tolist()
             index = self._next_tasks.pop()
             known = self.contexts.of[index]
-            context = known.sample(min(len(known), self.config.context_size)) if len(known) else None
+            size = min(len(known), self.config.context_size)
+            context = known.sample_run(size, size) if size else None
             for given in (None, context):
                 task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
                 rollouts.append(Rollout(index, task, seed, given))
@@ -234,7 +235,8 @@ class MetaSPiRL(SPiRL):
     def _minibatch(self, offline_fraction: float) -> Batch:
         """Transitions of some tasks, and a context of each, see `meta_loss`.
 
-        A context is of the agent's own episodes or, as often as transitions are, of demonstrations.
+        A context is of the agent's own episodes or, as often as transitions are, of demonstrations. Its transitions
+        follow on each other, as those of a new task do: drawn one by one from many episodes they would tell more.
         """
         config = self.config
         offline = self.offline
@@ -256,8 +258,8 @@ class MetaSPiRL(SPiRL):
             source: Any = self.contexts.of[task]
             if demonstrated is not None and (not len(source) or self._random.random() < offline_fraction):
                 source = demonstrated
-            contexts.append(source.sample(config.context_size))
-            sizes.append(self._context_size(kind))
+            sizes.append(min(self._context_size(kind), len(source)))
+            contexts.append(_context(source, sizes[-1], config.context_size, rows[-1]))
         counted = torch.arange(config.context_size) < torch.tensor(sizes)[:, None]
         return (
             {name: torch.cat([each[name] for each in rows]) for name in rows[0]}
@@ -306,6 +308,13 @@ class MetaSPiRL(SPiRL):
     def _restore_replay(self, folder: Path) -> None:
         self.replay.restore(folder / REPLAY_FOLDER)
         self.contexts.restore(folder / CONTEXTS_FOLDER)
+
+
+def _context(source: Any, length: int, rows: int, others: Batch) -> Batch:
+    """A run of ``length`` transitions in ``rows`` rows; where there is none yet, rows of others, which do not count."""
+    if length:
+        return source.sample_run(length, rows)
+    return {name: column[:1].expand(rows, *column.shape[1:]) for name, column in others.items()}
 
 
 def evaluate_on_test_tasks(algorithm: MetaSPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:

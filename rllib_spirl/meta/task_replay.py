@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rllib_spirl.algorithm.offline import read_transitions, skills_of, window_labels
-from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import window_starts
 from rllib_spirl.envs.tasks import Task, settable
@@ -57,22 +57,29 @@ class TaskDemonstrations(SkillReplay):
 
     States and skills are there once, and the labels of T tasks beside them: ``task_rewards`` (W, T), NaN where the
     task would have been done before, and ``task_terminated`` (W, T).
+
+    Args:
+        columns: All of these, in the order in which they were recorded.
+        horizon: H: so many rows later begins the window that follows on one.
+        seed: Of the sampling.
     """
 
-    def __init__(self, columns: Batch, seed: int = 0) -> None:
+    def __init__(self, columns: Batch, horizon: int, seed: int = 0) -> None:
         super().__init__(len(columns["z"]), columns["states"].shape[1], columns["z"].shape[1], seed)
         self.add(columns)
+        self.horizon = horizon
         self.task_rewards, self.task_terminated = columns["task_rewards"], columns["task_terminated"]
         self._counting = [column.isfinite().nonzero()[:, 0] for column in self.task_rewards.T]
 
-    def of_task(self, task: int) -> Samples:
+    def of_task(self, task: int) -> "TaskSamples":
         """The transitions before the task's end, with its rewards."""
-        return _OfTask(self, task, self._counting[task])
+        return TaskSamples(self, task, self._counting[task])
 
     def save(self, path: Path) -> None:
         super().save(path)
         with replacing(_labels(path)) as file:
-            save_file({"rewards": self.task_rewards, "terminated": self.task_terminated}, file)
+            labels = {"rewards": self.task_rewards, "terminated": self.task_terminated}
+            save_file(labels | {"horizon": torch.tensor(self.horizon)}, file)
 
     @classmethod
     def load(cls, path: Path, state_dim: int, latent_dim: int) -> "TaskDemonstrations":
@@ -80,7 +87,10 @@ class TaskDemonstrations(SkillReplay):
         shared = SkillReplay.load(path, state_dim, latent_dim)
         try:
             labels = load_file(_labels(path))
-            loaded = cls(shared._columns | {"task_rewards": labels["rewards"], "task_terminated": labels["terminated"]})
+            loaded = cls(
+                shared._columns | {"task_rewards": labels["rewards"], "task_terminated": labels["terminated"]},
+                int(labels["horizon"]),
+            )
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
         loaded.source, loaded.generator = shared.source, shared.generator
@@ -88,14 +98,27 @@ class TaskDemonstrations(SkillReplay):
 
 
 @dataclass(frozen=True)
-class _OfTask:
+class TaskSamples:
+    """Demonstrations in one task."""
+
     demonstrations: TaskDemonstrations
     task: int
     counting: Tensor
 
+    def __len__(self) -> int:
+        return len(self.counting)
+
     def sample(self, count: int) -> Batch:
-        shared = self.demonstrations
-        rows = self.counting[torch.randint(len(self.counting), (count,), generator=shared.generator)]
+        """Transitions drawn uniformly."""
+        return self._rows(torch.randint(len(self.counting), (count,), generator=self.demonstrations.generator))
+
+    def sample_run(self, length: int, rows: int) -> Batch:
+        """As `SkillReplay.sample_run`: windows that follow on each other, as an agent's skills do."""
+        start = torch.randint(len(self.counting), (1,), generator=self.demonstrations.generator)
+        return self._rows((start + self.demonstrations.horizon * torch.arange(rows)) % len(self.counting))
+
+    def _rows(self, chosen: Tensor) -> Batch:
+        shared, rows = self.demonstrations, self.counting[chosen]
         return {name: column[rows] for name, column in shared._columns.items()} | {
             "rewards": shared.task_rewards[rows, self.task],
             "terminated": shared.task_terminated[rows, self.task],
@@ -145,7 +168,8 @@ def task_demonstrations(
         return columns | {"task_rewards": torch.stack(rewards, 1), "task_terminated": torch.stack(terminated, 1)}
 
     parts = list(read_transitions(data, model, env, capacity, seed, skill_bound, labelled))
-    return TaskDemonstrations({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, seed)
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return TaskDemonstrations(columns, model.config.horizon, seed)
 
 
 def _labels(path: Path) -> Path:
