@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ray.rllib.algorithms import AlgorithmConfig
 
-from rllib_spirl.envs.skill_env import make_env, make_skill_env
+from rllib_spirl.envs.skill_env import make_skill_env, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
@@ -44,7 +44,7 @@ def check_tasks(checkpoint: str, tasks: Sequence[Task], *, trained_on_too: bool 
     chosen = list(tasks) or list(state["test_tasks"])
     if not chosen:
         raise UserError(f"{checkpoint} has no test tasks: name one with --task.")
-    with closing(make_env(state["env"], dict(state["env_config"] or {}))) as env:
+    with closing(try_env(state["env"], dict(state["env_config"] or {}))) as env:
         known = [canonical(env, task) for task in state["training_tasks"]]
         found = [canonical(env, task) for task in chosen]
     for task in found:
