@@ -1,5 +1,6 @@
 """Learning to learn: tasks, their context, the learner of many of them, and what a new task is met with."""
 
+import itertools
 import json
 import math
 import re
@@ -486,7 +487,8 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
             exploring_tasks=0,
             solved_tasks=2,
             context_dim=2,
-            context_size=40,
+            context_size=20,
+            context_capacity=200,
             context_hidden=32,
             critic_members=2,
             critic_hidden=64,
@@ -497,17 +499,25 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
             critic_lr=1e-3,
             initial_context_weight=0.01,
             skill_candidates=1,
-            gamma=0.9,
+            gamma=0.8,
             initial_alpha=0.2,
             warmup_steps=400,
             updates_per_step=0.5,
         )
-        .reporting(min_sample_timesteps_per_iteration=3200)
+        .reporting(min_sample_timesteps_per_iteration=800)
         .debugging(seed=seed, log_level="ERROR")
         .build_algo()
     )
-    algorithm.train()
-    for task in (0.0, 180.0):
-        met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
-        returns = [met.run(s).episode_return for _, s in zip(range(2), episode_seeds(seed, task, [task]), strict=False)]
-        assert returns[1] > -14, "the best is -5.2; who stays at the start has -20, who goes the wrong way -35"
+
+    def second_returns() -> Iterator[float]:
+        for task, first in itertools.product((0.0, 180.0), (seed, seed + 50)):
+            met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
+            seeds = episode_seeds(first, task, [task])
+            met.run(next(seeds))
+            yield met.run(next(seeds)).episode_return
+
+    for _ in range(10):
+        algorithm.train()
+        if min(second_returns()) > -14:  # the best is -5.2; who stays at the start has -20, who goes wrong -35
+            return
+    pytest.fail("after 8,000 steps they are not told apart")
