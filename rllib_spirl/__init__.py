@@ -1,8 +1,8 @@
 """Skill-prior reinforcement learning for Ray RLlib.
 
-Importing it registers "SPiRL", the environments and the recipes of scripted demonstrations. What a user of the library
-needs is here; the packages below it are layers, each of which knows only those before it: `data`, `skills`, `envs`,
-`demos`, `algorithm`, `evaluation`, `cli`.
+Importing it registers "SPiRL", "MetaSPiRL", the environments and the recipes of scripted demonstrations. What a user
+of the library needs is here; the packages below it are layers, each of which knows only those before it: `data`,
+`skills`, `envs`, `demos`, `algorithm`, `meta`, `evaluation`, `cli`.
 """
 
 import os
@@ -19,14 +19,18 @@ from rllib_spirl.data import DataSet, Episode, RecordTrajectories, Trajectories,
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.restore import load_policy
+from rllib_spirl.meta import MetaSPiRL, MetaSPiRLConfig
 from rllib_spirl.skills.pretrain import pretrain
 from rllib_spirl.skills.training import PretrainConfig
 
 register_trainable("SPiRL", SPiRL)
+register_trainable("MetaSPiRL", MetaSPiRL)
 
 __all__ = [
     "DataSet",
     "Episode",
+    "MetaSPiRL",
+    "MetaSPiRLConfig",
     "PretrainConfig",
     "RecordTrajectories",
     "SPiRL",

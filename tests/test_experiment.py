@@ -13,6 +13,8 @@ from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.metrics import lookup
 from rllib_spirl.cli.prepare import SkillsSection
 from rllib_spirl.cli.progress import StopAt
+from rllib_spirl.envs.skill_env import try_env
+from rllib_spirl.envs.tasks import check_split
 from rllib_spirl.errors import UserError
 
 TUNED_EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
@@ -272,4 +274,8 @@ def test_every_tuned_example_is_valid(example: Path) -> None:
         assert experiment.stop
         if experiment.skills:
             SkillsSection.model_validate(experiment.skills)
-            assert (TUNED_EXAMPLES.parent / experiment.skills["data"]).exists()
+            if "data" in experiment.skills:
+                assert (TUNED_EXAMPLES.parent / experiment.skills["data"]).exists()
+        if "training_tasks" in space:
+            env = try_env(space["env"], space.get("env_config", {}))
+            check_split(env, space["training_tasks"], space["test_tasks"])

@@ -8,7 +8,7 @@ import rllib_spirl
 
 PACKAGE = Path(rllib_spirl.__file__).parent
 # From the lowest up: a layer knows those before it. Modules beside them, such as errors.py, lie below all layers.
-LAYERS = ("data", "skills", "envs", "demos", "algorithm", "evaluation", "cli")
+LAYERS = ("data", "skills", "envs", "demos", "algorithm", "meta", "evaluation", "cli")
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -12,12 +12,14 @@ from rllib_spirl.algorithm.spirl_rl_module import (
     FlowPolicy,
     ResidualPolicy,
     SkillPriorRLModule,
+    WithContext,
 )
 from rllib_spirl.nets import NumpyMLP
 from rllib_spirl.skills.decoder import NumpyStates
 from rllib_spirl.skills.model import LOG_STD_MAX, LOG_STD_MIN, SkillPrior
 
 Array = NDArray[np.float32]
+_NONE = np.zeros(0, np.float32)
 
 
 class ActingPolicy:
@@ -32,7 +34,8 @@ class ActingPolicy:
         policy = module.policy
         self._residual = isinstance(policy, ResidualPolicy)
         if isinstance(policy, ResidualPolicy):
-            self._policy = _Parameters(module.prior, policy.features, policy.net, of_skills=False)
+            features = policy.features.features if isinstance(policy.features, WithContext) else policy.features
+            self._policy = _Parameters(module.prior, features, policy.net, of_skills=False)
         elif isinstance(policy, CopiedPolicy):
             self._policy = _prior(policy.net)
         self._prior = None if module.prior.images else _prior(module.prior)
@@ -55,8 +58,10 @@ class ActingPolicy:
         """π(z|s)'s mean and deviation, (Z,) each."""
         if not self._residual:
             return _gaussian(*self._policy(state))
-        state, said_by_prior = np.split(state, [len(state) - self._module.prior.said])
-        mean, log_std = self._policy(state)
+        context_at = len(state) - self._module.context_dim
+        said_at = context_at - self._module.prior.said
+        state, said_by_prior, context = state[:said_at], state[said_at:context_at], state[context_at:]
+        mean, log_std = self._policy(state, context)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
         std = np.exp(LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND))
         if not self._module.regularized_to_prior:
@@ -76,8 +81,11 @@ class _Parameters:
         self._states = NumpyStates(scale, encoder, of_skills=of_skills)
         self._net = NumpyMLP(net)
 
-    def __call__(self, state: NDArray[np.floating]) -> tuple[Array, Array]:
-        mean, log_std = np.split(self._net(self._states(state)), 2)
+    def __call__(self, state: NDArray[np.floating], context: NDArray[np.floating] = _NONE) -> tuple[Array, Array]:
+        features = self._states(state)
+        if len(context):
+            features = np.concatenate([features, context], dtype=np.float32)
+        mean, log_std = np.split(self._net(features), 2)
         return mean, log_std
 
 

@@ -83,5 +83,9 @@ def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor, *, mean: bool = False) -> 
 
 
 def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor) -> Tensor:
-    """α (δ − KL), KL without gradient: a step down makes α grow while KL > δ and shrink while KL < δ. Equation (8)."""
-    return log_alpha.exp() * (target_divergence - kl.detach().mean())
+    """α (δ − KL), KL without gradient: a step down makes α grow while KL > δ and shrink while KL < δ. Equation (8).
+
+    Where rows have temperatures of their own, α and δ are (B,), and this is the mean over the rows.
+    """
+    kl = kl.detach() if log_alpha.ndim else kl.detach().mean()
+    return (log_alpha.exp() * (target_divergence - kl)).mean()

@@ -1,5 +1,7 @@
 """Demonstrations as skill transitions: what the agent could have seen, labelled for the task at hand."""
 
+from collections.abc import Callable, Iterator
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_spirl.algorithm.replay_buffer import SkillReplay
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.envs.skill_env import state_space
@@ -37,31 +39,49 @@ def offline_replay(
     Raises:
         UserError: If the data set's dimensions are not the skill model's.
     """
+    kept = list(read_transitions(data, model, env, capacity, seed, skill_bound, skill_transitions))
+    total = sum(len(columns["rewards"]) for columns in kept)
+    replay = SkillReplay(total, kept[0]["states"].shape[1], model.config.latent_dim, seed)
+    while kept:
+        replay.add(kept.pop(0))
+    return replay
+
+
+def read_transitions(
+    data: DataSet,
+    model: SkillModel,
+    env: gym.Env,
+    capacity: int,
+    seed: int,
+    skill_bound: float | None,
+    make: Callable[[Trajectories, SkillModel, gym.Env, torch.Generator, int], Batch],
+) -> Iterator[Batch]:
+    """What `offline_replay` keeps, file by file: the columns that ``make`` (`skill_transitions`) makes of each.
+
+    Raises:
+        UserError: As `offline_replay`; or if there are no transitions at all.
+    """
     config = model.config
     state_dim = flatdim(state_space(env, images=config.prior_images))
     share = min(1.0, capacity / data.num_frames)
     generator = torch.Generator().manual_seed(seed)
-    kept: list[dict[str, Tensor]] = []
+    total = 0
     parts = data.stream(images=config.prior_images)
     for part in track(parts, "reading demonstrations for the replay", total=len(data.files), watched_only=True):
         check_widths(str(data), part.state_dim, part.action_dim, config, state_dim)
         if np.diff(part.episode_starts).max() < config.horizon:
             continue
-        columns = skill_transitions(part, model, env, generator, state_dim)
+        columns = make(part, model, env, generator, state_dim)
         if skill_bound is not None:
             columns["z"] = (columns["z"] / skill_bound).clamp(-_LARGEST, _LARGEST).atanh()
         if share < 1:
             count = len(columns["rewards"])
             rows = torch.randperm(count, generator=generator)[: int(share * count)]
             columns = {name: column[rows] for name, column in columns.items()}
-        kept.append(columns)
-    total = sum(len(columns["rewards"]) for columns in kept)
+        total += len(columns["rewards"])
+        yield columns
     if total == 0:
         raise UserError(f"{data}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
-    replay = SkillReplay(total, kept[0]["states"].shape[1], config.latent_dim, seed)
-    while kept:
-        replay.add(kept.pop(0))
-    return replay
 
 
 def check_widths(data: str, state_dim: int, action_dim: int, config: SkillModelConfig, env_state_dim: int) -> None:
@@ -84,7 +104,7 @@ def check_widths(data: str, state_dim: int, action_dim: int, config: SkillModelC
 
 def skill_transitions(
     data: Trajectories, model: SkillModel, env: gym.Env, generator: torch.Generator, state_dim: int
-) -> dict[str, Tensor]:
+) -> Batch:
     """The columns of `offline_replay`, z drawn with ``generator``: windows after the task is done are left out.
 
     States are filled up with NaN to ``state_dim``.
@@ -93,16 +113,36 @@ def skill_transitions(
     relabel = getattr(env.unwrapped, "relabel", None)
     if relabel is not None:
         data = data.relabel(relabel)
-    lengths = np.diff(data.episode_starts)
-    episode_end, end = np.repeat(data.episode_starts[1:], lengths), np.repeat(data.ends, lengths)
-
     starts = window_starts(data.episode_starts, horizon)
-    starts = starts[starts < end[starts]]
+    starts = starts[starts < _by_frame(data, data.ends)[starts]]
+    last, labels = window_labels(data, starts, horizon)
+    return skills_of(data, model, starts, last, generator, state_dim) | labels
+
+
+def window_labels(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], Batch]:
+    """Of windows (W,) that begin before their task is done: their last frames, rewards and whether they terminate."""
+    end, episode_end = _by_frame(data, data.ends), _by_frame(data, data.episode_starts[1:])
     last = np.minimum(starts + horizon, end[starts]) - 1
     # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
     final = data.terminated[last] | (last + 1 + horizon > episode_end[starts])
     earned = np.concatenate([[0.0], np.cumsum(data.rewards, dtype=np.float64)])
+    return last, {
+        "rewards": torch.from_numpy((earned[last + 1] - earned[starts]).astype(np.float32)),
+        "terminated": torch.from_numpy(final.astype(np.float32)),
+    }
+
+
+def skills_of(
+    data: Trajectories,
+    model: SkillModel,
+    starts: NDArray[np.int64],
+    last: NDArray[np.int64],
+    generator: torch.Generator,
+    state_dim: int,
+) -> Batch:
+    """What windows (W,), from their first to their last frames, are whatever the task: states, z and next states."""
+    horizon = model.config.horizon
     z = []
     with torch.no_grad():
         for chunk in np.array_split(starts, max(1, len(starts) // 4096)):
@@ -115,16 +155,19 @@ def skill_transitions(
     )
     if data.images is not None:
         # Of the state after an episode's last action there is no picture. No value is learned there: see above.
-        arrived = np.minimum(last + 1, episode_end[starts] - 1)
+        arrived = np.minimum(last + 1, _by_frame(data, data.episode_starts[1:])[starts] - 1)
         observed = _observe(model, observed, data, starts)
         next_observed = _observe(model, next_observed, data, arrived)
     return {
         "states": observed,
         "z": torch.cat(z),
-        "rewards": torch.from_numpy((earned[last + 1] - earned[starts]).astype(np.float32)),
         "next_states": next_observed,
-        "terminated": torch.from_numpy(final.astype(np.float32)),
     }
+
+
+def _by_frame(data: Trajectories, of_episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What is known of each episode (E,), for each of its frames (N,)."""
+    return np.repeat(of_episodes, np.diff(data.episode_starts))
 
 
 def _observe(model: SkillModel, states: Tensor, data: Trajectories, frames: NDArray[np.int64]) -> Tensor:

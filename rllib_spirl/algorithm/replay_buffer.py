@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,6 +65,16 @@ class SkillReplay:
         """``count`` transitions drawn uniformly with replacement."""
         rows = torch.randint(self.size, (count,), generator=self.generator)
         return {name: column[rows] for name, column in self._columns.items()}
+
+    def sample_run(self, length: int, rows: int) -> Batch:
+        """``length`` transitions that were added one after the other, from a place drawn uniformly.
+
+        So many, or all if there are fewer, are the first of ``rows`` rows; the others do not matter.
+        """
+        oldest = self._next if self.size == self.capacity else 0
+        start = torch.randint(max(1, self.size - length + 1), (1,), generator=self.generator)
+        chosen = (oldest + (start + torch.arange(rows)) % self.size) % self.capacity
+        return {name: column[chosen] for name, column in self._columns.items()}
 
     def save(self, path: Path) -> None:
         """Write contents and random state as safetensors; a state of several transitions once, where they overlap."""
@@ -185,9 +196,13 @@ def _repeated(states: Tensor, next_states: Tensor) -> tuple[int, Tensor]:
     return lag, repeated
 
 
-def mixed_batch(
-    replay: SkillReplay, offline: SkillReplay | None, count: int, batch_size: int, fraction: float
-) -> Batch:
+class Samples(Protocol):
+    """What transitions can be drawn from."""
+
+    def sample(self, count: int) -> Batch: ...
+
+
+def mixed_batch(replay: SkillReplay, offline: Samples | None, count: int, batch_size: int, fraction: float) -> Batch:
     """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay."""
     if offline is None or fraction == 0:
         return replay.sample(count * batch_size)

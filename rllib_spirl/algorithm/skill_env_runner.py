@@ -57,7 +57,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
 
     def set_policy(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Sample with a learner's policy from now on; what only evaluation needs stays as it is."""
-        self.module.policy.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
+        self.module.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()}, strict=False)
 
     def _sample(
         self,
@@ -84,10 +84,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
                     continue  # enough have been begun
                 episode = self._ongoing_episodes[index]
                 state = episode.get_observations(-1)
-                if random_actions:
-                    z = env.action_space.sample()
-                else:
-                    z = self._policy.sample(state, self._rng) if explore else self._policy.best(state)
+                z = env.action_space.sample() if random_actions else self._act(state, explore)
                 observation, reward, terminated, truncated, info = env.step(z)
                 observation = np.array(observation)  # the environment may go on writing into its own
                 episode.add_env_step(observation, z, float(reward), info, terminated=terminated, truncated=truncated)
@@ -103,6 +100,9 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, len(finished))
         return finished + pieces
+
+    def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
+        return self._policy.sample(state, self._rng) if explore else self._policy.best(state)
 
     def _begin_episode(self, index: int, seed: int | None = None) -> None:
         self._new_episode(index)

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import gymnasium as gym
 import ray
 import torch
 from gymnasium.spaces import flatdim
@@ -31,7 +32,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.algorithm.replay_buffer import SkillReplay, mixed_batch
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
@@ -43,6 +44,7 @@ from rllib_spirl.files import local_copy, local_folder
 from rllib_spirl.locations import location
 from rllib_spirl.progress import Stage, stage
 from rllib_spirl.skills.checkpoint import SkillFiles, load_card, load_skills, pickled_by_name, read_skills
+from rllib_spirl.skills.model import SkillModel
 
 # What a checkpoint holds beside RLlib's state of networks, optimizers and env runner.
 REPLAY_FILE = "replay.safetensors"
@@ -375,12 +377,15 @@ class SPiRL(Algorithm):
             torch.set_num_threads(config.learner_threads)
         super().setup(config)
         state_dim = flatdim(self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID][0])  # of a set, not the skills' own
-        latent_dim = load_card(skills).model.latent_dim
-        self.replay = SkillReplay(config.replay_capacity, state_dim, latent_dim, config.seed or 0)
+        self._make_replay(state_dim, load_card(skills).model.latent_dim)
         self._updates_owed = 0.0
         self._warm = False
         self._evaluated = False
         self._stage = Stage("")
+
+    def _make_replay(self, state_dim: int, latent_dim: int) -> None:
+        config = self.config
+        self.replay: Any = SkillReplay(config.replay_capacity, state_dim, latent_dim, config.seed or 0)
 
     def check_whole(self) -> None:
         """Raise UserError if the skills are not where the config says and no checkpoint has brought them."""
@@ -396,11 +401,14 @@ class SPiRL(Algorithm):
         assert self.config.offline_data is not None
         model, _ = load_skills(self.config.skill_checkpoint)
         env = make_env(self.config.env, dict(self.config.env_config))
-        data, seed = DataSet.open(self.config.offline_data), (self.config.seed or 0) + 1
-        replay = offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
+        replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
         env.close()
         replay.source = self.config.offline_data
         return replay
+
+    def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
+        seed = (self.config.seed or 0) + 1
+        return offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
 
     @property
     def _uses_demonstrations(self) -> bool:
@@ -445,13 +453,17 @@ class SPiRL(Algorithm):
         results: list[tuple[int, tuple[list[SingleAgentEpisode], Any]]] = []  # (env runner, what it returned)
         while not results:
             if group.num_in_flight_async_reqs("sample") < group.num_healthy_remote_env_runners():
-                group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
+                self._request_samples(group.healthy_env_runner_ids())
             results = group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.02)
             if not results and group.num_healthy_remote_env_runners() == 0:
                 self.restore_env_runners(group)
-        group.foreach_env_runner_async(_sample_and_metrics, tag="sample")
+        self._request_samples([runner for runner, _ in results])
         self.metrics.aggregate([metrics for _, (_, metrics) in results], key=ENV_RUNNER_RESULTS)
         return [episode for _, (episodes, _) in results for episode in episodes]
+
+    def _request_samples(self, env_runners: list[int]) -> None:
+        """Let these remote env runners sample in the background; one that already does is left alone."""
+        self.env_runner_group.foreach_env_runner_async(_sample_and_metrics, tag="sample", remote_worker_ids=env_runners)
 
     def _store(self, episodes: list[SingleAgentEpisode]) -> int:
         """Add episodes to the replay buffer and count their low-level steps; returns the number of transitions."""
@@ -461,14 +473,15 @@ class SPiRL(Algorithm):
             observations = torch.tensor(episode.get_observations(), dtype=torch.float32)
             terminated = torch.zeros(count)
             terminated[-1] = float(episode.is_terminated)
-            self.replay.add(
+            self._keep(
+                episode,
                 {
                     "states": observations[:-1],
                     "z": torch.tensor(episode.get_actions()),
                     "rewards": torch.tensor(episode.get_rewards()),
                     "next_states": observations[1:],
                     "terminated": terminated,
-                }
+                },
             )
             infos = episode.get_infos(slice(-count, None))
             self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
@@ -476,6 +489,9 @@ class SPiRL(Algorithm):
             if episode.is_done:
                 log_end(self.metrics, infos[-1])
         return added
+
+    def _keep(self, episode: SingleAgentEpisode, transitions: Batch) -> None:
+        self.replay.add(transitions)
 
     def _learn(self, updates: int, offline_fraction: float, progress: Stage | None = None) -> None:
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
@@ -506,12 +522,19 @@ class SPiRL(Algorithm):
     def _update(self, updates: int, offline_fraction: float) -> None:
         """Gradient steps on batches drawn together."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            size = self.config.train_batch_size_per_learner
-            columns = mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
-            batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=updates * size)
-            sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
-            results = self.learner_group.update(batch=batch, timesteps=sampled)
-            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+            self._update_on(self._columns(updates, offline_fraction), updates)
+
+    def _update_on(self, columns: Batch, updates: int) -> None:
+        steps = updates * self.config.train_batch_size_per_learner
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps)
+        sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
+        results = self.learner_group.update(batch=batch, timesteps=sampled)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _columns(self, updates: int, offline_fraction: float) -> Batch:
+        """The learner's batches for so many gradient steps, in one."""
+        size = self.config.train_batch_size_per_learner
+        return mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
@@ -551,8 +574,18 @@ class SPiRL(Algorithm):
             self.config.skill_checkpoint.write(folder / SKILLS_FOLDER)
             if self.offline is not None:
                 self.offline.save(folder / DEMONSTRATIONS_FILE)
-            self.replay.save(folder / REPLAY_FILE)
+            self._save_replay(folder)
         return str(place) if "://" in str(place) or filesystem is not None else str(folder)
+
+    def _save_replay(self, folder: Path) -> None:
+        self.replay.save(folder / REPLAY_FILE)
+
+    def _restore_replay(self, folder: Path) -> None:
+        if (folder / REPLAY_FILE).exists():
+            self.replay.restore(folder / REPLAY_FILE)
+
+    def _load_demonstrations(self, file: Path) -> SkillReplay:
+        return SkillReplay.load(file, self.replay.state_dim, self.replay.latent_dim)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self._adopt_skills(Path(checkpoint_dir))  # RLlib times the rest with what setting up makes
@@ -563,14 +596,13 @@ class SPiRL(Algorithm):
     ) -> None:
         with local_copy(path, filesystem) as folder:
             self._adopt_skills(folder)
-            demonstrations, replay = folder / DEMONSTRATIONS_FILE, folder / REPLAY_FILE
+            demonstrations = folder / DEMONSTRATIONS_FILE
             if self._uses_demonstrations and demonstrations.exists():
-                brought = SkillReplay.load(demonstrations, self.replay.state_dim, self.replay.latent_dim)
+                brought = self._load_demonstrations(demonstrations)
                 if brought.source == self.config.offline_data:  # another config may name others
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
-            if replay.exists():
-                self.replay.restore(replay)
+            self._restore_replay(folder)
 
     def _adopt_skills(self, checkpoint: Path) -> None:
         """Set up anew with the skills of a checkpoint, unless they are the same: its networks are over their z.
@@ -608,7 +640,7 @@ def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
 
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:
-    return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].policy.state_dict())
+    return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].sampling_state())
 
 
 def _sample_and_metrics(env_runner: SkillEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:

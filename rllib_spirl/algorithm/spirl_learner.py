@@ -38,8 +38,11 @@ class SPiRLLearner(TorchLearner):
         super().build()
         self._env_steps = 0
         keep_freed_memory()
-        loss = flow_loss if self.config.policy == "flow" else spirl_loss
+        loss = self._loss_function()
         self._losses: Callable[..., Any] = Compiled(loss) if self.config.compile_updates else loss
+
+    def _loss_function(self) -> Callable[..., Any]:
+        return flow_loss if self.config.policy == "flow" else spirl_loss
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         with pickled_by_name():  # here too: a learner may be in a process of its own
@@ -48,16 +51,20 @@ class SPiRLLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module: SkillPriorRLModule = self._module[module_id]
-        groups: list[dict[str, Any]] = [
-            {"params": list(module.critic.parameters()), "lr": config.critic_lr},
-            {"params": list(module.policy.parameters()), "lr": config.policy_lr},
-            {"params": [module.log_alpha], "lr": config.alpha_lr},
-        ]
+        groups = self._parameter_groups(module, config)
         self.register_optimizer(
             module_id=module_id,
             optimizer=torch.optim.Adam(groups, fused=True),
             params=[parameter for group in groups for parameter in group["params"]],
         )
+
+    def _parameter_groups(self, module: Any, config: Any) -> list[dict[str, Any]]:
+        """What is learned, and how fast, as PyTorch's optimizers take it."""
+        return [
+            {"params": list(module.critic.parameters()), "lr": config.critic_lr},
+            {"params": list(module.policy.parameters()), "lr": config.policy_lr},
+            {"params": [module.log_alpha], "lr": config.alpha_lr},
+        ]
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         self._env_steps = int(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))  # low-level ones, see `SPiRL`
@@ -67,19 +74,16 @@ class SPiRLLearner(TorchLearner):
         losses: dict[str, Tensor] = {}
         for module_id, columns in batch.items():
             config = self.config.get_config_for_module(module_id)
-            size = config.train_batch_size_per_learner
             module: SkillPriorRLModule = self._module[module_id]
             optimizer = self.get_optimizer(module_id)
             online: list[Tensor] = list(module.critic.parameters())
             target: list[Tensor] = list(module.target_critic.parameters())
             policy: list[Tensor] = list(module.policy.parameters())
             averaged: list[Tensor] = list(module.averaged_policy.parameters())
-            count = len(columns["rewards"]) // size
             with fast_matmul():
-                columns = with_prior(module, columns)
-                for index in range(count):
-                    minibatch = {name: column[index * size : (index + 1) * size] for name, column in columns.items()}
-                    loss = self._loss(module_id, module, config, minibatch, log=index == count - 1)
+                minibatches = self._minibatches(with_prior(module, columns), config)
+                for index, minibatch in enumerate(minibatches):
+                    loss = self._loss(module_id, module, config, minibatch, log=index == len(minibatches) - 1)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
@@ -88,6 +92,13 @@ class SPiRLLearner(TorchLearner):
                         torch._foreach_lerp_(averaged, policy, config.policy_tau)
             losses[module_id] = loss.detach()
         return {}, losses, {}
+
+    def _minibatches(self, columns: dict[str, Tensor], config: Any) -> list[dict[str, Tensor]]:
+        size = config.train_batch_size_per_learner
+        return [
+            {name: column[first : first + size] for name, column in columns.items()}
+            for first in range(0, len(columns["rewards"]) // size * size, size)
+        ]
 
     def compute_loss_for_module(
         self, *, module_id: str, config: AlgorithmConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -99,27 +110,29 @@ class SPiRLLearner(TorchLearner):
     def _loss(
         self, module_id: str, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor], *, log: bool
     ) -> Tensor:
-        delta = divergence_at(self._env_steps, config)
-        # Of a policy's skills; of a flow the first two are for its own loss, the others the next skills' candidates.
-        count = 2 + config.skill_candidates if config.policy == "flow" else 3
-        loss, values = self._losses(
-            module,
-            batch,
-            noise=torch.randn(count, *batch["z"].shape, device=batch["z"].device),
-            members=self._members(module, config),
-            target_divergence=torch.tensor(delta, device=batch["z"].device),
-            gamma=config.gamma,
-            kl_in_target=config.kl_in_target,
-            target_bounds=config.target_bounds,
-            conservatism=config.conservatism,
-            cloning=config.cloning,
-            policy_value_mean=config.policy_value == "mean",
-        )
+        loss, values = self._losses(module, batch, **self._arguments(module, config, batch))
         if log:
             # The δ in use: schedules and population-based training change it.
-            logged = {k: v.mean().item() for k, v in values.items()} | {"target_divergence": delta}
+            logged = {k: v.mean().item() for k, v in values.items()}
+            logged["target_divergence"] = divergence_at(self._env_steps, config)
             self.metrics.log_dict(logged, key=module_id, window=1)
         return loss
+
+    def _arguments(self, module: SkillPriorRLModule, config: Any, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Those of the loss beside module and batch."""
+        # Of a policy's skills; of a flow the first two are for its own loss, the others the next skills' candidates.
+        count = 2 + config.skill_candidates if config.policy == "flow" else 3
+        return {
+            "noise": torch.randn(count, *batch["z"].shape, device=batch["z"].device),
+            "members": self._members(module, config),
+            "target_divergence": torch.tensor(divergence_at(self._env_steps, config), device=batch["z"].device),
+            "gamma": config.gamma,
+            "kl_in_target": config.kl_in_target,
+            "target_bounds": config.target_bounds,
+            "conservatism": config.conservatism,
+            "cloning": config.cloning,
+            "policy_value_mean": config.policy_value == "mean",
+        }
 
     @staticmethod
     def _members(module: SkillPriorRLModule, config: Any) -> Tensor | None:
@@ -142,16 +155,22 @@ def spirl_loss(
     conservatism: float,
     cloning: float = 0.0,
     policy_value_mean: bool = False,
+    log_alpha: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum of critic, policy and temperature losses on a batch with its prior, and values whose means are logged.
+
+    Where states carry a gradient, by a context in them, it is that of the critics' loss alone.
 
     Args:
         noise: N(0, 1), (3, B, Z): of the next skills, the policy's and the prior's.
         members: Which critics count in the target, indices (K,); None for all.
-        target_divergence: δ, a scalar.
+        target_divergence: δ, a scalar or, of each row, (B,).
+        log_alpha: The logarithm of α, likewise; None for the module's.
     """
     states, next_states = batch["states"], batch["next_states"]
-    alpha = module.log_alpha.detach().exp()
+    if log_alpha is None:
+        log_alpha = module.log_alpha
+    alpha = log_alpha.detach().exp()
     with torch.no_grad():
         _, next_z, next_kl = _drawn(module, next_states, prior_in(batch, "next_prior"), noise[0])
         next_q = module.target_critic(module.inputs(next_states), next_z)
@@ -164,7 +183,7 @@ def spirl_loss(
     critic = critic_loss(q, target)
 
     prior = prior_in(batch, "prior")
-    policy, z, kl = _drawn(module, states, prior, noise[1])
+    policy, z, kl = _drawn(module, states.detach(), prior, noise[1])
     policy_q = module.critic.values(features, z, frozen=True)
     if conservatism > 0:
         prior_z = prior.mean + prior.stddev * noise[2]
@@ -173,7 +192,7 @@ def spirl_loss(
     actor = policy_loss(policy_q, kl, alpha, mean=policy_value_mean)
     if cloning > 0:
         actor = actor + cloning * cloning_loss(policy, batch["z"])
-    temperature = temperature_loss(module.log_alpha, kl, target_divergence)
+    temperature = temperature_loss(log_alpha, kl, target_divergence)
     values = {
         "critic_loss": critic,
         "policy_loss": actor,

@@ -26,6 +26,24 @@ FLOW_STEPS = 10
 CANDIDATE_SPREAD = 0.5
 
 
+class WithContext(nn.Module):
+    """Features of inputs (..., I + C): those of the first I by a network, and the C numbers of context as they are."""
+
+    def __init__(self, features: nn.Module, context_dim: int) -> None:
+        super().__init__()
+        self.features, self.context_dim = features, context_dim
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states, context = inputs.split([inputs.shape[-1] - self.context_dim, self.context_dim], -1)
+        return torch.cat([self.features(states), context], -1)
+
+
+def state_encoder(shape: SkillModelConfig, context_dim: int) -> tuple[nn.Module, int]:
+    """A new network from normalised states, and context, to features, and the number of these."""
+    features, outputs = shape.state_encoder()
+    return (WithContext(features, context_dim), outputs + context_dim) if context_dim else (features, outputs)
+
+
 class ResidualPolicy(nn.Module):
     """π(z|s) = N(μ_p + σ_p·m(s), σ_p·e^{l(s)}) around the prior N(μ_p, σ_p), with m = l = 0 at the start.
 
@@ -33,9 +51,9 @@ class ResidualPolicy(nn.Module):
     copy of the prior's network makes the KL and Q explode where the prior is almost deterministic.
     """
 
-    def __init__(self, shape: SkillModelConfig, hidden: int, layers: int) -> None:
+    def __init__(self, shape: SkillModelConfig, hidden: int, layers: int, context_dim: int = 0) -> None:
         super().__init__()
-        self.features, inputs = shape.state_encoder()
+        self.features, inputs = state_encoder(shape, context_dim)
         self.net = mlp(inputs, 2 * shape.latent_dim, hidden=hidden, layers=layers)
         head = self.net[-1]
         assert isinstance(head, nn.Linear)
@@ -93,9 +111,18 @@ class FlowPolicy(nn.Module):
 class CriticEnsemble(nn.Module):
     """E critics Q(s, z) evaluated as one batched matrix product per layer."""
 
-    def __init__(self, shape: SkillModelConfig, *, hidden: int, layers: int, members: int, layer_norm: bool) -> None:
+    def __init__(
+        self,
+        shape: SkillModelConfig,
+        *,
+        hidden: int,
+        layers: int,
+        members: int,
+        layer_norm: bool,
+        context_dim: int = 0,
+    ) -> None:
         super().__init__()
-        self.features, inputs = shape.state_encoder()  # one for all members
+        self.features, inputs = state_encoder(shape, context_dim)  # one for all members
         widths = [inputs + shape.latent_dim, *[hidden] * layers, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -141,6 +168,9 @@ class CriticEnsemble(nn.Module):
 class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
 
+    With a ``context_dim`` policy and critics see so many numbers of context besides, at the end of observations; the
+    prior does not.
+
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, prior_spread, policy_hidden,
     policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
     skill_candidates.
@@ -158,13 +188,14 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         c: dict[str, Any] = self.model_config
         skills, card = load_skills(c["skill_checkpoint"])
         self.latent_dim = latent_dim = card.model.latent_dim
+        self.context_dim = context_dim = int(c.get("context_dim", 0))
         self.prior = skills.prior
         self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
         self.uniform = c.get("regularize_to") == "uniform"
         self.prior_spread: float = c.get("prior_spread", 1.0)
         self.policy: ResidualPolicy | CopiedPolicy | FlowPolicy
         if c["policy"] == "residual":
-            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"])
+            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"], context_dim)
         elif c["policy"] == "flow":
             self.policy = FlowPolicy(card.model, c["policy_hidden"], c["policy_layers"])
         else:
@@ -182,6 +213,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             layers=c["critic_layers"],
             members=c["critic_members"],
             layer_norm=c["critic_layer_norm"],
+            context_dim=context_dim,
         ).requires_grad_(False)
         if not self.inference_only:
             self.critic = copy.deepcopy(self.target_critic).requires_grad_(True)
@@ -191,9 +223,21 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def get_non_inference_attributes(self) -> list[str]:
         return ["critic", "log_alpha"]
 
+    def sampling_state(self) -> dict[str, Tensor]:
+        """The part of the module's state that sampling needs: not what only evaluation does."""
+        return {f"policy.{name}": weight for name, weight in self.policy.state_dict().items()}
+
     def inputs(self, observations: Tensor) -> Tensor:
-        """The normalised states (..., S) in observations, what policy and critics see."""
-        return self.prior.normalize(self.prior.states(observations))
+        """The normalised states (..., S) in observations, what policy and critics see; and the context."""
+        if not self.context_dim:
+            return self.prior.normalize(self.prior.states(observations))
+        observed, context = self._split(observations)
+        return torch.cat([self.prior.normalize(self.prior.states(observed)), context], -1)
+
+    def _split(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """What the environment of skills observes, and the context."""
+        observed, context = observations.split([observations.shape[-1] - self.context_dim, self.context_dim], -1)
+        return observed, context
 
     def skills(self, states: Tensor, prior: Normal | None = None) -> tuple[Normal, Tensor]:
         """Observations (B, S) in environment units to π(z|s) over (B, Z) and its KL to the reference, (B,) in nats.
@@ -206,7 +250,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             states: Observations where skills start.
             prior: The reference there, if it is known already.
         """
-        return self._around_prior(self.policy, states, prior or self.reference(states))
+        return self._around_prior(self.policy, states, prior or self.reference(self._split(states)[0]))
 
     def best_skills(self, states: Tensor) -> Tensor:
         """States (B, S) to skills (B, Z): the deterministic policy.
@@ -218,7 +262,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         if isinstance(self.averaged_policy, FlowPolicy):
             noise = self._around[:, None].expand(-1, len(states), -1)
             return self.choose(self.averaged_policy, states, noise)[0]
-        policy, _ = self._around_prior(self.averaged_policy, states, self.reference(states))
+        policy, _ = self._around_prior(self.averaged_policy, states, self.reference(self._split(states)[0]))
         candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
         features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
         q = self.target_critic.values(features.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
@@ -241,7 +285,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:
-        """What the policy is regularised to in states (B, S), without gradient.
+        """What the policy is regularised to in states (B, S), which are without context; without gradient.
 
         The frozen p_a(z|s), its deviation multiplied by ``prior_spread``, or N(0, I).
         """

@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from rllib_spirl.cli import tasks
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.envs import our_name
@@ -37,7 +38,15 @@ def names() -> list[str]:
     """The names that ``run:`` may have."""
     from ray.rllib.algorithms.registry import ALGORITHMS
 
-    return sorted({*ALGORITHMS, "SPiRL"})
+    return sorted({*ALGORITHMS, *_ours()})
+
+
+def _ours() -> dict[str, Any]:
+    """This package's algorithms by name. Tune's registry forgets them when Ray is started a second time."""
+    from rllib_spirl.algorithm import SPiRL
+    from rllib_spirl.meta import MetaSPiRL
+
+    return {kind.__name__: kind for kind in (SPiRL, MetaSPiRL)}
 
 
 def algorithm_class(experiment: Experiment) -> Any:
@@ -48,14 +57,12 @@ def algorithm_class(experiment: Experiment) -> Any:
     """
     from ray.tune.registry import get_trainable_cls
 
-    from rllib_spirl.algorithm import SPiRL
-
     if experiment.run not in names():
         raise UserError(
             f"{experiment.where}: unknown algorithm run: '{experiment.run}'{did_you_mean(experiment.run, names())}"
         )
-    if experiment.run == SPiRL.__name__:  # Tune's registry forgets it when Ray is started a second time
-        return SPiRL
+    if experiment.run in _ours():
+        return _ours()[experiment.run]
     try:
         return get_trainable_cls(experiment.run)
     except ImportError as error:
@@ -67,6 +74,11 @@ def uses_skills(experiment: Experiment) -> bool:
     return "skill_checkpoint" in config_keys(experiment.run)
 
 
+def uses_tasks(experiment: Experiment) -> bool:
+    """Whether the algorithm learns from many tasks, as MetaSPiRL does."""
+    return "training_tasks" in config_keys(experiment.run)
+
+
 def default(experiment: Experiment, key: str) -> Any:
     """The algorithm's default of a key of ``config``; None where there is no such key."""
     return getattr(algorithm_class(experiment).get_default_config(), key, None)
@@ -76,12 +88,10 @@ def config_keys(run: str) -> tuple[str, ...]:
     """The keys that ``config`` may have for an algorithm; none for one that is not there."""
     from ray.tune.registry import get_trainable_cls
 
-    from rllib_spirl.algorithm import SPiRL
-
     if run not in names():
         return ()
     try:
-        kind = SPiRL if run == SPiRL.__name__ else get_trainable_cls(run)
+        kind = _ours().get(run) or get_trainable_cls(run)
     except ImportError:
         return ()
     return tuple(key for key in _defaults(kind.get_default_config()) if not key.startswith("_"))
@@ -121,6 +131,13 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
         )
     if MODEL_CONFIG in space:
         _check_model_config(space[MODEL_CONFIG], default, f"{where}.model_config")
+    if experiment.tasks is not None:
+        if not uses_tasks(experiment):
+            raise UserError(
+                f"{experiment.where}: 'tasks' is for algorithms that learn from many tasks (MetaSPiRL), not "
+                f"{experiment.run}"
+            )
+        space |= tasks.settings(experiment)
     if experiment.env is not None:
         space["env"] = experiment.env
     _check_env(experiment, space)

@@ -27,11 +27,11 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     Raises:
         UserError: there is no complete checkpoint.
     """
-    import rllib_spirl  # noqa: F401 - registers the environments
+    from rllib_spirl import SPiRL
 
     kind, state = made_by(*locate(checkpoint), checkpoint)
     path = storage(checkpoint)
-    if kind.__name__ == "SPiRL":
+    if issubclass(kind, SPiRL):
         from rllib_spirl.evaluation.restore import evaluate_policy, load_policy
 
         restored = load_policy(path)

@@ -49,6 +49,7 @@ class Experiment:
     stop: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     skills: dict[str, Any] | None = None
+    tasks: dict[str, Any] | str | None = None
     num_samples: int = 1
     storage_path: str = ""
     checkpoint_config: dict[str, Any] = field(default_factory=dict)
@@ -181,6 +182,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stop": (_is_dict, "a mapping of metrics to numbers"),
     "config": (_is_dict, "a mapping of the algorithm's settings"),
     "skills": (_is_dict, "a mapping with 'data', 'checkpoint' and 'pretrain'"),
+    "tasks": (lambda v: _is_dict(v) or _is_text(v), "a mapping with 'training' and 'test', or a file of one"),
     "num_samples": (lambda v: _is_count(v) and (v >= 1 or v == -1), "a whole number, 1 or more"),
     "storage_path": (_is_text, "a directory or a URI"),
     "local_dir": (_is_text, "a directory"),

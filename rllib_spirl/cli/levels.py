@@ -22,10 +22,13 @@ def _levels(run: str) -> dict[str, Collection[str]]:
     from rllib_spirl.cli.algorithms import config_keys
     from rllib_spirl.cli.experiment import KEYS
     from rllib_spirl.cli.prepare import SkillsSection
+    from rllib_spirl.cli.tasks import SECTION
     from rllib_spirl.skills.training import PretrainConfig
 
     config = config_keys(run)
     levels: dict[str, Collection[str]] = {"": KEYS, "config": config}
     if "skill_checkpoint" in config:
         levels |= {"skills": SkillsSection.model_fields, "skills.pretrain": PretrainConfig.model_fields}
+    if "training_tasks" in config:
+        levels["tasks"] = tuple(SECTION)
     return levels

@@ -16,10 +16,19 @@ from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.skill_env import state_space, try_env
+from rllib_spirl.envs.tasks import check_split
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.skills.model import SkillModelConfig
 
-_SETTINGS = ("env", "env_config", "skill_checkpoint", "offline_data", "offline_fraction")
+_SETTINGS = (
+    "env",
+    "env_config",
+    "skill_checkpoint",
+    "offline_data",
+    "offline_fraction",
+    "training_tasks",
+    "test_tasks",
+)
 # Of a search space with more of these settings, the first ones: a look is to take seconds.
 _MOST_VARIANTS = 20
 
@@ -57,6 +66,9 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
         with closing(_make(experiment, settings)) as env, at(experiment.where):
             if algorithms.uses_skills(experiment):
                 _hold_against(env, settings, section, experiment)
+            if algorithms.uses_tasks(experiment):
+                with at("tasks"):
+                    check_split(env, settings.get("training_tasks") or (), settings.get("test_tasks") or ())
 
 
 def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 from gymnasium.spaces import Dict, flatdim
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
@@ -20,7 +20,9 @@ from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import report_prior
 from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.locking import sole
+from rllib_spirl.paths import home
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
+from rllib_spirl.skills.chunks import chunk_config, save_chunks
 from rllib_spirl.skills.model import SkillModelConfig
 from rllib_spirl.skills.pretrain import DRIVER_LOCK, pretrain, skills_folder, skills_key, trained
 from rllib_spirl.skills.training import PretrainConfig
@@ -35,6 +37,8 @@ class SkillsSection(BaseModel):
     """A recipe (``.yaml``), a data set directory, or a data set's URI."""
     checkpoint: str | None = None
     """Skills to use; or, where there are none yet, the folder in which to keep the new ones."""
+    chunk: int | None = Field(default=None, gt=0)
+    """In place of skills, chunks of so many of the environment's own actions, see `rllib_spirl.skills.chunks`."""
     pretrain: PretrainConfig = PretrainConfig()
     rollouts: int = 10
     """Episodes run with skills from the prior after pretraining, to tell what the skills alone achieve."""
@@ -82,7 +86,9 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
             here = ".".join(levels)
             raise UserError(f"{here}: unknown key '{key}'{hint(key, here, run)}") from None
         raise UserError(f"{'.'.join([*levels, key])}: {problem['msg']} (got {problem['input']!r})") from None
-    if section.data is None and section.checkpoint is None:
+    if section.chunk is not None and section.checkpoint is not None:
+        raise UserError("skills: `chunk` makes its own skills: leave `checkpoint` out.")
+    if section.data is None and section.checkpoint is None and section.chunk is None:
         raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
     return section
 
@@ -105,6 +111,9 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
         UserError: Data or skills are missing, damaged, or of another environment.
     """
     data = None if section.data is None else _resolve(section.data, base)
+    if section.chunk is not None:
+        frames = frames_of(_existing(data)) if data else None
+        return frames, None if env is None else _chunks(env, section.chunk)
     if section.given:
         with at("skills.checkpoint"):
             model = check_checkpoint(str(section.checkpoint), env)
@@ -171,6 +180,12 @@ def prepare_skills(
     try:
         look(section, base=base, env=made)
         data = None if section.data is None else _open(_resolve(section.data, base), show_progress)
+        if section.chunk is not None:
+            if made is None:
+                raise UserError("skills.chunk: needs an environment, whose actions they are")
+            shape = _chunks(made, section.chunk)
+            folder = home() / "skills" / f"chunk-{shape.horizon}-{shape.state_dim}-{shape.action_dim}"
+            return PreparedSkills(str(save_chunks(folder, shape)), data)
         if section.given:
             return PreparedSkills(str(section.checkpoint), data)
         assert data is not None
@@ -186,6 +201,12 @@ def prepare_skills(
             if not _tried(folder):  # by the one waited for
                 report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
     return PreparedSkills(str(folder), data)
+
+
+def _chunks(env: gym.Env, length: int) -> SkillModelConfig:
+    shape = chunk_config(flatdim(state_space(env, images=False)), flatdim(env.action_space), length)
+    check_dimensions(env, shape, "the chunks have", "")
+    return shape
 
 
 def _existing(data: Location) -> DataSet | RecordedRecipe | None:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rllib_spirl.cli.adapting import adapt
 from rllib_spirl.cli.data import app as data_app
 from rllib_spirl.cli.errors import run
 from rllib_spirl.cli.report import report
@@ -21,6 +22,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(skills_app, name="skills")
 app.command()(report)
 app.command()(video)
+app.command()(adapt)
 
 
 @app.command()

@@ -26,7 +26,7 @@ from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
-_FIXED = ("run", "env", "config", "skills", "num_samples")
+_FIXED = ("run", "env", "config", "skills", "tasks", "num_samples")
 _EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
 _NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 

@@ -70,8 +70,9 @@ class PointTasksEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         self._position = self._position + STEP * np.asarray(action, np.float64).clip(-1.0, 1.0)
         self._steps += 1
         truncated = self._steps >= self.max_episode_steps
-        reward = float(_rewards(self._position, self._goal, self.sparse))
-        return self._position.astype(np.float32), reward, False, truncated, self._info()
+        observation = self._position.astype(np.float32)
+        reward = float(_rewards(observation, self._goal, self.sparse))  # so recorded states tell the rewards
+        return observation, reward, False, truncated, self._info()
 
     def get_state(self) -> dict[str, Any]:
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
@@ -91,7 +92,7 @@ class PointTasksEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
 
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], None]:
         """The rewards (T,) that recorded states (T+1, 2) would have earned here; the task is never done before."""
-        return _rewards(np.asarray(states[1:], np.float64), _goal(self._task), self.sparse), None
+        return _rewards(np.asarray(states[1:], np.float32), _goal(self._task), self.sparse), None
 
     def _info(self) -> dict[str, Any]:
         return {"measures": {"distance": float(np.linalg.norm(self._position - self._goal))}}
@@ -102,7 +103,7 @@ def _goal(task: float) -> NDArray[np.float64]:
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def _rewards(positions: NDArray[np.float64], goal: NDArray[np.float64], sparse: bool) -> NDArray[np.float64]:
+def _rewards(positions: NDArray[np.floating], goal: NDArray[np.float64], sparse: bool) -> NDArray[np.float64]:
     """Of positions (..., 2): (...,)."""
     distance = np.linalg.norm(positions - goal, axis=-1)
     return np.where(distance < GOAL_RADIUS, 1 - distance, 0.0) if sparse else -distance

@@ -46,10 +46,12 @@ def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
         "low_level_steps": float(np.mean([e.low_level_steps for e in episodes])),
     }
     if episodes[0].subtasks:
-        done = np.array([list(e.subtasks.values()) for e in episodes], float)
-        summary["completed_subtasks"] = float(done.sum(1).mean())
-        summary["all_completed"] = float(done.all(1).mean())
-        summary["subtask_rate"] = dict(zip(episodes[0].subtasks, done.mean(0).tolist(), strict=True))
+        summary["completed_subtasks"] = float(np.mean([sum(e.subtasks.values()) for e in episodes]))
+        summary["all_completed"] = float(np.mean([all(e.subtasks.values()) for e in episodes]))
+        names = dict.fromkeys(name for e in episodes for name in e.subtasks)  # episodes may be of several tasks
+        summary["subtask_rate"] = {
+            name: float(np.mean([e.subtasks[name] for e in episodes if name in e.subtasks])) for name in names
+        }
     for name in episodes[0].measures:
         summary[name] = float(np.mean([e.measures[name] for e in episodes]))
     return summary

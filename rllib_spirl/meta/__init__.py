@@ -1,0 +1,5 @@
+"""Learning to learn: SPiRL over many tasks, whose policy also learns to find out which task it is in."""
+
+from rllib_spirl.meta.meta_spirl import MetaSPiRL, MetaSPiRLConfig
+
+__all__ = ["MetaSPiRL", "MetaSPiRLConfig"]

@@ -1,0 +1,63 @@
+"""A task never seen: the belief about it is drawn anew after each episode."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rllib_spirl.algorithm.acting import ActingPolicy
+from rllib_spirl.algorithm.replay_buffer import Batch
+from rllib_spirl.envs.rollout import EpisodeResult
+from rllib_spirl.envs.skill_env import SkillEnv
+from rllib_spirl.envs.tasks import Task, canonical
+from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
+from rllib_spirl.meta.task_rl_module import TaskRLModule
+
+
+@dataclass
+class Acquaintance:
+    """What is known of a task from the episodes in it so far, and how the next ones go.
+
+    The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | all transitions so
+    far), and the deterministic policy's skills.
+    """
+
+    env: SkillEnv
+    module: TaskRLModule
+    task: Task
+    exploring_episodes: int = 1
+    episodes: list[Batch] = field(default_factory=list)
+    """The transitions of each episode so far."""
+
+    def __post_init__(self) -> None:
+        self._policy = ActingPolicy(self.module)
+
+    def run(self, seed: int) -> EpisodeResult:
+        """The next episode."""
+        exploring = len(self.episodes) < self.exploring_episodes
+        context = None if exploring else together(self.episodes)
+        return self.run_with(draw(self.module, context, np.random.default_rng(seed)), seed, explore=exploring)
+
+    def run_with(self, e: Array, seed: int, *, explore: bool) -> EpisodeResult:
+        """The next episode, with a given e; ``explore``: with drawn skills."""
+        canonical(self.env, self.task)
+        result, transitions = run_with(self.env, self._policy, e, seed, explore=explore)
+        self.episodes.append(transitions)
+        return result
+
+    def most_likely(self) -> Array:
+        """The mean of q(e | all transitions so far), (E,)."""
+        context = together(self.episodes)
+        return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
+
+
+def episode_seeds(seed: int, task: Task, tasks: Sequence[Task]) -> Iterator[int]:
+    """Seeds of a task's episodes, one after the other; other ones for each of the tasks and each ``seed``."""
+    rng = np.random.default_rng([seed, list(tasks).index(task)])
+    while True:
+        yield int(rng.integers(2**31))
+
+
+def score(result: EpisodeResult) -> float:
+    """What an episode counts: completed subtasks where there are such, else its return."""
+    return float(sum(result.subtasks.values())) if result.subtasks else result.episode_return

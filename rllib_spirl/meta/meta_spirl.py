@@ -1,0 +1,317 @@
+"""MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
+
+from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mixed_batch
+from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
+from rllib_spirl.data import DataSet
+from rllib_spirl.envs.tasks import Task, task_name
+from rllib_spirl.meta.meta_learner import CONTEXT, MetaSPiRLLearner
+from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, RunRollouts, TaskEnvRunner
+from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
+from rllib_spirl.meta.task_replay import TaskDemonstrations, TaskReplay, task_demonstrations
+from rllib_spirl.meta.task_rl_module import LITTLE, MUCH, TaskRLModule
+from rllib_spirl.skills.checkpoint import load_card
+from rllib_spirl.skills.model import SkillModel
+
+REPLAY_FOLDER, CONTEXTS_FOLDER = "replay", "contexts"
+
+
+class MetaSPiRLConfig(SPiRLConfig):
+    """Configuration of `MetaSPiRL`: that of SPiRL, and what many tasks ask for.
+
+    Example:
+        >>> config = (
+        ...     MetaSPiRLConfig()
+        ...     .environment("rllib_spirl/Kitchen-v0")
+        ...     .training(skill_checkpoint="skills/kitchen", training_tasks=[["kettle"], ["microwave", "kettle"]])
+        ... )
+        >>> algorithm = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or MetaSPiRL)
+        self.training_tasks: list[Task] = []
+        self.test_tasks: list[Task] = []
+        self.context_dim = 6
+        self.context_hidden = 128
+        self.context_layers = 2
+        self.context_size = 256
+        self.little_context = 2
+        self.context_capacity = 3000
+        self.context_divergence = 10.0
+        self.initial_context_weight = 1e-3
+        self.exploring_tasks = 2
+        self.solved_tasks = 8
+        self.exploring_divergence = 0.1
+        self.exploring_episodes = 1
+        self.tasks_per_step = 2
+
+        # SPiRL's own settings, where many tasks want other values.
+        self.target_divergence = 4.0
+        self.train_batch_size_per_learner = 64
+        self.replay_capacity = 100_000
+        self.updates_per_step = 0.25
+        self.offline_updates = 1000
+        self.env_runner_cls = TaskEnvRunner
+        self.evaluation_duration = 3
+        self.custom_evaluation_function = evaluate_on_test_tasks
+
+    def training(
+        self,
+        *,
+        training_tasks: list[Task] = NotProvided,
+        test_tasks: list[Task] = NotProvided,
+        context_dim: int = NotProvided,
+        context_hidden: int = NotProvided,
+        context_layers: int = NotProvided,
+        context_size: int = NotProvided,
+        little_context: int = NotProvided,
+        context_capacity: int = NotProvided,
+        context_divergence: float = NotProvided,
+        initial_context_weight: float = NotProvided,
+        exploring_tasks: int = NotProvided,
+        solved_tasks: int = NotProvided,
+        exploring_divergence: float = NotProvided,
+        exploring_episodes: int = NotProvided,
+        tasks_per_step: int = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Set the training-related configuration.
+
+        Args:
+            training_tasks: The tasks to learn from, as plain data. Required.
+            test_tasks: Those to evaluate on, of which none is a training task; without any, the training tasks.
+            context_dim: Dimensions of a task's embedding e.
+            context_hidden, context_layers: Width and depth of the network that reads a transition of the context.
+            context_size: The most transitions in a context. How many there are is drawn anew for each task in a batch.
+            little_context: The most transitions in the context of a task that is to be explored.
+            context_capacity: For each task so many of the newest transitions of episodes with e ~ N(0, I) are kept, of
+                which contexts are drawn.
+            context_divergence: The KL(q(e | much context) ‖ N(0, I)) in nats that the weight of this divergence in the
+                loss is adjusted to reach.
+            initial_context_weight: This weight at the start.
+            exploring_tasks, solved_tasks: How many tasks in a gradient step have little context, and much.
+            exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
+                of tasks with much context.
+            exploring_episodes: In evaluation, the episodes in a new task with e ~ N(0, I) before e is told from them.
+            tasks_per_step: Tasks in which an env runner runs episodes in a training step, two in each: one with
+                e ~ N(0, I), and one with e ~ q(e | earlier episodes of the first kind).
+            **kwargs: Those of `SPiRLConfig.training`. train_batch_size_per_learner, replay_capacity and
+                evaluation_duration are for each task.
+
+        Returns:
+            This updated config.
+        """
+        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__") and v is not NotProvided}
+        super().training(**kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        if not self.training_tasks:
+            self._value_error("MetaSPiRL needs `training_tasks`: add a `tasks:` section with `training: [...]`.")
+        for name in ("training_tasks", "test_tasks"):
+            if not isinstance(getattr(self, name), list | tuple):
+                self._value_error(f"`{name}` must be a list of tasks, got {getattr(self, name)!r}.")
+        for task in self.test_tasks:
+            if task in self.training_tasks:
+                self._value_error(f"`test_tasks`: '{task_name(task)}' is a training task.")
+        for name in ("context_dim", "little_context", "exploring_tasks", "exploring_episodes"):
+            if getattr(self, name) < 0:
+                self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        for name in ("context_size", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"):
+            if getattr(self, name) < 1:
+                self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("exploring_divergence", "context_divergence", "initial_context_weight"):
+            if not getattr(self, name) > 0:
+                self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+        if self.policy != "residual":
+            self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
+        if self.num_envs_per_env_runner != 1:
+            self._value_error(
+                f"MetaSPiRL runs one episode after the other: `num_envs_per_env_runner` must be 1, got "
+                f"{self.num_envs_per_env_runner}. Use more env runners."
+            )
+        super().validate()
+
+    def check_skills(self) -> None:
+        super().check_skills()
+        assert self.skill_checkpoint is not None
+        if load_card(self.skill_checkpoint).model.state_set is not None:
+            self._value_error("MetaSPiRL needs skills over flat states: these have a `state_set`.")
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=TaskRLModule)
+
+    def get_default_learner_class(self) -> type[MetaSPiRLLearner]:
+        return MetaSPiRLLearner
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        names = ("context_dim", "context_hidden", "context_layers", "initial_context_weight")
+        return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
+
+
+class MetaSPiRL(SPiRL):
+    """SPiRL over many tasks. One training step runs episodes in some of them and learns from all.
+
+    A checkpoint holds the replay of every task.
+    """
+
+    config: MetaSPiRLConfig
+
+    @classmethod
+    def get_default_config(cls) -> MetaSPiRLConfig:
+        return MetaSPiRLConfig()
+
+    def _make_replay(self, state_dim: int, latent_dim: int) -> None:
+        config, tasks, seed = self.config, len(self.config.training_tasks), self.config.seed or 0
+        self.replay = TaskReplay(tasks, config.replay_capacity, state_dim, latent_dim, seed)
+        self.contexts = TaskReplay(tasks, config.context_capacity, state_dim, latent_dim, seed + tasks)
+        self._random = np.random.default_rng(seed)
+        self._next_tasks: list[int] = []
+
+    def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
+        config, seed = self.config, (self.config.seed or 0) + 1
+        capacity = len(config.training_tasks) * config.replay_capacity
+        return task_demonstrations(data, model, env, config.training_tasks, capacity, seed, config.skill_bound)
+
+    def _load_demonstrations(self, file: Path) -> TaskDemonstrations:
+        return TaskDemonstrations.load(file, self.replay.state_dim, self.replay.latent_dim)
+
+    def _sample(self) -> list[SingleAgentEpisode]:
+        if self.env_runner_group.num_remote_env_runners() > 0:
+            return super()._sample()
+        episodes = self.env_runner.run(self._rollouts())
+        self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+        return episodes
+
+    def _request_samples(self, env_runners: list[int]) -> None:
+        for env_runner in env_runners:
+            self.env_runner_group.foreach_env_runner_async(
+                RunRollouts(self._rollouts()), tag="sample", remote_worker_ids=[env_runner]
+            )
+
+    def _rollouts(self) -> list[Rollout]:
+        """The next episodes of an env runner: every task has its turn, in an order drawn anew each time."""
+        rollouts = []
+        for _ in range(self.config.tasks_per_step):
+            if not self._next_tasks:
+                self._next_tasks = self._random.permutation(len(self.config.training_tasks)).tolist()
+            index = self._next_tasks.pop()
+            known = self.contexts.of[index]
+            size = min(len(known), self.config.context_size)
+            context = known.sample_run(size, size) if size else None
+            for given in (None, context):
+                task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
+                rollouts.append(Rollout(index, task, seed, given))
+        return rollouts
+
+    def _keep(self, episode: SingleAgentEpisode, transitions: Batch) -> None:
+        task = episode.custom_data[TASK]
+        self.replay.of[task].add(transitions)
+        if episode.custom_data[EXPLORED]:
+            self.contexts.of[task].add(transitions)
+
+    def _columns(self, updates: int, offline_fraction: float) -> Batch:
+        minibatches = [self._minibatch(offline_fraction) for _ in range(updates)]
+        return {name: torch.stack([each[name] for each in minibatches]) for name in minibatches[0]}
+
+    def _minibatch(self, offline_fraction: float) -> Batch:
+        """Transitions of some tasks, and a context of each, see `meta_loss`.
+
+        A context is of the agent's own episodes or, as often as transitions are, of demonstrations. Its transitions
+        follow on each other, as those of a new task do: drawn one by one from many episodes they would tell more.
+        """
+        config = self.config
+        offline = self.offline
+        kinds = np.repeat([LITTLE, MUCH], [config.exploring_tasks, config.solved_tasks])
+        able = [task for task, replay in enumerate(self.replay.of) if len(replay) or offline is not None]
+        rounds = -(-len(kinds) // len(able))  # no task a second time before all have had their turn
+        order = np.concatenate([self._random.permutation(len(able)) for _ in range(rounds)])[: len(kinds)]
+        tasks = [able[i] for i in order]
+        rows: list[Batch] = []
+        contexts: list[Batch] = []
+        sizes = []
+        for task, kind in zip(tasks, kinds, strict=True):
+            demonstrated = offline.of_task(task) if isinstance(offline, TaskDemonstrations) else None
+            rows.append(
+                mixed_batch(
+                    self.replay.of[task], demonstrated, 1, config.train_batch_size_per_learner, offline_fraction
+                )
+            )
+            source: Any = self.contexts.of[task]
+            if demonstrated is not None and (not len(source) or self._random.random() < offline_fraction):
+                source = demonstrated
+            sizes.append(min(self._context_size(kind), len(source)))
+            contexts.append(_context(source, sizes[-1], config.context_size, rows[-1]))
+        counted = torch.arange(config.context_size) < torch.tensor(sizes)[:, None]
+        return (
+            {name: torch.cat([each[name] for each in rows]) for name in rows[0]}
+            | {f"{CONTEXT}{name}": torch.stack([each[name] for each in contexts]) for name in contexts[0]}
+            | {f"{CONTEXT}counted": counted.float(), "kind": torch.from_numpy(kinds)}
+        )
+
+    def _context_size(self, kind: int) -> int:
+        """Little context may be none at all; much is any size above it, each order of magnitude as often."""
+        least, most = min(self.config.little_context, self.config.context_size - 1), self.config.context_size
+        if kind == LITTLE:
+            return int(self._random.integers(least + 1))
+        return int(np.exp(self._random.uniform(np.log(least + 1), np.log(most + 1))))
+
+    def fine_tune(self, replay: SkillReplay, offline: Samples | None, e: torch.Tensor, updates: int) -> None:
+        """SPiRL's gradient steps on the transitions of one task, with a fixed embedding e (E,).
+
+        As many transitions are in each as in one of all tasks, and α and δ are those of much context.
+        """
+        config = self.config
+        rows = config.train_batch_size_per_learner * (config.exploring_tasks + config.solved_tasks)
+        for first in range(0, updates, MAX_UPDATES_AT_ONCE):
+            count = min(MAX_UPDATES_AT_ONCE, updates - first)
+            columns = mixed_batch(replay, offline, count, rows, config.offline_fraction)
+            batch = {name: column.unflatten(0, (count, rows)) for name, column in columns.items()}
+            known = {"e": e.repeat(count, 1, 1), "kind": torch.full((count, 1), MUCH)}
+            self._update_on(batch | known, count)
+        if updates:
+            self._sync_weights()
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(*args, **kwargs)
+        state["meta"] = {"random": self._random.bit_generator.state, "next_tasks": list(self._next_tasks)}
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "meta" in state:
+            self._random.bit_generator.state = state["meta"]["random"]
+            self._next_tasks = list(state["meta"]["next_tasks"])
+
+    def _save_replay(self, folder: Path) -> None:
+        self.replay.save(folder / REPLAY_FOLDER)
+        self.contexts.save(folder / CONTEXTS_FOLDER)
+
+    def _restore_replay(self, folder: Path) -> None:
+        self.replay.restore(folder / REPLAY_FOLDER)
+        self.contexts.restore(folder / CONTEXTS_FOLDER)
+
+
+def _context(source: Any, length: int, rows: int, others: Batch) -> Batch:
+    """A run of ``length`` transitions in ``rows`` rows; where there is none yet, rows of others, which do not count."""
+    if length:
+        return source.sample_run(length, rows)
+    return {name: column[:1].expand(rows, *column.shape[1:]) for name, column in others.items()}
+
+
+__all__ = ["MetaSPiRL", "MetaSPiRLConfig"]

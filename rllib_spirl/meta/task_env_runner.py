@@ -1,0 +1,66 @@
+"""The env runner of many tasks: whole episodes, each in a task and with a belief about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_spirl.algorithm.replay_buffer import Batch
+from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
+from rllib_spirl.envs.tasks import Task, settable
+from rllib_spirl.meta.beliefs import draw
+from rllib_spirl.meta.task_rl_module import TaskRLModule
+
+TASK, EXPLORED = "task", "explored"
+"""In an episode's custom data: the task's index, and whether e was drawn from the prior."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """An episode to be run. Its random numbers are its own, so that it does not matter who runs it."""
+
+    index: int
+    """The task's, among the training tasks."""
+    task: Task
+    seed: int
+    context: Batch | None = None
+    """Transitions from which e is told; None for e drawn from the prior."""
+
+
+class TaskEnvRunner(SkillEnvRunner):
+    """Runs the episodes that it is given, see `Rollout`."""
+
+    _rollout: Rollout
+    _e: NDArray[np.float32]
+
+    def run(self, rollouts: Sequence[Rollout]) -> list[SingleAgentEpisode]:
+        """Their episodes, in their order, with skills drawn from the policy."""
+        episodes = []
+        for rollout in rollouts:
+            self._rollout, self._rng = rollout, np.random.default_rng(rollout.seed)
+            assert isinstance(self.module, TaskRLModule)
+            self._e = draw(self.module, rollout.context, self._rng)
+            (episode,) = self.sample(num_episodes=1, explore=True)
+            episode.custom_data.update({TASK: rollout.index, EXPLORED: rollout.context is None})
+            episodes.append(episode)
+        return episodes
+
+    def _begin_episode(self, index: int, seed: int | None = None) -> None:
+        settable(self.env.unwrapped.envs[index]).set_task(self._rollout.task)
+        super()._begin_episode(index, self._rollout.seed)
+
+    def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
+        return super()._act(np.concatenate([state, self._e]), explore)
+
+
+class RunRollouts:
+    """A picklable call of `TaskEnvRunner.run` and `get_metrics`."""
+
+    def __init__(self, rollouts: Sequence[Rollout]) -> None:
+        self.rollouts = rollouts
+
+    def __call__(self, env_runner: TaskEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:
+        return env_runner.run(self.rollouts), env_runner.get_metrics()

@@ -1,0 +1,176 @@
+"""Replay of many tasks: one ring for each, and demonstrations with the rewards of all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rllib_spirl.algorithm.offline import read_transitions, skills_of, window_labels
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
+from rllib_spirl.data import DataSet, Trajectories
+from rllib_spirl.data.windows import window_starts
+from rllib_spirl.envs.tasks import Task, settable
+from rllib_spirl.errors import UserError
+from rllib_spirl.files import replacing
+from rllib_spirl.progress import track
+from rllib_spirl.skills.model import SkillModel
+
+
+class TaskReplay:
+    """A `SkillReplay` of ``capacity`` transitions for each of so many tasks."""
+
+    def __init__(self, tasks: int, capacity: int, state_dim: int, latent_dim: int, seed: int) -> None:
+        self.state_dim, self.latent_dim = state_dim, latent_dim
+        self.of = [SkillReplay(capacity, state_dim, latent_dim, seed + task) for task in range(tasks)]
+
+    def __len__(self) -> int:
+        """Transitions of all tasks together."""
+        return sum(map(len, self.of))
+
+    def save(self, folder: Path) -> None:
+        """Write one file for each task."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for task, replay in enumerate(self.of):
+            replay.save(folder / f"{task}.safetensors")
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` has written.
+
+        Raises:
+            UserError: As `SkillReplay.restore`; or if there were other tasks.
+        """
+        files = len(list(folder.glob("*.safetensors")))
+        if files != len(self.of):
+            raise UserError(f"{folder} holds transitions of {files} tasks, this run has {len(self.of)}.")
+        for task, replay in enumerate(self.of):
+            replay.restore(folder / f"{task}.safetensors")
+
+
+class TaskDemonstrations(SkillReplay):
+    """Demonstrations as skill transitions, with what each would have earned in each task.
+
+    States and skills are there once, and the labels of T tasks beside them: ``task_rewards`` (W, T), NaN where the
+    task would have been done before, and ``task_terminated`` (W, T).
+
+    Args:
+        columns: All of these, in the order in which they were recorded.
+        horizon: H: so many rows later begins the window that follows on one.
+        seed: Of the sampling.
+    """
+
+    def __init__(self, columns: Batch, horizon: int, seed: int = 0) -> None:
+        super().__init__(len(columns["z"]), columns["states"].shape[1], columns["z"].shape[1], seed)
+        self.add(columns)
+        self.horizon = horizon
+        self.task_rewards, self.task_terminated = columns["task_rewards"], columns["task_terminated"]
+        self._counting = [column.isfinite().nonzero()[:, 0] for column in self.task_rewards.T]
+
+    def of_task(self, task: int) -> "TaskSamples":
+        """The transitions before the task's end, with its rewards."""
+        return TaskSamples(self, task, self._counting[task])
+
+    def save(self, path: Path) -> None:
+        super().save(path)
+        with replacing(_labels(path)) as file:
+            labels = {"rewards": self.task_rewards, "terminated": self.task_terminated}
+            save_file(labels | {"horizon": torch.tensor(self.horizon)}, file)
+
+    @classmethod
+    def load(cls, path: Path, state_dim: int, latent_dim: int) -> "TaskDemonstrations":
+        """What `save` wrote. Raises UserError if a file is corrupt or has other dimensions."""
+        shared = SkillReplay.load(path, state_dim, latent_dim)
+        try:
+            labels = load_file(_labels(path))
+            loaded = cls(
+                shared._columns | {"task_rewards": labels["rewards"], "task_terminated": labels["terminated"]},
+                int(labels["horizon"]),
+            )
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
+        loaded.source, loaded.generator = shared.source, shared.generator
+        return loaded
+
+
+@dataclass(frozen=True)
+class TaskSamples:
+    """Demonstrations in one task."""
+
+    demonstrations: TaskDemonstrations
+    task: int
+    counting: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counting)
+
+    def sample(self, count: int) -> Batch:
+        """Transitions drawn uniformly."""
+        return self._rows(torch.randint(len(self.counting), (count,), generator=self.demonstrations.generator))
+
+    def sample_run(self, length: int, rows: int) -> Batch:
+        """As `SkillReplay.sample_run`: windows that follow on each other, as an agent's skills do."""
+        start = torch.randint(len(self.counting), (1,), generator=self.demonstrations.generator)
+        return self._rows((start + self.demonstrations.horizon * torch.arange(rows)) % len(self.counting))
+
+    def _rows(self, chosen: Tensor) -> Batch:
+        shared, rows = self.demonstrations, self.counting[chosen]
+        return {name: column[rows] for name, column in shared._columns.items()} | {
+            "rewards": shared.task_rewards[rows, self.task],
+            "terminated": shared.task_terminated[rows, self.task],
+        }
+
+
+def task_demonstrations(
+    data: DataSet,
+    model: SkillModel,
+    env: gym.Env,
+    tasks: Sequence[Task],
+    capacity: int,
+    seed: int = 0,
+    skill_bound: float | None = None,
+) -> TaskDemonstrations:
+    """Every window of H steps in a data set, as `rllib_spirl.algorithm.offline.offline_replay` has it, for all tasks.
+
+    Raises:
+        UserError: As `offline_replay`; or if the environment cannot tell what recorded states would have earned.
+    """
+    relabel = getattr(env.unwrapped, "relabel", None)
+    if relabel is None:
+        raise UserError(
+            f"{data}: the environment has no relabel(states), so that rewards of demonstrations are those of one task. "
+            "Set offline_fraction to 0."
+        )
+    family = settable(env)
+
+    def labelled(
+        part: Trajectories, model: SkillModel, env: gym.Env, generator: torch.Generator, state_dim: int
+    ) -> Batch:
+        horizon = model.config.horizon
+        starts = window_starts(part.episode_starts, horizon)
+        rewards: list[Tensor] = []
+        terminated: list[Tensor] = []
+        for task in track(tasks, "rewards of demonstrations in each task", total=len(tasks), watched_only=True):
+            family.set_task(task)
+            relabelled = part.relabel(relabel)
+            counting = starts < np.repeat(relabelled.ends, np.diff(part.episode_starts))[starts]
+            _, labels = window_labels(relabelled, starts[counting], horizon)
+            for column, name, otherwise in ((rewards, "rewards", torch.nan), (terminated, "terminated", 1.0)):
+                column.append(torch.full((len(starts),), otherwise))
+                column[-1][torch.from_numpy(counting)] = labels[name]
+        columns = skills_of(part, model, starts, starts + horizon - 1, generator, state_dim)
+        none = torch.zeros(len(starts))  # of what is the tasks'
+        columns |= {"rewards": none, "terminated": none}
+        return columns | {"task_rewards": torch.stack(rewards, 1), "task_terminated": torch.stack(terminated, 1)}
+
+    parts = list(read_transitions(data, model, env, capacity, seed, skill_bound, labelled))
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return TaskDemonstrations(columns, model.config.horizon, seed)
+
+
+def _labels(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}_labels")

@@ -1,0 +1,523 @@
+"""Learning to learn: tasks, their context, the learner of many of them, and what a new task is met with."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+import yaml
+
+from rllib_spirl import MetaSPiRL, MetaSPiRLConfig, SPiRL, SPiRLConfig, UserError
+from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.algorithm.replay_buffer import COLUMNS, SkillReplay
+from rllib_spirl.algorithm.spirl_learner import with_prior
+from rllib_spirl.data import Episode, TrajectoryWriter
+from rllib_spirl.envs.kitchen import KitchenEnv
+from rllib_spirl.envs.point_tasks import PointTasksEnv
+from rllib_spirl.envs.tasks import check_split
+from rllib_spirl.evaluation import adapting
+from rllib_spirl.evaluation.restore import load_policy
+from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
+from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
+from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
+from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.chunks import chunk_config, save_chunks
+from tests.commands import run
+from tests.sets import opened
+
+POINT = "rllib_spirl/PointTasks-v0"
+KITCHEN = "rllib_spirl/Kitchen-v0"
+# Of an entropy of −2/2 for actions within bounds.
+ENTROPY = 2 * (math.log(2) + 0.5)
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Skills of two actions."""
+    return str(save_chunks(tmp_path_factory.mktemp("chunks"), chunk_config(2, 2, horizon=2)))
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Walks of the point robot in some directions, with rewards that mean nothing here."""
+    path = tmp_path_factory.mktemp("walks") / "data"
+    rng = np.random.default_rng(0)
+    with TrajectoryWriter(path, fps=10) as writer:
+        for angle in rng.uniform(0, math.pi, 12):
+            ahead = np.array([np.cos(angle), np.sin(angle)])
+            actions = np.clip(ahead + rng.normal(0, 0.2, (20, 2)), -0.95, 0.95)
+            states = np.concatenate([np.zeros((1, 2)), 0.1 * actions.cumsum(0)])
+            writer.add(Episode(states, actions, rng.normal(size=20), False, True, "walk"))
+    return path
+
+
+Maker = Callable[..., MetaSPiRLConfig]
+
+
+@pytest.fixture
+def config(chunks: str) -> Maker:
+    """Makes a small configuration, with changes to the training settings."""
+
+    def make(**training: Any) -> MetaSPiRLConfig:
+        settings = {
+            "skill_checkpoint": chunks,
+            "training_tasks": [10, 90, 170],
+            "test_tasks": [50, 130],
+            "skill_bound": 1.0,
+            "regularize_to": "uniform",
+            "context_dim": 3,
+            "context_hidden": 16,
+            "context_size": 16,
+            "exploring_tasks": 1,
+            "solved_tasks": 3,
+            "policy_hidden": 16,
+            "critic_hidden": 16,
+            "critic_members": 2,
+            "train_batch_size_per_learner": 8,
+            "warmup_steps": 40,
+            "offline_updates": 4,
+            "replay_capacity": 500,
+            "tasks_per_step": 1,
+        }
+        return (
+            MetaSPiRLConfig()
+            .environment(POINT, env_config={"max_episode_steps": 10})
+            .training(**(settings | training))
+            .reporting(min_sample_timesteps_per_iteration=20)
+            .evaluation(evaluation_interval=2, evaluation_duration=3)
+            .debugging(seed=3, log_level="ERROR")
+        )
+
+    return make
+
+
+@pytest.fixture
+def built() -> Iterator[Callable[[Any], Any]]:
+    """Passes an algorithm on, and stops it after the test."""
+    made: list[SPiRL] = []
+
+    def keep(algorithm: SPiRL) -> SPiRL:
+        made.append(algorithm)
+        return algorithm
+
+    yield keep
+    for algorithm in made:
+        algorithm.stop()
+
+
+def module(algorithm: SPiRL) -> Any:
+    return algorithm.learner_group._learner.module["default_policy"]
+
+
+# The tasks.
+
+
+def test_a_task_of_the_kitchen_holds_from_the_next_reset_on() -> None:
+    env = KitchenEnv(["microwave", "kettle"])
+    env.reset(seed=0)
+    env.set_task(["kettle", "light switch", "top burner"])
+    info = env.step(np.zeros(9))[-1]
+    assert list(info["subtasks"]) == ["microwave", "kettle"]
+    state = env.get_state()
+    _, info = env.reset(seed=0)
+    assert list(info["subtasks"]) == ["kettle", "light switch", "top burner"] == env.get_task()
+    env.set_state(state)
+    assert list(env.step(np.zeros(9))[-1]["subtasks"]) == ["microwave", "kettle"]
+    tasks = env.sample_tasks(20)
+    assert all(len(set(task)) == 4 for task in tasks)
+    env.set_task(tasks[0])
+
+
+def test_the_point_robot_is_rewarded_at_its_goal_only() -> None:
+    dense, sparse = PointTasksEnv(), PointTasksEnv(sparse=True)
+    for env, first, last in ((dense, -0.9, 0.0), (sparse, 0.0, 1.0)):
+        env.set_task(0)
+        env.reset(seed=0)
+        steps = [env.step(np.array([1.0, 0.0])) for _ in range(10)]
+        assert steps[0][1] == pytest.approx(first)
+        assert steps[-1][1] == pytest.approx(last)
+        states = np.array([[0, 0], *(step[0] for step in steps)])
+        np.testing.assert_allclose(env.relabel(states)[0], [step[1] for step in steps], atol=1e-6)
+    assert not any(step[2] or step[3] for step in steps)
+    twin = PointTasksEnv(sparse=True)
+    twin.set_state(sparse.get_state())
+    assert twin.step(np.ones(2))[1:4] == sparse.step(np.ones(2))[1:4]
+    assert all(0 <= task <= 180 for task in sparse.sample_tasks(10))
+
+
+@pytest.mark.parametrize(
+    ("env", "training", "test", "message"),
+    [
+        (KITCHEN, [["kettle", "microwav"]], [], "unknown subtask 'microwav'.*did you mean 'microwave'"),
+        (KITCHEN, [["kettle", "kettle"]], [], "each once"),
+        (KITCHEN, [4], [], "a task is a list of subtasks, not 4"),
+        (KITCHEN, [["kettle"], ["kettle"]], [], "training: 'kettle' is there twice"),
+        (KITCHEN, [["kettle"]], ["kettle"], "test: 'kettle' is a training task"),
+        (POINT, [30, 200], [], "a direction from 0 to 180 degrees, not 200"),
+        (POINT, [30], [30.0], "test: '30.0' is a training task"),
+        ("CartPole-v1", [30], [], "CartPole-v1 has one task only: an environment of many has sample_tasks"),
+    ],
+)
+def test_tasks_that_are_not_there_or_not_apart_are_refused(env: str, training: Any, test: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_split(gym.make(env), training, test)
+
+
+EXPERIMENT = {
+    "run": "MetaSPiRL",
+    "env": POINT,
+    "skills": {"chunk": 1},
+    "stop": {"env_steps": 100},
+    "tasks": {"training": [10, 90], "test": [50]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": None}, "MetaSPiRL needs `training_tasks`: add a `tasks:` section"),
+        ({"tasks": {"test": [50]}}, "tasks: 'training' is missing"),
+        ({"tasks": {"training": [10], "tests": [5]}}, "tasks: unknown key 'tests'; did you mean 'test'"),
+        ({"tasks": {"training": 10}}, "tasks: 'training' must be a list of tasks, not 10"),
+        ({"tasks": {"training": [10], "test": [10]}}, "'10' is a training task"),
+        ({"tasks": {"training": [10], "test": [10.0]}}, "'10.0' is a training task"),
+        ({"tasks": {"training": [10, 190]}}, "tasks: PointTasks: a task is a direction"),
+        ({"tasks": "nowhere.yaml"}, "tasks: nowhere.yaml does not exist"),
+        (
+            {"tasks": {"training": [["ketle"]]}, "env": KITCHEN},
+            "unknown subtask 'ketle' in tasks; did you mean 'kettle",
+        ),
+        ({"run": "SPiRL"}, "'tasks' is for algorithms that learn from many tasks \\(MetaSPiRL\\), not SPiRL"),
+        ({"training": [10]}, "unknown key 'training'; did you mean 'tasks.training'"),
+        ({"skills": {"chunk": 1, "checkpoint": "x"}}, "`chunk` makes its own skills"),
+    ],
+)
+def test_mistakes_in_an_experiment_are_refused_at_the_start(
+    changes: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    file = tmp_path / "point.yaml"
+    file.write_text(yaml.safe_dump({"point": EXPERIMENT | {"storage_path": str(tmp_path)} | changes}))
+    assert run(["rllib", "train", "file", str(file)], monkeypatch) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"policy": "copied"}, "needs `policy` 'residual'"),
+        ({"context_size": 0}, "`context_size` must be at least 1, got 0"),
+        ({"exploring_divergence": 0}, "`exploring_divergence` must be greater than 0"),
+        ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**training).validate()
+
+
+# The context.
+
+
+def test_a_context_says_the_same_in_any_order_and_nothing_when_it_is_empty() -> None:
+    encoder = ContextEncoder(7, 3, hidden=16, layers=2)
+    context = torch.randn(4, 20, 7)
+    belief = encoder(context, torch.ones(4, 20))
+    other = encoder(context[:, torch.randperm(20)], torch.ones(4, 20))
+    torch.testing.assert_close(other.mean, belief.mean)
+    torch.testing.assert_close(other.stddev, belief.stddev)
+    counted = (torch.arange(20) < torch.tensor([[20], [5], [1], [0]])).float()
+    part = encoder(context, counted)
+    torch.testing.assert_close(part.mean[1], encoder(context[1, :5], torch.ones(5)).mean)
+    assert part.mean[3].tolist() == [0, 0, 0]
+    assert part.stddev[3].tolist() == [1, 1, 1]
+    divergences = divergence_from_unit(part)
+    assert divergences[3].item() == 0
+    assert (part.stddev[0] < part.stddev[2]).all(), "more transitions narrow the belief"
+    unit = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(divergences, torch.distributions.kl_divergence(part, unit).sum(-1))
+
+
+# The learner.
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_without_an_embedding_an_update_is_that_of_spirl(config: Maker, chunks: str, built: Any) -> None:
+    training = {"context_dim": 0, "exploring_tasks": 0, "solved_tasks": 1, "target_divergence": 1.0}
+    meta = built(config(**training).build_algo())
+    settings = {name: getattr(meta.config, name) for name in ("policy_hidden", "critic_hidden", "critic_members")}
+    plain = built(
+        SPiRLConfig()
+        .environment(POINT)
+        .training(
+            skill_checkpoint=chunks,
+            skill_bound=1.0,
+            regularize_to="uniform",
+            target_divergence=1.0,
+            train_batch_size_per_learner=8,
+            **settings,
+        )
+        .build_algo()
+    )
+    ours, theirs = module(meta), module(plain)
+    theirs.load_state_dict({name: w for name, w in ours.state_dict().items() if "log" not in name}, strict=False)
+    rng = torch.Generator().manual_seed(0)
+    batch = {
+        "states": torch.randn(24, 2, generator=rng),
+        "z": torch.randn(24, 4, generator=rng),
+        "rewards": torch.randn(24, generator=rng),
+        "next_states": torch.randn(24, 2, generator=rng),
+        "terminated": torch.zeros(24),
+    }
+    torch.manual_seed(0)
+    plain._update_on(batch, 3)
+    torch.manual_seed(0)
+    many = {name: column.unflatten(0, (3, 8)) for name, column in batch.items()}
+    meta._update_on(many | {"kind": torch.ones(3, 1, dtype=torch.long)}, 3)
+    for name, weight in theirs.state_dict().items():
+        found = ours.state_dict()[name]
+        torch.testing.assert_close(found[1] if name == "log_alpha" else found, weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_encoder_learns_from_the_critics_alone(config: Maker, built: Any) -> None:
+    algorithm = built(config().build_algo())
+    results = [algorithm.train() for _ in range(4)]
+    assert results[-1]["env_steps"] > results[0]["env_steps"]
+    assert results[-1]["updates"] > 10
+    assert all(len(replay) > 0 for replay in algorithm.replay.of)
+    kept = len(algorithm.contexts)
+    assert len(algorithm.replay) / 2 <= kept < len(algorithm.replay), "contexts are of exploring episodes only"
+    evaluation = results[-1]["evaluation"]
+    assert evaluation["episode_return"] == evaluation["episode_3"]["episode_return"]
+    assert evaluation["episodes"] == 2
+    learner, batch = algorithm.learner_group._learner, algorithm._columns(1, 0.5)
+    minibatch = {name: column[0] for name, column in batch.items()}
+    ours, settings = module(algorithm), learner.config.get_config_for_module("default_policy")
+    with torch.no_grad():
+        ours.log_context_weight.fill_(-40.0)  # leaves the critics' loss
+        for parameter in ours.critic.parameters():
+            parameter.zero_()
+    ours.zero_grad(set_to_none=True)
+    learner._loss("default_policy", ours, settings, with_prior(ours, minibatch), log=False).backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-12 for p in ours.encoder.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in ours.policy.parameters())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_acts_is_the_latest_policy_with_its_embedding(config: Maker, built: Any) -> None:
+    algorithm = built(config().build_algo())
+    for _ in range(3):
+        algorithm.train()
+    acting = algorithm.env_runner._policy
+    for observed in np.random.default_rng(0).normal(size=(4, 5)):
+        wanted, _ = module(algorithm).skills(torch.tensor(observed[None], dtype=torch.float32))
+        mean, std = acting._skills(observed)
+        np.testing.assert_allclose(mean, wanted.mean[0].detach(), atol=1e-5)
+        np.testing.assert_allclose(std, wanted.stddev[0].detach(), atol=1e-5)
+    other = acting._skills(np.array([0, 0, 2.0, 2, 2]))[0]
+    assert np.abs(acting._skills(np.zeros(5))[0] - other).max() > 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(
+    config: Maker, walks: Path, tmp_path: Path, built: Any
+) -> None:
+    given = config(offline_data=str(walks))
+    first = built(given.build_algo())
+    expected = [first.train() for _ in range(6)][-1]
+    second = built(given.build_algo())
+    for _ in range(3):
+        second.train()
+    third = built(MetaSPiRL.from_checkpoint(second.save_to_path(str(tmp_path / "checkpoint"))))
+    result = [third.train() for _ in range(3)][-1]
+    weights, same = module(first).state_dict(), module(third).state_dict()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    for name in ("env_steps", "updates", "evaluation"):
+        assert result[name] == expected[name]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_remote_env_runners_get_the_tasks_dealt_out(config: Maker, built: Any) -> None:
+    algorithm = built(config().env_runners(num_env_runners=1).build_algo())
+    results = [algorithm.train() for _ in range(3)]
+    assert results[-1]["env_steps"] > results[0]["env_steps"] > 0
+    assert sum(len(replay) > 0 for replay in algorithm.replay.of) >= 2
+    (acting,) = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner.module.encoder.state_dict(), local_env_runner=False
+    )
+    learned = module(algorithm).encoder.state_dict()
+    assert all(torch.equal(learned[name], acting[name]) for name in learned)
+
+
+def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str, tmp_path: Path) -> None:
+    model, _ = load_skills(chunks)
+    env = PointTasksEnv()
+    tasks = [0.0, 120.0]
+    together = task_demonstrations(opened(walks), model, env, tasks, 100_000)
+    for index, task in enumerate(tasks):
+        env.set_task(task)
+        alone = offline_replay(opened(walks), model, env, 100_000)
+        assert len(alone) == len(together)
+        torch.testing.assert_close(together.task_rewards[:, index], alone._columns["rewards"])
+        torch.testing.assert_close(together.task_terminated[:, index], alone._columns["terminated"])
+        for name in ("states", "next_states"):
+            assert torch.equal(together._columns[name], alone._columns[name])
+    together.save(tmp_path / "demonstrations.safetensors")
+    again = TaskDemonstrations.load(tmp_path / "demonstrations.safetensors", 2, 4)
+    batch, same = together.of_task(1).sample(9), again.of_task(1).sample(9)
+    assert all(torch.equal(batch[name], same[name]) for name in COLUMNS)
+
+
+def test_a_context_is_a_run_of_transitions(walks: Path, chunks: str) -> None:
+    replay = SkillReplay(10, 1, 1)
+    for first in (0, 6, 12):  # the ring has gone round: 8 to 17 are left
+        numbers = torch.arange(first, first + 6.0)
+        columns = {"states": numbers[:, None], "z": numbers[:, None], "next_states": numbers[:, None]}
+        replay.add(columns | {"rewards": numbers, "terminated": numbers})
+    runs = torch.stack([replay.sample_run(4, 6)["rewards"][:4] for _ in range(200)])
+    assert (runs.diff(dim=1) == 1).all()
+    assert set(runs[:, 0].tolist()) == set(range(8, 15))
+    model, _ = load_skills(chunks)
+    demonstrations = task_demonstrations(opened(walks), model, PointTasksEnv(), [0.0], 100_000)
+    batch = demonstrations.of_task(0).sample_run(5, 5)
+    follows = (batch["states"][1:] == batch["next_states"][:-1]).all(1)
+    assert follows.sum() >= 3, "but where one recording ends and another begins"
+
+
+# A new task.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(chunks: str, walks: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a run of two iterations."""
+    algorithm = (
+        MetaSPiRLConfig()
+        .environment(POINT, env_config={"max_episode_steps": 10})
+        .training(
+            skill_checkpoint=chunks,
+            offline_data=str(walks),
+            training_tasks=[10, 90],
+            test_tasks=[50],
+            context_dim=2,
+            context_size=8,
+            policy_hidden=16,
+            critic_hidden=16,
+            train_batch_size_per_learner=4,
+            warmup_steps=10,
+            offline_updates=2,
+        )
+        .reporting(min_sample_timesteps_per_iteration=10)
+        .debugging(log_level="ERROR")
+        .build_algo()
+    )
+    algorithm.train()
+    saved = algorithm.save_to_path(str(tmp_path_factory.mktemp("meta") / "checkpoint"))
+    algorithm.stop()
+    return str(saved)
+
+
+def test_the_first_episodes_in_new_tasks_are_written_down(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["spirl", "adapt", checkpoint, "--episodes", "4", "--output", str(tmp_path)]
+    assert run([*command, "--task", "50", "--task", "130"], monkeypatch) == 0
+    assert run([*command, "--seed", "1", "--exploring", "2", "--fine-tune-after", "2"], monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("mean of 2 tasks  episode 4") for line in lines)
+    document = json.loads((tmp_path / "adaptation.json").read_text())
+    assert set(document) == {"MetaSPiRL"}
+    assert {task: set(seeds) for task, seeds in document["MetaSPiRL"].items()} == {"50.0": {"0", "1"}, "130.0": {"0"}}
+    curve = document["MetaSPiRL"]["50.0"]["1"]
+    assert [episode for episode, _ in curve] == [1, 2, 3, 4]
+    assert all(-20 < score < 0 for _, score in curve)
+    again = adapting.adapt(checkpoint, [50.0], episodes=4, seed=0)
+    assert again["50.0"] == [tuple(point) for point in document["MetaSPiRL"]["50.0"]["0"]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["kettle"], "a direction from 0 to 180 degrees, not 'kettle'"),
+        ([90.0], "'90.0' is a task that .* was trained on; name another one, or add --trained-on-too"),
+    ],
+)
+def test_tasks_that_cannot_be_adapted_to_are_one_clear_line(checkpoint: str, tasks: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        adapting.check_tasks(checkpoint, tasks)
+    assert adapting.check_tasks(checkpoint, [90], trained_on_too=True) == [90.0]
+    assert adapting.check_tasks(checkpoint, []) == [50.0]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_checkpoints_of_the_other_kind_are_one_clear_line(checkpoint: str, chunks: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="of MetaSPiRL, of many tasks: use `spirl adapt`"):
+        load_policy(checkpoint)
+    plain = SPiRLConfig().environment(POINT).training(skill_checkpoint=chunks).build_algo()
+    saved = plain.save_to_path(str(tmp_path / "plain"))
+    plain.stop()
+    with pytest.raises(UserError, match="is a checkpoint of SPiRL; expected one of MetaSPiRL"):
+        adapting.check_tasks(saved, [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, built: Any) -> None:
+    """PEARL in miniature: the second episode in either task goes the right way, whichever way the first one went."""
+    algorithm = built(
+        MetaSPiRLConfig()
+        .environment(POINT)
+        .training(
+            skill_checkpoint=str(save_chunks(tmp_path, chunk_config(2, 2))),
+            training_tasks=[0, 180],
+            skill_bound=1.0,
+            regularize_to="uniform",
+            target_divergence=ENTROPY,
+            kl_in_target=True,
+            exploring_tasks=0,
+            solved_tasks=2,
+            context_dim=2,
+            context_size=20,
+            context_capacity=200,
+            context_hidden=32,
+            critic_members=2,
+            critic_hidden=64,
+            policy_hidden=64,
+            policy_tau=0.02,
+            tau=0.02,
+            policy_lr=1e-3,
+            critic_lr=1e-3,
+            initial_context_weight=0.01,
+            skill_candidates=1,
+            gamma=0.8,
+            initial_alpha=0.2,
+            warmup_steps=400,
+            updates_per_step=0.5,
+        )
+        .reporting(min_sample_timesteps_per_iteration=800)
+        .debugging(seed=seed, log_level="ERROR")
+        .build_algo()
+    )
+
+    def second_returns() -> Iterator[float]:
+        for task, first in itertools.product((0.0, 180.0), (seed, seed + 50)):
+            met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
+            seeds = episode_seeds(first, task, [task])
+            met.run(next(seeds))
+            yield met.run(next(seeds)).episode_return
+
+    for _ in range(10):
+        algorithm.train()
+        if min(second_returns()) > -14:  # the best is -5.2; who stays at the start has -20, who goes wrong -35
+            return
+    pytest.fail("after 8,000 steps they are not told apart")
