@@ -20,7 +20,7 @@ sys.path.insert(0, str(DOCS))  # figures.py lies beside this file
 
 import figures  # noqa: E402
 
-from rllib_spirl import PretrainConfig, SPiRLConfig  # noqa: E402
+from rllib_spirl import MetaSPiRLConfig, PretrainConfig, SPiRLConfig  # noqa: E402
 from rllib_spirl.cli import rllib, spirl  # noqa: E402
 from rllib_spirl.cli.prepare import SkillsSection  # noqa: E402
 from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe  # noqa: E402
@@ -82,20 +82,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def settings() -> str:
     """Every setting with its default, from the classes that hold them."""
     config = SPiRLConfig()
-    documented = griffe.Docstring(inspect.getdoc(SPiRLConfig.training) or "", lineno=1).parse("google", warnings=False)
-    arguments = next(section.value for section in documented if section.kind.value == "parameters")
-    rows = []
-    for argument in arguments:
-        for name in argument.name.split(", "):
-            rows.append((f"`{name}`", _value(getattr(config, name)), argument.description))
     own = ["gamma", "train_batch_size_per_learner", "rollout_fragment_length", "num_env_runners"]
     own += ["min_sample_timesteps_per_iteration", "evaluation_duration"]
     parts = [
         "# Settings",
         "## Training\n\nKeys of `config:` in an experiment file, and arguments of `SPiRLConfig.training`.",
-        _table(("setting", "default", "meaning"), rows),
+        _arguments(SPiRLConfig),
         "Of RLlib's own settings, these have another default here:",
         _table(("setting", "default"), [(f"`{name}`", _value(getattr(config, name))) for name in own]),
+        "## Learning to learn\n\nWhat `MetaSPiRL` has beside them, arguments of `MetaSPiRLConfig.training`.",
+        _arguments(MetaSPiRLConfig),
         "## Skills\n\nThe section `skills:` of an experiment file.",
         _fields(SkillsSection),
         "## Skill training\n\nKeys of `skills.pretrain:`, of `spirl pretrain --set`, fields of `PretrainConfig`.",
@@ -106,6 +102,17 @@ def settings() -> str:
         _fields(BlockStackingRecipe),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _arguments(kind: type[SPiRLConfig]) -> str:
+    """The arguments of a configuration's ``training``, as its docstring tells them."""
+    config = kind()
+    documented = griffe.Docstring(inspect.getdoc(kind.training) or "", lineno=1).parse("google", warnings=False)
+    rows = []
+    for argument in next(section.value for section in documented if section.kind.value == "parameters"):
+        names = [name for name in argument.name.split(", ") if not name.startswith("*")]
+        rows += [(f"`{name}`", _value(getattr(config, name)), argument.description) for name in names]
+    return _table(("setting", "default", "meaning"), rows)
 
 
 def _fields(model: type[BaseModel]) -> str:
