@@ -6,15 +6,10 @@ needs is here; the packages below it are layers, each of which knows only those 
 """
 
 import os
-import warnings
 
 # Before Arrow is imported: its own allocator keeps what short-lived threads have freed, and Tune copies files in such,
 # so that the driver of a run would grow by tens of megabytes an hour.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-
-# RLlib imports dm_control where there is one, which then looks for a screen. Who draws without one is told by
-# `rllib_spirl.envs.rendering` what to do.
-warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
 
 from ray.tune.registry import register_trainable
 
