@@ -1,9 +1,14 @@
 """Optional packages, imported when they are first used."""
 
 import importlib
+import warnings
 from typing import Any
 
 from rllib_spirl.errors import UserError
+
+# RLlib imports dm_control, which OGBench brings, where there is one, and that looks for a screen. Who draws without one
+# is told by `rllib_spirl.envs.rendering` what to do.
+warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
 
 
 def optional(module: str, extra: str) -> Any:

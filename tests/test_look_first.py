@@ -310,7 +310,7 @@ def test_all_that_a_result_contains_is_known(
     ids=["kitchen", "velocities", "stacking", "images"],
 )
 def test_a_recipe_tells_what_it_will_record(recipe: Any) -> None:
-    episode = recipe.demonstrator.demonstrate(**recipe.tasks()[0], seed=0, noise=0.0).episode
+    episode = recipe.demonstrator.demonstrate(**recipe.variants()[0], seed=0, noise=0.0).episode
     frames = frames_of(recipe)
     assert frames is not None
     assert (frames.state_dim, frames.action_dim) == (episode.states.shape[1], episode.actions.shape[1])

@@ -59,7 +59,10 @@ class Arm:
         self._low = np.maximum(model.jnt_range[:7, 0], [-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9]) + _MARGIN
         self._high = np.minimum(model.jnt_range[:7, 1], [2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9]) - _MARGIN
         self._gain, self._damping = model.actuator_gainprm[:7, 0], model.dof_damping[:7]
-        self._inertia_index = (model.M_rowadr + model.M_rownnz - 1)[:7]  # diagonal of the mass matrix
+        # The diagonal of the mass matrix. MuJoCo 3.3.0, which Meta-World needs, keeps the matrix in another array.
+        old = not hasattr(model, "M_rowadr")
+        self._mass = env.data.qM if old else env.data.M
+        self._diagonal = (model.dof_Madr if old else model.M_rowadr + model.M_rownnz - 1)[:7]
         self._kinematics = _kinematics(model)
         self._wide = _widened(model)
         self._wide_data = mujoco.MjData(self._wide)
@@ -81,7 +84,7 @@ class Arm:
         gravity shifts its target, and the target starts from the observed position, noise included.
         """
         q, velocity = self.data.qpos[:7], self.data.qvel[:7]
-        inertia = self.data.M[self._inertia_index]
+        inertia = self._mass[self._diagonal]
         root = np.sqrt(np.maximum(self._damping**2 - 4 * inertia * self._gain, 1e-6))
         slow, quick = (-self._damping + root) / (2 * inertia), (-self._damping - root) / (2 * inertia)
         e_slow, e_quick = np.exp(slow * _STEP), np.exp(quick * _STEP)

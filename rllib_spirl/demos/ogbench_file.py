@@ -77,8 +77,8 @@ class OGBenchFile(ImportRecipe):
         if self.env is None:
             family = self.path.stem.partition("-play-")[0].partition("-noisy-")[0]
             return f"ogbench/{family}-play-singletask-v0" if family in FAMILIES else None
-        if self.env.removeprefix("ogbench/") not in OGBENCH:
-            known = [f"ogbench/{task}" for task in OGBENCH]
+        known = [f"ogbench/{task}" for task in OGBENCH]
+        if self.env not in known:
             raise UserError(f"'{self.env}' is no environment of OGBench{did_you_mean(self.env, known)}")
         return self.env
 
