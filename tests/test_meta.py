@@ -469,7 +469,7 @@ def test_checkpoints_of_the_other_kind_are_one_clear_line(checkpoint: str, chunk
         adapting.check_tasks(saved, [])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, built: Any) -> None:
