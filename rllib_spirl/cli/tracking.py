@@ -1,4 +1,4 @@
-"""Trackers of experiments beside TensorBoard, through Ray's own callbacks: Weights & Biases and MLflow."""
+"""Trackers of experiments beside TensorBoard, through Ray's own callbacks: MLflow."""
 
 from importlib.util import find_spec
 
@@ -7,25 +7,18 @@ from ray.tune import Callback
 from rllib_spirl.errors import UserError, one_line
 
 
-def callbacks(wandb: str | None, mlflow: str | None) -> list[Callback]:
+def callbacks(mlflow: str | None) -> list[Callback]:
     """Tune's callbacks that send every result to a tracker.
 
-    Where to and as whom is what the trackers' own environment variables and log-ins say, for instance ``WANDB_MODE``
-    and ``MLFLOW_TRACKING_URI``.
+    Where to and as whom is what the tracker's own environment variables say, such as ``MLFLOW_TRACKING_URI``.
 
     Args:
-        wandb: A project of Weights & Biases; None for no such tracking.
         mlflow: An experiment of MLflow; None for no such tracking.
 
     Raises:
         UserError: The tracker is not installed, or does not know the user.
     """
     made: list[Callback] = []
-    if wandb is not None:
-        _installed("wandb", "--wandb")
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        made.append(WandbLoggerCallback(project=wandb))
     if mlflow is not None:
         _installed("mlflow", "--mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
