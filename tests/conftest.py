@@ -78,6 +78,20 @@ def point_settings(point_skills: str, point_data: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def built() -> Iterator[Callable[[SPiRL], SPiRL]]:
+    """Passes an algorithm on, and stops it after the test."""
+    made: list[SPiRL] = []
+
+    def keep(algorithm: SPiRL) -> SPiRL:
+        made.append(algorithm)
+        return algorithm
+
+    yield keep
+    for algorithm in made:
+        algorithm.stop()
+
+
 @dataclass(frozen=True)
 class CommandResult:
     code: int

@@ -99,20 +99,6 @@ def config(chunks: str) -> Maker:
     return make
 
 
-@pytest.fixture
-def built() -> Iterator[Callable[[Any], Any]]:
-    """Passes an algorithm on, and stops it after the test."""
-    made: list[SPiRL] = []
-
-    def keep(algorithm: SPiRL) -> SPiRL:
-        made.append(algorithm)
-        return algorithm
-
-    yield keep
-    for algorithm in made:
-        algorithm.stop()
-
-
 def module(algorithm: SPiRL) -> Any:
     return algorithm.learner_group._learner.module["default_policy"]
 

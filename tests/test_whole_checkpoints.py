@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,20 +66,6 @@ def config(settings: dict[str, Any]) -> SPiRLConfig:
         .evaluation(evaluation_interval=1, evaluation_duration=3)
         .debugging(seed=3, log_level="ERROR")
     )
-
-
-@pytest.fixture
-def built() -> Iterator[Callable[[SPiRL], SPiRL]]:
-    """Passes an algorithm on, and stops it after the test."""
-    made: list[SPiRL] = []
-
-    def keep(algorithm: SPiRL) -> SPiRL:
-        made.append(algorithm)
-        return algorithm
-
-    yield keep
-    for algorithm in made:
-        algorithm.stop()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,7 @@ from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.data import DataSet
-from rllib_spirl.envs.rollout import summarize
+from rllib_spirl.envs.rollout import EpisodeResult, summarize
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import local_copy, local_folder
@@ -214,36 +215,50 @@ class SPiRLConfig(AlgorithmConfig):
         Returns:
             This updated config.
         """
-        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__") and v is not NotProvided}
         super().training(**kwargs)
-        for name, value in given.items():
-            setattr(self, name, value)
+        return self._take(locals())
+
+    def _take(self, arguments: dict[str, Any]) -> Self:
+        """Set what was given of the arguments of a ``training``, which are its locals."""
+        for name, value in arguments.items():
+            if name not in ("self", "kwargs", "__class__") and value is not NotProvided:
+                setattr(self, name, value)
         return self
+
+    def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
+        """Raise ValueError unless settings fit; ``what`` says what each must, as in "be at least 1"."""
+        for name in names:
+            if not fits(getattr(self, name)):
+                self._value_error(f"`{name}` must {what}, got {getattr(self, name)}.")
 
     def validate(self) -> None:
         super().validate()
-        for name in (
-            "target_divergence",
-            "initial_alpha",
-            "policy_lr",
-            "critic_lr",
-            "alpha_lr",
-            "updates_per_step",
-            "prior_spread",
-        ):
-            if not getattr(self, name) > 0:
-                self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
-        for name in (
-            "replay_capacity",
-            "critic_members",
-            "critic_layers",
-            "policy_layers",
-            "train_batch_size_per_learner",
-            "skill_candidates",
-            "divergence_steps",
-        ):
-            if getattr(self, name) < 1:
-                self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        self._require(
+            (
+                "target_divergence",
+                "initial_alpha",
+                "policy_lr",
+                "critic_lr",
+                "alpha_lr",
+                "updates_per_step",
+                "prior_spread",
+            ),
+            lambda value: value > 0,
+            "be greater than 0",
+        )
+        self._require(
+            (
+                "replay_capacity",
+                "critic_members",
+                "critic_layers",
+                "policy_layers",
+                "train_batch_size_per_learner",
+                "skill_candidates",
+                "divergence_steps",
+            ),
+            lambda value: not value < 1,
+            "be at least 1",
+        )
         for name in ("skill_bound", "initial_divergence"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 self._value_error(f"`{name}` must be greater than 0, or null for none; got {getattr(self, name)}.")
@@ -252,9 +267,11 @@ class SPiRLConfig(AlgorithmConfig):
                 self._value_error(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
         if not 0 <= self.offline_fraction <= 1:
             self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
-        for name in ("warmup_steps", "offline_updates", "conservatism", "cloning"):
-            if getattr(self, name) < 0:
-                self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        self._require(
+            ("warmup_steps", "offline_updates", "conservatism", "cloning"),
+            lambda value: not value < 0,
+            "not be negative",
+        )
         if self.policy not in ("residual", "copied", "flow"):
             self._value_error(f"`policy` must be 'residual', 'copied' or 'flow', got {self.policy!r}.")
         if self.policy == "flow" and self.skill_bound is not None:
@@ -656,17 +673,35 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
     config = algorithm.config
     seeds = [config.eval_seed + i for i in range(int(config.evaluation_duration))]
     explore = bool((config.evaluation_config or {}).get("explore", False))
+    results = dealt_out(algorithm, env_runners, seeds, lambda share: _RunEpisodes(share, explore))
+    episodes = sorted(results, key=lambda e: e.seed)
+    return evaluated(algorithm, summarize(episodes), episodes)
+
+
+def dealt_out(
+    algorithm: SPiRL, env_runners: Any, work: Sequence[Any], call: Callable[[Sequence[Any]], Callable[..., list[Any]]]
+) -> list[Any]:
+    """The results of work that is dealt out to the evaluation env runners; without any, the local one does it all.
+
+    Args:
+        algorithm, env_runners: Of a `custom_evaluation_function`.
+        work: What there is to do.
+        call: Makes of a share of the work a picklable call of an env runner, which returns the share's results.
+    """
     if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
-        runner = algorithm.env_runner if env_runners is None else env_runners.local_env_runner
-        episodes = runner.run_episodes(seeds, explore)
-    else:
-        ids = env_runners.healthy_env_runner_ids()
-        shares = [seeds[i :: len(ids)] for i in range(len(ids))]
-        calls = [_RunEpisodes(share, explore) for share in shares if share]
-        results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
-        episodes = sorted((e for share in results for e in share), key=lambda e: e.seed)
-    summary = summarize(episodes)
-    steps = int(sum(e.low_level_steps for e in episodes))
+        return call(work)(algorithm.env_runner if env_runners is None else env_runners.local_env_runner)
+    ids = env_runners.healthy_env_runner_ids()
+    shares = [work[i :: len(ids)] for i in range(len(ids))]
+    calls = [call(share) for share in shares if share]
+    results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
+    return [result for share in results for result in share]
+
+
+def evaluated(
+    algorithm: SPiRL, summary: dict[str, Any], episodes: Sequence[EpisodeResult]
+) -> tuple[dict[str, Any], int, int]:
+    """Put an evaluation among the algorithm's results; what a `custom_evaluation_function` returns."""
+    steps = int(sum(episode.low_level_steps for episode in episodes))
     log = MetricsLogger(root=False)
     log.log_dict(summary, window=1)
     algorithm.metrics.aggregate([log.reduce()], key=EVALUATION_RESULTS)
@@ -677,7 +712,7 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
 class _RunEpisodes:
     """A picklable call of `SkillEnvRunner.run_episodes`."""
 
-    def __init__(self, seeds: list[int], explore: bool) -> None:
+    def __init__(self, seeds: Sequence[int], explore: bool) -> None:
         self.seeds, self.explore = seeds, explore
 
     def __call__(self, env_runner: SkillEnvRunner) -> list[Any]:

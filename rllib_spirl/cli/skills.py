@@ -36,11 +36,12 @@ def show(
     from rllib_spirl.evaluation.skills_shown import library, show_skills
     from rllib_spirl.skills.checkpoint import load_card
 
-    card = load_card(library(checkpoint))
+    skills = library(checkpoint)
+    card = load_card(skills)
     source = DataSet.open(data) if data is not None else _own_data(card)
     env = env or (environment_of(source.info) if source is not None else None)
     shown = show_skills(
-        checkpoint,
+        skills,
         output,
         data=source,
         env=env,

@@ -1,22 +1,18 @@
 """Meta-World's tasks of a Sawyer arm on a table."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
+from rllib_spirl.envs.benchmark import BenchmarkEnv, Reward, info
 from rllib_spirl.errors import UserError
 from rllib_spirl.extras import optional
 
-Reward = Literal["dense", "sparse"]
 
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
-
-
-class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
+class MetaWorldEnv(BenchmarkEnv):
     """One task of Meta-World, such as ``metaworld/drawer-open-v3``, with the goal in the observation.
 
     Observation (39,) float32: hand, fingers and objects now and one step before, and the goal. Action (4,) in [-1, 1],
@@ -37,6 +33,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         UserError: On bad arguments, or if Meta-World is not installed; when rendering, without an OpenGL back end.
     """
 
+    title, camera = "Meta-World", "corner"
     replays_demonstrations = False
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 (Gymnasium's own form)
 
@@ -48,11 +45,8 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         width: int = 480,
         height: int = 480,
     ) -> None:
-        if reward not in ("dense", "sparse"):
-            raise UserError(f"Meta-World: reward is '{reward}'; choose 'dense' or 'sparse'.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"Meta-World: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
-        self.task, self.reward, self.render_mode = task, reward, render_mode
+        super().__init__(reward, render_mode, width, height)
+        self.task = task
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (39,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.benchmark = optional("metaworld.env_dict", "metaworld").ALL_V3_ENVIRONMENTS[task]()
@@ -64,15 +58,13 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         self.benchmark.max_path_length = np.inf  # Gymnasium's wrapper ends the episode
         self._success = False
         self._began: Mapping[str, Any] = {}  # state of the random numbers from which objects and goal were drawn
-        self._picture_size = (width, height)
-        self._renderer: OffscreenRenderer | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
         self._began = self.np_random.bit_generator.state
-        return self._begin().astype(np.float32), self._info()
+        return self._begin().astype(np.float32), info(self._success)
 
     def _begin(self) -> NDArray[np.float64]:
         self.benchmark.np_random = self.np_random
@@ -81,12 +73,12 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
 
     def step(self, action: NDArray[np.floating]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         clipped = np.asarray(action, np.float64).clip(-1.0, 1.0)
-        observation, reward, _, _, info = self.benchmark.step(clipped)
-        newly = bool(info["success"]) and not self._success
+        observation, reward, _, _, told = self.benchmark.step(clipped)
+        newly = bool(told["success"]) and not self._success
         self._success |= newly
         sparse = self.reward == "sparse"
         earned = float(newly) if sparse else float(reward)
-        return observation.astype(np.float32), earned, sparse and self._success, False, self._info()
+        return observation.astype(np.float32), earned, sparse and self._success, False, info(self._success)
 
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
         """Raises UserError: states do not tell."""
@@ -95,10 +87,8 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     def get_state(self) -> dict[str, Any]:
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
-        physics = np.empty(mujoco.mj_stateSize(env.model, _PHYSICS))
-        mujoco.mj_getState(env.model, env.data, physics, _PHYSICS)
         return {
-            "physics": physics,
+            "physics": self._physics(),
             "observed": env._prev_obs.copy(),
             # Some tasks remember a number of their episode, for the dense reward.
             "numbers": {key: value for key, value in vars(env).items() if isinstance(value, int | float)},
@@ -114,24 +104,10 @@ class MetaWorldEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         self.np_random.bit_generator.state = self._began
         self._begin()
         self.np_random.bit_generator.state = now
-        mujoco.mj_setState(env.model, env.data, state["physics"], _PHYSICS)
+        self._set_physics(state["physics"])
         vars(env).update(state["numbers"])
         env._prev_obs, self._success = state["observed"].copy(), state["success"]
 
     def render(self) -> Any:
-        """A picture (height, width, 3) uint8 of the scene, or None without ``render_mode="rgb_array"``."""
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            camera = mujoco.MjvCamera()
-            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self.benchmark.model.camera("corner").id
-            self._renderer = OffscreenRenderer(self.benchmark.model, *self._picture_size, camera)
-        return self._renderer.render(self.benchmark.data)[::-1, ::-1].copy()  # that camera hangs upside down
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-    def _info(self) -> dict[str, Any]:
-        return {"success": self._success, "measures": {"success": float(self._success)}}
+        picture = super().render()
+        return None if picture is None else picture[::-1, ::-1].copy()  # that camera hangs upside down

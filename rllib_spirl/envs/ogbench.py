@@ -1,24 +1,20 @@
 """OGBench's manipulation environments, with one task each: what to make of cubes, buttons, a drawer and a window."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.benchmark import BenchmarkEnv, Reward, info
 from rllib_spirl.envs.outside import ARM, BUTTON, CUBE, FAMILIES, OGBENCH, SLIDE, Family
-from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 from rllib_spirl.errors import UserError
 from rllib_spirl.extras import optional
-
-Reward = Literal["dense", "sparse"]
-
 
 # How observations are scaled, and how near is near enough, in metres.
 _CENTRE, _SCALE = np.array([0.425, 0.0, 0.0]), 10.0
 _SLIDE_SCALES = np.array([18.0, 15.0])
 _NEAR = 0.04
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 class Goal(NamedTuple):
@@ -112,7 +108,7 @@ def reset_benchmark(env: Any, seed: int) -> tuple[NDArray[np.float64], dict[str,
     return env.reset(seed=seed)
 
 
-class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
+class OGBenchEnv(BenchmarkEnv):
     """One task of OGBench, such as ``ogbench/scene-play-singletask-task2-v0``, with the benchmark's own physics.
 
     Observation (S,) float32 and action (5,) in [-1, 1], clipped, are the benchmark's.
@@ -131,6 +127,7 @@ class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         UserError: On bad arguments, or if OGBench is not installed; when rendering, without an OpenGL back end.
     """
 
+    title, camera = "OGBench", "front"
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
@@ -141,17 +138,12 @@ class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         width: int = 480,
         height: int = 480,
     ) -> None:
-        if reward not in ("dense", "sparse"):
-            raise UserError(f"OGBench: reward is '{reward}'; choose 'dense' or 'sparse'.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"OGBench: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
-        self.family, self.reward, self.render_mode = FAMILIES[OGBENCH[task]], reward, render_mode
+        super().__init__(reward, render_mode, width, height)
+        self.family = FAMILIES[OGBENCH[task]]
         self.benchmark = make_benchmark(task.replace("-play", ""))
         self.goal = _goal(self.benchmark)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (self.family.state_dim,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
-        self._picture_size = (width, height)
-        self._renderer: OffscreenRenderer | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -159,13 +151,13 @@ class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
         observation, _ = reset_benchmark(self.benchmark, drawn)
-        return observation.astype(np.float32), _info(False)
+        return observation.astype(np.float32), info(False)
 
     def step(self, action: NDArray[np.floating]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         clipped = np.asarray(action, np.float64).clip(-1.0, 1.0)
-        observation, reward, terminated, _, info = self.benchmark.step(clipped)
+        observation, reward, terminated, _, told = self.benchmark.step(clipped)
         earned = float(reward) if self.reward == "dense" else -float(reward < 0)
-        return observation.astype(np.float32), earned, bool(terminated), False, _info(bool(info["success"]))
+        return observation.astype(np.float32), earned, bool(terminated), False, info(bool(told["success"]))
 
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
         """`relabel` for this environment's task: what recorded states would have earned here."""
@@ -174,10 +166,8 @@ class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     def get_state(self) -> dict[str, Any]:
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
-        physics = np.empty(mujoco.mj_stateSize(env.model, _PHYSICS))
-        mujoco.mj_getState(env.model, env.data, physics, _PHYSICS)
         return {
-            "physics": physics,
+            "physics": self._physics(),
             # The controller starts from where the hand was a moment ago, as the last step left it.
             "sites": (env.data.site_xpos.copy(), env.data.site_xmat.copy()),
             "buttons": env._cur_button_states.copy() if self.family.buttons else None,
@@ -191,29 +181,10 @@ class OGBenchEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         if self.family.buttons:
             env._cur_button_states = state["buttons"].copy()
             env._apply_button_states()
-        mujoco.mj_setState(env.model, env.data, state["physics"], _PHYSICS)
+        self._set_physics(state["physics"])
         env.data.site_xpos[:], env.data.site_xmat[:] = state["sites"]
         env._success = state["success"]
         self.np_random.bit_generator.state, env.np_random.bit_generator.state = state["random"]
-
-    def render(self) -> Any:
-        """A picture (height, width, 3) uint8 of the scene, or None without ``render_mode="rgb_array"``."""
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            camera = mujoco.MjvCamera()
-            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self.benchmark.model.camera("front").id
-            self._renderer = OffscreenRenderer(self.benchmark.model, *self._picture_size, camera)
-        return self._renderer.render(self.benchmark.data)
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-
-def _info(success: bool) -> dict[str, Any]:
-    return {"success": success, "measures": {"success": float(success)}}
 
 
 def _goal(benchmark: Any) -> Goal:

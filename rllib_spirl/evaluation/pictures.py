@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -88,6 +89,14 @@ def captioned(
 def caption_lines(subtasks: Iterable[str], width: int) -> int:
     """How many lines `captioned` breaks these subtasks into below a picture of this width in pixels."""
     return len(_rows(subtasks, _blocks(width)))
+
+
+def rendered(env: gym.Env) -> Picture:
+    """The picture that an environment gives of its state. Raises UserError if it gives none."""
+    picture: Any = env.render()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        raise UserError(f"{env} has no pictures: its render() returns {type(picture).__name__}.")
+    return picture
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:

@@ -16,11 +16,11 @@ from rllib_spirl.data import DataSet
 from rllib_spirl.data.windows import previous_frames, window_starts
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file
+from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
 from rllib_spirl.evaluation.skill_map import Kind, draw_map
 from rllib_spirl.locations import location
 from rllib_spirl.progress import track
-from rllib_spirl.skills.checkpoint import CARD, SkillCard, SkillFiles, load_skills, read_skills
+from rllib_spirl.skills.checkpoint import CARD, SkillCard, SkillFiles, SkillSource, load_skills, read_skills
 from rllib_spirl.skills.model import SkillModel
 
 WINDOWS = 4000
@@ -55,7 +55,7 @@ def library(checkpoint: str) -> SkillFiles:
 
 
 def show_skills(
-    checkpoint: str,
+    skills: SkillSource,
     output: Path,
     *,
     data: DataSet | None = None,
@@ -68,7 +68,7 @@ def show_skills(
     """Look into a library of skills, and draw what there is to draw into a folder.
 
     Args:
-        checkpoint: See `library`.
+        skills: Their folder or URI, or their files, as of `library`.
         output: Folder for ``dimensions.png`` and ``map.png``, with data, and ``drawn.png``, with an environment.
         data: Demonstrations, for what the posterior says of their windows.
         env, env_config: An environment with pictures, in which skills drawn from the prior are run.
@@ -80,7 +80,7 @@ def show_skills(
         UserError: If the skills, the data or the environment cannot be read or do not go together, or a file cannot
             be written.
     """
-    files = library(checkpoint)
+    files = read_skills(skills)
     model, card = load_skills(files)
     generator = torch.Generator().manual_seed(seed)
     pictures, divergence = [], []
@@ -158,17 +158,17 @@ def _drawn_skills(
     )
     try:
         led: list[NDArray[np.float32]] = []
+        observation = _reach(skill_env, led, seed)
         for state in track(range(states), "running skills from the prior", total=states):
-            observation = _reach(skill_env, led, seed)
+            while len(led) < state * BETWEEN:
+                led.append(_draw(model, observation, generator))
+                observation = _reach(skill_env, led, seed)
             pictures = [_picture(skill_env)]
             skills = [_draw(model, observation, generator) for _ in range(draws)]
             for z in skills:
                 _reach(skill_env, [*led, z], seed)
                 pictures.append(_picture(skill_env))
             yield f"After {state * BETWEEN} skills", pictures
-            for _ in range(BETWEEN):
-                led.append(_draw(model, observation, generator))
-                observation = _reach(skill_env, led, seed)
     finally:
         skill_env.close()
 
@@ -191,9 +191,7 @@ def _draw(model: SkillModel, observation: NDArray[np.floating], generator: torch
 
 
 def _picture(env: Any) -> Picture:
-    picture = env.render()
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        raise UserError(f"{env} has no pictures: its render() returns {type(picture).__name__}.")
+    picture = rendered(env)
     wide = max(1, picture.shape[1] // 240)
     return picture[::wide, ::wide]
 

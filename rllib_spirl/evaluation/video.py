@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
-from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, Picture, captioned, output_file, suffix_of, video_writer
+from rllib_spirl.evaluation.pictures import (
+    VIDEO_FORMATS,
+    Picture,
+    captioned,
+    output_file,
+    rendered,
+    suffix_of,
+    video_writer,
+)
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.progress import stage
 
@@ -90,7 +96,7 @@ class Film(gym.Wrapper):
         observation, info = self.env.reset(**kwargs)
         self.steps, self._return = 0, 0.0
         # Captioned with the first step, when all environments tell the subtasks: every picture must have one size.
-        self._first = self._picture()
+        self._first = rendered(self.env)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -102,7 +108,7 @@ class Film(gym.Wrapper):
         self.steps += 1
         self._return += float(reward)
         if self.steps % self.every == 0 or terminated or truncated:
-            self._add(self._picture(), subtasks)
+            self._add(rendered(self.env), subtasks)
         return observation, reward, terminated, truncated, info
 
     def hold(self, pictures: int) -> None:
@@ -110,12 +116,6 @@ class Film(gym.Wrapper):
         for _ in range(pictures):
             if self._last is not None:
                 self.append(self._last)
-
-    def _picture(self) -> Picture:
-        picture: Any = self.env.render()
-        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-            raise UserError(f"{self.env} has no pictures: its render() returns {type(picture).__name__}.")
-        return picture
 
     def _add(self, picture: Picture, subtasks: Mapping[str, bool]) -> None:
         status = f"{self.title}   step {self.steps}" + ("" if subtasks else f"   return {self._return:.1f}")

@@ -113,11 +113,8 @@ class MetaSPiRLConfig(SPiRLConfig):
         Returns:
             This updated config.
         """
-        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__") and v is not NotProvided}
         super().training(**kwargs)
-        for name, value in given.items():
-            setattr(self, name, value)
-        return self
+        return self._take(locals())
 
     def validate(self) -> None:
         if not self.training_tasks:
@@ -128,15 +125,21 @@ class MetaSPiRLConfig(SPiRLConfig):
         for task in self.test_tasks:
             if task in self.training_tasks:
                 self._value_error(f"`test_tasks`: '{task_name(task)}' is a training task.")
-        for name in ("context_dim", "little_context", "exploring_tasks", "exploring_episodes"):
-            if getattr(self, name) < 0:
-                self._value_error(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("context_size", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"):
-            if getattr(self, name) < 1:
-                self._value_error(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("exploring_divergence", "context_divergence", "initial_context_weight"):
-            if not getattr(self, name) > 0:
-                self._value_error(f"`{name}` must be greater than 0, got {getattr(self, name)}.")
+        self._require(
+            ("context_dim", "little_context", "exploring_tasks", "exploring_episodes"),
+            lambda value: not value < 0,
+            "not be negative",
+        )
+        self._require(
+            ("context_size", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"),
+            lambda value: not value < 1,
+            "be at least 1",
+        )
+        self._require(
+            ("exploring_divergence", "context_divergence", "initial_context_weight"),
+            lambda value: value > 0,
+            "be greater than 0",
+        )
         if self.policy != "residual":
             self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
         if self.num_envs_per_env_runner != 1:

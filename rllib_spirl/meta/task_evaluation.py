@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ray.rllib.utils.metrics import EVALUATION_RESULTS
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-
+from rllib_spirl.algorithm.spirl import dealt_out, evaluated
 from rllib_spirl.envs.rollout import EpisodeResult, summarize
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
@@ -20,23 +18,10 @@ def evaluate_on_test_tasks(algorithm: Any, env_runners: Any) -> tuple[dict[str, 
     """
     config = algorithm.config
     tasks = list(config.test_tasks or config.training_tasks)
-    if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
-        runner = algorithm.env_runner if env_runners is None else env_runners.local_env_runner
-        results = _MeetTasks(config, tasks)(runner)
-    else:
-        ids = env_runners.healthy_env_runner_ids()
-        shares = [tasks[i :: len(ids)] for i in range(len(ids))]
-        calls = [_MeetTasks(config, share) for share in shares if share]
-        found = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
-        results = [result for share in found for result in share]
+    results = dealt_out(algorithm, env_runners, tasks, lambda share: _MeetTasks(config, share))
     by_episode = [summarize(list(episodes)) for episodes in zip(*results, strict=True)]
     summary = by_episode[-1] | {f"episode_{i}": each for i, each in enumerate(by_episode, 1)}
-    steps = int(sum(result.low_level_steps for episodes in results for result in episodes))
-    log = MetricsLogger(root=False)
-    log.log_dict(summary, window=1)
-    algorithm.metrics.aggregate([log.reduce()], key=EVALUATION_RESULTS)
-    algorithm._evaluated = True
-    return summary, steps, steps
+    return evaluated(algorithm, summary, [result for episodes in results for result in episodes])
 
 
 class _MeetTasks:
