@@ -5,6 +5,11 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
+comma := ,
+# $(call telling,WHAT,ARGUMENTS): pip installs, and a line says every 15 seconds that it still does.
+telling = (while sleep 15; do echo "installing $(1)"; done) & beat=$$!; trap "kill $$beat" EXIT; \
+	$(BIN)/python -m pip install -q $(2)
+
 .PHONY: help install kitchen smoke test slow long lint types check docs clean
 
 help:
@@ -19,9 +24,10 @@ install: $(BIN)/.installed
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "rllib_spirl needs Python 3.11 or newer; '$(PYTHON)' is older. Use: make PYTHON=python3.11"; exit 1; }
+	@echo "installing into $(VENV): PyTorch, Ray and what else is needed"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.6,<2.14'
-	$(BIN)/python -m pip install -q -e '.[dev,video]'
+	@$(call telling,PyTorch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.6$(comma)<2.14')
+	@$(call telling,the rest,-e '.[dev$(comma)video]')
 	@touch $@
 
 kitchen: install
