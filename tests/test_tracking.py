@@ -1,5 +1,8 @@
-"""The tracker beside TensorBoard, against an offline run."""
+"""Trackers beside TensorBoard, each against an offline run."""
 
+import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,77 @@ def test_results_go_to_mlflow(train: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert run.data.params["warmup_steps"] == "20"
 
 
+def wandb_records(file: Path) -> Iterator[Any]:
+    """What an offline run's file holds: a header of 7 bytes, then blocks of 32 KiB of whole records or parts of one."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, position, record = file.read_bytes(), 7, b""
+    assert content.startswith(b":W&B")
+    while position < len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left  # no place for a part's header
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        record += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def test_results_go_to_weights_and_biases(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train("--wandb", "points")
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    records = list(wandb_records(file))
+    (run,) = (record.run for record in records if record.HasField("run"))
+    assert run.project == "points"
+    configured = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert configured["warmup_steps"] == 20
+    history = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    assert [row["training_iteration"] for row in history] == [1, 2]
+    assert 0 < history[0]["env_steps"] < history[1]["env_steps"]
+    assert any(record.HasField("exit") for record in records), "the run has been ended, not cut off"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_that_weights_and_biases_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    from rllib_spirl.cli.wandb_runs import WeightsAndBiases
+
+    class Trial:
+        trial_id, config, local_path, experiment_dir_name = "1", {"gamma": 0.9}, str(tmp_path), "points"
+
+        def __str__(self) -> str:
+            return "SPiRL_point_1"
+
+    callback, trial = WeightsAndBiases("no/name"), Trial()
+    callback.log_trial_start(trial)
+    callback.log_trial_end(trial)
+    callback.on_experiment_end([trial])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: Weights & Biases has not all results of SPiRL_point_1: Invalid project name")
+
+
 def test_a_tracker_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--mlflow needs mlflow: pip install 'rllib_spirl\[mlflow\]'$"):
-        tracking.callbacks("points")
+        tracking.callbacks(None, "points")
+
+
+def test_a_tracker_that_does_not_know_the_user_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"^--wandb: .*API key") as caught:
+        tracking.callbacks("points", None)
+    assert "\n" not in str(caught.value)

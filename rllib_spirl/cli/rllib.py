@@ -53,6 +53,7 @@ def train_file(
     only: Annotated[list[str] | None, typer.Option(help="Run this experiment of the file. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the learning curve at the end.")] = True,
+    wandb: Annotated[str | None, typer.Option(help="Send results to this project of Weights & Biases.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Send results to this experiment of MLflow.")] = None,
     verbose: Annotated[int, typer.Option("-v", count=True, help="-v: Ray's warnings and tables, -vv: more.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Tune scheduler: fifo, asha, hyperband, pbt, ...")] = None,
@@ -95,7 +96,7 @@ def train_file(
     from rllib_spirl.cli import tracking, training
 
     fresh = _check(experiments, resume)
-    trackers = tracking.callbacks(mlflow)
+    trackers = tracking.callbacks(wandb, mlflow)
     try:
         local = session.start(ray_address, ray_num_cpus, ray_num_gpus, verbose)
         failed, interrupted = 0, False

@@ -1,4 +1,4 @@
-"""Trackers of experiments beside TensorBoard, through Ray's own callbacks: MLflow."""
+"""Trackers of experiments beside TensorBoard, through Ray's own callbacks: Weights & Biases and MLflow."""
 
 from importlib.util import find_spec
 
@@ -7,29 +7,36 @@ from ray.tune import Callback
 from rllib_spirl.errors import UserError, one_line
 
 
-def callbacks(mlflow: str | None) -> list[Callback]:
+def callbacks(wandb: str | None, mlflow: str | None) -> list[Callback]:
     """Tune's callbacks that send every result to a tracker.
 
-    Where to and as whom is what the tracker's own environment variables say, such as ``MLFLOW_TRACKING_URI``.
+    Where to and as whom is what the trackers' own environment variables and log-ins say, for instance ``WANDB_MODE``
+    and ``MLFLOW_TRACKING_URI``.
 
     Args:
+        wandb: A project of Weights & Biases; None for no such tracking.
         mlflow: An experiment of MLflow; None for no such tracking.
 
     Raises:
         UserError: The tracker is not installed, or does not know the user.
     """
-    made: list[Callback] = []
+    made: dict[str, Callback] = {}
+    if wandb is not None:
+        _installed("wandb", "--wandb")
+        from rllib_spirl.cli.wandb_runs import WeightsAndBiases
+
+        made["--wandb"] = WeightsAndBiases(wandb)
     if mlflow is not None:
         _installed("mlflow", "--mlflow")
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        made.append(MLflowLoggerCallback(experiment_name=mlflow))
-    for callback in made:
+        made["--mlflow"] = MLflowLoggerCallback(experiment_name=mlflow)
+    for option, callback in made.items():
         try:
             callback.setup()  # Tune does it again, but only after skills are trained
         except Exception as error:  # anything that a tracker's client may raise
-            raise UserError(f"{type(callback).__name__.removesuffix('LoggerCallback')}: {one_line(error)}") from None
-    return made
+            raise UserError(f"{option}: {one_line(error)}") from None
+    return list(made.values())
 
 
 def _installed(package: str, option: str) -> None:
