@@ -1,7 +1,11 @@
 import base64
 import csv
+import html
 import json
 import math
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -389,3 +393,43 @@ def test_a_page_has_everything_in_it(tmp_path: Path) -> None:
     assert picture == (tmp_path / "out" / "learning_curve.png").read_bytes()
     assert "<b>ours" in reader.text
     assert "b" not in reader.tags
+
+
+LOOK = """<script>
+async function look() {
+    const films = [...document.querySelectorAll("video")];
+    await Promise.all(films.map(film => film.readyState || new Promise(done => {
+        film.onloadedmetadata = film.onerror = done;
+    })));
+    document.body.dataset.seen = JSON.stringify({
+        pictures: [...document.images].map(picture => [picture.naturalWidth, picture.naturalHeight]),
+        films: films.map(film => [film.videoWidth, film.videoHeight, film.duration]),
+        wide: document.documentElement.scrollWidth <= innerWidth,
+        loaded: performance.getEntriesByType("resource").filter(each => !each.name.startsWith("data:")).length,
+    });
+}
+addEventListener("load", look);
+</script>"""
+
+
+def test_a_browser_shows_pictures_and_films(tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    imageio = pytest.importorskip("imageio.v2")
+    run = write_experiment(tmp_path / "kitchen", [[0.5, 1.5]])
+    frames = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(10)]
+    imageio.mimwrite(next(run.glob("SPiRL_*")) / "film.mp4", frames, fps=10, macro_block_size=16)
+    text = write_report([run], tmp_path / "out", as_page=True).read_text()
+    (tmp_path / "seen.html").write_text(text.replace("</body>", f"{LOOK}</body>"))  # far from the report's pictures
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=20000", "--window-size=1000,800", "--dump-dom", f"file://{tmp_path / 'seen.html'}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r'<body data-seen="([^"]*)">', shown)
+    assert found, shown[-2000:]
+    seen = json.loads(html.unescape(found[1]))
+    pictures = re.findall(r"!\[.*\]\((.*)\)", (tmp_path / "out" / "report.md").read_text())
+    assert seen["pictures"] == [list(Image.open(tmp_path / "out" / name).size) for name in pictures]
+    assert seen["films"] == [[64, 48, pytest.approx(1.0, abs=0.1)]]
+    assert seen["wide"]
+    assert seen["loaded"] == 0
