@@ -10,12 +10,13 @@ comma := ,
 telling = (while sleep 15; do echo "installing $(1)"; done) & beat=$$!; trap "kill $$beat" EXIT; \
 	$(BIN)/python -m pip install -q $(2)
 
-.PHONY: help install kitchen smoke test slow long lint types check docs clean
+.PHONY: help install extras kitchen smoke test slow long metaworld lint types check docs clean
 
 help:
 	@echo "make kitchen   install, then demonstrations -> skills -> a trained kitchen agent"
 	@echo "make smoke     the same pipeline in miniature (under 3 minutes)"
 	@echo "make test      install, then the tests;   make slow, make long: the longer ones"
+	@echo "make extras    what the tests of optional parts need;   make metaworld: those of Meta-World"
 	@echo "make check     lint and type check;   make docs: the documentation site, in build/site"
 
 install: $(BIN)/.installed
@@ -29,6 +30,10 @@ $(BIN)/.installed: pyproject.toml
 	@$(call telling,PyTorch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.6$(comma)<2.14')
 	@$(call telling,the rest,-e '.[dev$(comma)video]')
 	@touch $@
+
+# What the tests of optional parts need as well; without it they are skipped.
+extras: install
+	@$(call telling,the extras,-e '.[cluster$(comma)docs$(comma)mlflow$(comma)ogbench$(comma)wandb]')
 
 kitchen: install
 	$(BIN)/rllib train file tuned_examples/kitchen.yaml
@@ -46,6 +51,14 @@ slow: install
 long: install
 	$(BIN)/python -m pytest -m long
 
+# Meta-World needs an older MuJoCo, so its tests have an environment of their own, with all else from the first one.
+metaworld: install
+	$(PYTHON) -m venv build/metaworld
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		$$(build/metaworld/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
+	build/metaworld/bin/python -m pip install -q -e '.[metaworld]'
+	build/metaworld/bin/python -m pytest tests/test_metaworld.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +70,7 @@ check: lint types
 
 docs: install
 	$(BIN)/python -m pip install -q -e '.[docs]'
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
