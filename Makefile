@@ -56,7 +56,7 @@ metaworld: install
 	$(PYTHON) -m venv build/metaworld
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		$$(build/metaworld/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
-	build/metaworld/bin/python -m pip install -q -e '.[metaworld]'
+	build/metaworld/bin/python -m pip install -q --no-warn-conflicts -e '.[metaworld]'
 	build/metaworld/bin/python -m pytest tests/test_metaworld.py
 
 lint: install

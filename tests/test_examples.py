@@ -7,7 +7,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from rllib_spirl import examples
@@ -98,6 +100,13 @@ def test_the_wheel_is_enough_for_the_smoke_example(tmp_path: Path) -> None:
     where = call(tmp_path / "venv/bin/python", "-c", "import rllib_spirl; print(rllib_spirl.__file__)")
     assert where.strip() == f"{packages}/rllib_spirl/__init__.py"
     assert "kitchen_smoke" in call(tmp_path / "venv/bin/rllib", "example", "list")
-    told = call(tmp_path / "venv/bin/rllib", "train", "file", "kitchen_smoke", "--no-plot")
-    assert "checkpoint" in told
-    assert list((tmp_path / "home" / "ray_results" / "kitchen_smoke").glob("*/checkpoint_*/skills/skill.json"))
+    told = call(tmp_path / "venv/bin/rllib", "train", "file", "kitchen_smoke").split()
+    run = tmp_path / "home" / "ray_results" / "kitchen_smoke"
+    (checkpoint,) = run.glob("*/checkpoint_*")
+    assert (checkpoint / "skills" / "skill.json").exists()
+    assert str(checkpoint) in told
+    assert str(run / "learning_curve.png") in told
+    picture = np.asarray(Image.open(run / "learning_curve.png").convert("RGB"), int)
+    assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "there is a coloured curve among the black and grey"
+    agent = call(tmp_path / "venv/bin/rllib", "evaluate", checkpoint, "--episodes", 1)
+    assert "completed_subtasks" in agent

@@ -423,7 +423,7 @@ def test_a_browser_shows_pictures_and_films(tmp_path: Path) -> None:
     text = write_report([run], tmp_path / "out", as_page=True).read_text()
     (tmp_path / "seen.html").write_text(text.replace("</body>", f"{LOOK}</body>"))  # far from the report's pictures
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--virtual-time-budget=20000", "--window-size=1000,800", "--dump-dom", f"file://{tmp_path / 'seen.html'}"]
+    command += ["--virtual-time-budget=20000", "--window-size=1000,800", "--dump-dom", f"{tmp_path / 'seen.html'}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     found = re.search(r'<body data-seen="([^"]*)">', shown)
     assert found, shown[-2000:]
