@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 from ray.scripts.scripts import cli as ray_cli
@@ -15,7 +14,6 @@ from rllib_spirl import examples
 from rllib_spirl.cli import algorithms, experiment, rllib, spirl, training
 from rllib_spirl.cli.prepare import read_section
 from rllib_spirl.data.recipe import read_recipe
-from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import parse
 from tests.documentation import PAGES, ROOT, commands, mentions, reader
 
@@ -67,7 +65,7 @@ def check(words: list[str]) -> None:
         case "export":
             assert all("=" in word for word in words[1:])
         case program:
-            pytest.fail(f"the documentation shows a command of {program}, which is not checked here")
+            raise AssertionError(f"the documentation shows a command of {program}, which is not checked here")
 
 
 def check_experiments(given: dict[str, Any]) -> None:
@@ -119,10 +117,7 @@ def test_a_command_is_one(page: Path, words: list[str], tmp_path: Path, monkeypa
         examples.copy(given[0], tmp_path / given[-1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    try:
-        check(words)
-    except click.UsageError as error:
-        pytest.fail(f"{shlex.join(words)}: {error.format_message()}")
+    check(words)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +138,7 @@ def test_a_command_is_one(page: Path, words: list[str], tmp_path: Path, monkeypa
 )
 def test_a_command_that_is_none_is_found_out(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises((AssertionError, click.UsageError, UserError, pytest.fail.Exception)):
+    with pytest.raises(Exception, match=r"."):  # Typer's own, or one of ours
         check(shlex.split(line))
 
 
