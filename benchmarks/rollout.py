@@ -15,7 +15,6 @@ import typer
 from common import SHORT_S, Long, RecordedKitchen, compare, kitchen_config, kitchen_skills, report, rounds, start_ray
 
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
-from rllib_spirl.algorithm.spirl import _sample_and_metrics
 from rllib_spirl.envs.kitchen import SUBSTEPS, load_model
 
 
@@ -71,7 +70,7 @@ def two_runners(decoder: Any, count: int, fragments: int, seconds: float | None)
     def sample(chosen: list[Any]) -> float:
         """Nobody waits for another's fragment, as in training."""
         start = time.perf_counter()
-        results = ray.get([r.apply.remote(_sample_and_metrics) for _ in range(10 * fragments) for r in chosen])
+        results = ray.get([r.sample_with.remote(None) for _ in range(10 * fragments) for r in chosen])
         steps = 0
         for episodes, _ in results:
             steps += sum(info["low_level_steps"] for e in episodes for info in e.get_infos(slice(-len(e), None)))

@@ -5,6 +5,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from rllib_spirl.data import Episode, TrajectoryWriter
 
@@ -55,6 +57,60 @@ class PointEnv(gym.Env):
                 rewards[t] += 1
                 done_at = t if reached == 2 else None
         return rewards, done_at
+
+
+class PointsEnv(VectorEnv[Any, Any, Any]):
+    """Many of `PointEnv` at once, in arrays.
+
+    Config: ``num_envs``, ``limit``, and ``same_step`` for episodes that begin in the step in which the last one ended.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        one = PointEnv()
+        self.num_envs, self.limit = config["num_envs"], config.get("limit", 60)
+        self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
+        self.observation_space = batch_space(one.observation_space, self.num_envs)
+        self.action_space = batch_space(one.action_space, self.num_envs)
+        self.same_step = config.get("same_step", False)
+        mode = AutoresetMode.SAME_STEP if self.same_step else AutoresetMode.NEXT_STEP
+        self.metadata = {"autoreset_mode": mode}
+        self.over = np.zeros(self.num_envs, bool)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.position = np.zeros((self.num_envs, 2))
+        self.reached, self.steps = np.zeros(self.num_envs, int), np.zeros(self.num_envs, int)
+        self._begin(np.ones(self.num_envs, bool))
+        return self.position.astype(np.float32), {}
+
+    def _begin(self, rows: Any) -> None:
+        self.position[rows] = self.np_random.uniform(-0.02, 0.02, (rows.sum(), 2))
+        self.reached[rows] = self.steps[rows] = 0
+
+    def step(self, actions: Any) -> Any:
+        reset = self.over.copy()
+        self.position += STEP * np.clip(actions, -1, 1)
+        self.steps += 1
+        before = self.reached.copy()
+        for _ in range(2):
+            goals = GOALS[np.minimum(self.reached, 1)]
+            near = np.linalg.norm(self.position - goals, axis=1) < RADIUS
+            self.reached += near & (self.reached < 2)
+        self._begin(reset)
+        done = (self.reached == 2) & ~reset
+        late = ~done & ~reset & (self.steps >= self.limit)
+        rewards = np.where(reset, 0.0, self.reached - before)
+        everyone = np.ones(self.num_envs, bool)
+        right, up = self.reached > 0, self.reached > 1
+        infos = {"subtasks": {"right": right, "_right": everyone, "up": up, "_up": everyone}, "_subtasks": everyone}
+        over = done | late
+        if self.same_step:
+            infos |= {"final_obs": self.position.astype(np.float32), "_final_obs": over}
+            infos |= {"final_info": {k: v for k, v in infos.items() if "final" not in k}, "_final_info": over}
+            self._begin(over)
+        else:
+            self.over = over
+        return self.position.astype(np.float32), rewards, done, late, infos
 
 
 def write_demonstrations(path: Path, episodes: int = 12, seed: int = 0, overwrite: bool = False) -> Path:

@@ -1,5 +1,6 @@
 """More than one node, and jobs that are submitted to a cluster with token authentication."""
 
+import itertools
 import json
 import os
 import secrets
@@ -9,16 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
+import torch
 import yaml
 from ray.cluster_utils import Cluster
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from rllib_spirl import SPiRLConfig
 from rllib_spirl.cli.rllib import app
+from rllib_spirl.data import DataSet
+from rllib_spirl.skills.checkpoint import load_card
+from rllib_spirl.skills.pretrain import pretrain
+from tests.conftest import TINY, title
+from tests.point import PointEnv
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent
@@ -70,6 +81,81 @@ def test_env_runners_on_two_nodes(two_nodes: list[str], point_settings: dict[str
     assert last["training_iteration"] == 3
     assert last["fault_tolerance"]["num_healthy_workers"] == 2
     assert last["learners"]["default_policy"]["critic_loss"] > 0
+
+
+@pytest.fixture
+def four_nodes() -> Iterator[Cluster]:
+    """A cluster of four raylets with one processor each, with this process connected to it."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _node(_: Any) -> str:
+    return ray.get_runtime_context().get_node_id()
+
+
+def test_training_goes_on_without_a_node_that_is_lost(four_nodes: Cluster, point_settings: dict[str, Any]) -> None:
+    config = (
+        SPiRLConfig()
+        .environment(PointEnv, env_config={"limit": 40})
+        .training(**point_settings)
+        .env_runners(num_env_runners=3, rollout_fragment_length=4)
+        .reporting(min_sample_timesteps_per_iteration=60)
+        .debugging(seed=3)
+    )
+    algorithm = config.build_algo()
+    try:
+        group = algorithm.env_runner_group
+        results = [algorithm.train() for _ in range(2)]
+        nodes = group.foreach_env_runner(_node, local_env_runner=False)
+        assert len(set(nodes)) == 3  # spread over the cluster
+        lost = next(node for node in four_nodes.worker_nodes if node.node_id in nodes)
+        four_nodes.remove_node(lost)
+        deadline = time.monotonic() + 120
+        while len(results) < 5 or group.num_healthy_remote_env_runners() < 3:
+            assert time.monotonic() < deadline
+            results.append(algorithm.train())
+        assert lost.node_id not in group.foreach_env_runner(_node, local_env_runner=False)
+        for counter in ("env_steps", "updates", "training_iteration"):
+            counts = [result[counter] for result in results]
+            assert all(after > before for before, after in itertools.pairwise(counts)), counter
+        count = len(algorithm.replay)
+        assert len(torch.unique(algorithm.replay._columns["z"][:count], dim=0)) == count  # none came twice
+        assert 4 * count < results[-1]["env_steps"] <= TINY.horizon * count
+    finally:
+        algorithm.stop()
+
+
+def test_pretraining_on_four_nodes_goes_on_after_a_worker_was_killed(
+    four_nodes: Cluster, point_data: Path, tmp_path: Path
+) -> None:
+    settings = {"num_workers": 4, "threads_per_worker": 1, "updates": 2000, "report_every": 100}
+    config = TINY.model_copy(update=settings)
+    with ThreadPoolExecutor() as pool:
+        training = pool.submit(pretrain, DataSet.open(point_data), config, output=tmp_path / "skills")
+        deadline = time.monotonic() + 300
+        while not any(
+            "checkpoint_" in file.read_text() for file in tmp_path.glob("skills/run-*/checkpoint_manager_snapshot.json")
+        ):
+            assert time.monotonic() < deadline
+            assert not training.done(), training.exception()
+            time.sleep(0.05)
+        workers = [process for process in psutil.process_iter() if "TrainWorker" in title(process)]
+        mine = [process for process in workers if os.getpid() in {parent.pid for parent in process.parents()}]
+        assert len(mine) == 4
+        mine[0].kill()
+        folder = training.result(timeout=300)
+    assert load_card(folder).metrics["validation_reconstruction"] < 0.1
+    logs = sorted((folder / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime)
+    starts = [EventAccumulator(str(events)).Reload().Scalars("skills/loss")[0].step for events in logs]
+    assert starts[0] == 100 < starts[1]  # the second attempt begins where the checkpoint was
 
 
 def free_port() -> int:

@@ -56,6 +56,7 @@ def test_training_goes_on_without_a_killed_env_runner(point_settings: dict[str, 
         (now,) = algorithm.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
         assert now != pid
         weights = algorithm.learner_group._learner.module["default_policy"].policy.state_dict()
+        algorithm._sample()  # the latest policy goes with the next request
         (acting,) = algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.module.policy.state_dict(), local_env_runner=False
         )

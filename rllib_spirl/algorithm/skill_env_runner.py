@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,14 +16,16 @@ from torch import nn
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
+from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_skill_vector_env
 from rllib_spirl.progress import track
 
 SKILL_ENV = "rllib_spirl/SkillEnv"
 _SAMPLING = "sampling"
+Weights = Mapping[str, NDArray[np.float32]]
 
 
 class SkillEnvRunner(SingleAgentEnvRunner):
-    """Steps skills. Also runs whole evaluation episodes on given seeds.
+    """Steps skills, in one environment or in many side by side. Also runs evaluation episodes on given seeds.
 
     Samples in a loop of its own: RLlib's costs a tenth of the kitchen's physics (benchmarks/rollout.py), most of it in
     connectors, for which flat states and skills have no use. RLlib's callbacks are called.
@@ -37,9 +40,13 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             "env_config": dict(config.env_config),
             "skill_checkpoint": config.skill_checkpoint,
             "skill_bound": config.skill_bound,
+            "batched": config.vectorize_mode == "vector_entry_point",
         }
-        register_env(SKILL_ENV, make_skill_env)  # here, not at import: it lasts as long as the connected cluster
+        register_env(SKILL_ENV, _make)  # here, not at import: it lasts as long as the connected cluster
+        self._many = skill_config["batched"] or config.num_envs_per_env_runner > 1
         inner = config.copy(copy_frozen=False).environment(env=SKILL_ENV, env_config=skill_config)
+        if self._many:
+            inner.env_runners(gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT)
         super().__init__(config=inner, **kwargs)
         self._rng = np.random.default_rng(self._seed)
 
@@ -55,9 +62,15 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         for name, weight in self.module.state_dict().items():
             weight.copy_(given[name])
 
-    def set_policy(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Sample with a learner's policy from now on; what only evaluation needs stays as it is."""
-        self.module.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()}, strict=False)
+    def take(self, weights: Weights | None) -> None:
+        """Sample with a learner's policy from now on, if one is given; what only evaluation needs stays as it is."""
+        if weights is not None:
+            self.module.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()}, strict=False)
+
+    def sample_with(self, weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
+        """`take` a policy, and what it samples, and the metrics."""
+        self.take(weights)
+        return self.sample(), self.get_metrics()
 
     def _sample(
         self,
@@ -69,52 +82,102 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         force_reset: bool = False,
     ) -> list[SingleAgentEpisode]:
         """Whole episodes, or about ``num_timesteps`` skills of ongoing ones; see RLlib's ``sample``."""
-        envs = self.env.unwrapped.envs
         if force_reset or num_episodes is not None or self._needs_initial_reset:
             self._ongoing_episodes_for_metrics.clear()
-            for index in range(len(envs)):
-                first = self._needs_initial_reset and self._seed is not None
-                self._begin_episode(index, self._seed + index if first else None)
+            self._begin_episodes(self._seed if self._needs_initial_reset else None)
             self._needs_initial_reset = num_episodes is not None
         finished: list[SingleAgentEpisode] = []
         steps = 0
         while steps < num_timesteps if num_timesteps is not None else len(finished) < (num_episodes or 0):
-            for index, env in enumerate(envs):
-                if self._ongoing_episodes[index].is_done:
-                    continue  # enough have been begun
-                episode = self._ongoing_episodes[index]
-                state = episode.get_observations(-1)
-                z = env.action_space.sample() if random_actions else self._act(state, explore)
-                observation, reward, terminated, truncated, info = env.step(z)
-                observation = np.array(observation)  # the environment may go on writing into its own
-                episode.add_env_step(observation, z, float(reward), info, terminated=terminated, truncated=truncated)
-                steps += 1
-                self._make_on_episode_callback("on_episode_step", index, self._ongoing_episodes)
-                if episode.is_done:
-                    self._make_on_episode_callback("on_episode_end", index, self._ongoing_episodes)
-                    finished.append(episode.to_numpy())
-                    if num_episodes is None or len(finished) < num_episodes:
-                        self._begin_episode(index)
+            steps += self._step(finished, num_episodes, explore=explore, random_actions=random_actions)
         self._done_episodes_for_metrics.extend(finished)
         pieces = self._cut_episodes() if num_timesteps is not None else []
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, len(finished))
         return finished + pieces
 
+    def _begin_episodes(self, seed: int | None) -> None:
+        if not self._many:
+            self._begin_episode(0, seed)
+            return
+        env = self._skill_env
+        self._shown, _ = env.reset(seed=seed)
+        self._z = np.zeros(env.action_space.shape or (), np.float32)
+        for index in range(self.num_envs):
+            self._note_beginning(index, self._shown[index], {})
+
+    def _step(
+        self, finished: list[SingleAgentEpisode], wanted: int | None, *, explore: bool, random_actions: bool
+    ) -> int:
+        """The next skill of the environment, or of those whose turn it is; returns how many skills have ended.
+
+        Args:
+            finished: Episodes that end are added to it.
+            wanted: How many are to; no more are begun then. None for any number.
+        """
+        env = self._skill_env
+        if self._many:
+            drawn = env.action_space.sample() if random_actions else None
+            self._z[env.due] = self._act(self._shown[env.due], explore) if drawn is None else drawn[env.due]
+            self._shown, rewards, terminated, truncated, infos = env.step(self._z)
+            ended = np.flatnonzero(infos["ended"]).tolist()
+            for index in ended:
+                info = {**infos["last"][index], "low_level_steps": int(infos["low_level_steps"][index])}
+                outcome = float(rewards[index]), bool(terminated[index]), bool(truncated[index]), info
+                self._note(index, infos["final_obs"][index], self._z[index].copy(), *outcome, finished)
+            for index in np.flatnonzero(infos["begun"]).tolist():
+                self._note_beginning(index, self._shown[index], {})
+            return len(ended)
+        state = self._ongoing_episodes[0].get_observations(-1)
+        z = env.action_space.sample() if random_actions else self._act(state, explore)
+        observation, reward, is_terminated, is_truncated, info = env.step(z)
+        self._note(0, observation, z, float(reward), is_terminated, is_truncated, info, finished)
+        if (is_terminated or is_truncated) and (wanted is None or len(finished) < wanted):
+            self._begin_episode(0)
+        return 1
+
+    def _note(
+        self,
+        index: int,
+        observation: Any,
+        z: NDArray[np.float32],
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: dict[str, Any],
+        finished: list[SingleAgentEpisode],
+    ) -> None:
+        """Add a skill to an environment's episode, and the episode to the finished ones if it ended."""
+        episode = self._ongoing_episodes[index]
+        observation = np.array(observation)  # the environment may go on writing into its own
+        episode.add_env_step(observation, z, reward, info, terminated=terminated, truncated=truncated)
+        self._make_on_episode_callback("on_episode_step", index, self._ongoing_episodes)
+        if episode.is_done:
+            self._make_on_episode_callback("on_episode_end", index, self._ongoing_episodes)
+            finished.append(episode.to_numpy())
+
+    def _note_beginning(self, index: int, observation: Any, info: dict[str, Any]) -> None:
+        self._new_episode(index)
+        self._ongoing_episodes[index].add_env_reset(np.array(observation), info)
+        self._make_on_episode_callback("on_episode_start", index, self._ongoing_episodes)
+
+    @property
+    def _skill_env(self) -> Any:
+        """A `SkillVectorEnv` or, perhaps in a wrapper, a `SkillEnv`."""
+        return self.env.unwrapped if self._many else self.env.unwrapped.envs[0]
+
     def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
         return self._policy.sample(state, self._rng) if explore else self._policy.best(state)
 
     def _begin_episode(self, index: int, seed: int | None = None) -> None:
-        self._new_episode(index)
-        observation, info = self.env.unwrapped.envs[index].reset(seed=seed)
-        self._ongoing_episodes[index].add_env_reset(np.array(observation), info)
-        self._make_on_episode_callback("on_episode_start", index, self._ongoing_episodes)
+        """In the only environment."""
+        self._note_beginning(index, *self._skill_env.reset(seed=seed))
 
     def _cut_episodes(self) -> list[SingleAgentEpisode]:
         """What has been sampled of ongoing episodes; these go on in the next call."""
         pieces = []
         for index, episode in enumerate(self._ongoing_episodes):
-            if len(episode) == 0:
+            if len(episode) == 0 or episode.is_done:
                 continue
             self._ongoing_episodes[index] = episode.cut(len_lookback_buffer=self.config.episode_lookback_horizon)
             self._ongoing_episodes_for_metrics[episode.id_].append(episode)
@@ -128,10 +191,12 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             begun = not self._needs_initial_reset
             state[_SAMPLING] = {
                 "random": self._rng.bit_generator.state,
-                "envs": [env.get_wrapper_attr("get_state")() for env in self.env.unwrapped.envs] if begun else [],
+                "envs": [_attribute(self._skill_env, "get_state")()] if begun else [],
                 "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
                 "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
             }
+            if begun and self._many:
+                state[_SAMPLING] |= {"shown": self._shown.copy(), "z": self._z.copy()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -140,13 +205,15 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         # The local runner's, when it is brought back; not for one that replaces a lost remote or evaluation runner.
         if _SAMPLING not in state or self.env is None or self.worker_index > 0 or self.config.in_evaluation:
             return
-        sampling, envs = state[_SAMPLING], self.env.unwrapped.envs
+        sampling, env = state[_SAMPLING], self._skill_env
         self._rng.bit_generator.state = sampling["random"]
-        if len(sampling["envs"]) != len(envs) or any(env is None for env in sampling["envs"]):
+        as_many = len(sampling["episodes"]) == self.num_envs and ("z" in sampling) == self._many
+        if not as_many or sampling["envs"][0] is None:
             return
-        for env, env_state in zip(envs, sampling["envs"], strict=True):
-            env.reset()
-            env.get_wrapper_attr("set_state")(env_state)
+        env.reset()
+        _attribute(env, "set_state")(sampling["envs"][0])
+        if self._many:
+            self._shown, self._z = sampling["shown"].copy(), sampling["z"].copy()
         self._ongoing_episodes = [SingleAgentEpisode.from_state(e) for e in sampling["episodes"]]
         self._ongoing_episodes_for_metrics.clear()
         for piece in map(SingleAgentEpisode.from_state, sampling["pieces"]):
@@ -164,3 +231,11 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             policy = partial(self._policy.sample, rng=np.random.default_rng(seed)) if explore else self._policy.best
             results.append(run_episode(self._evaluation_env, policy, seed))
         return results
+
+
+def _attribute(env: gym.Env | SkillVectorEnv, name: str) -> Any:
+    return getattr(env, name) if isinstance(env, SkillVectorEnv) else env.get_wrapper_attr(name)
+
+
+def _make(config: dict[str, Any]) -> SkillEnv | SkillVectorEnv:
+    return make_skill_vector_env(config) if "num_envs" in config else make_skill_env(config)

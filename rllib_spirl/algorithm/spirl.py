@@ -293,21 +293,24 @@ class SPiRLConfig(AlgorithmConfig):
             and self.target_bounds[0] < self.target_bounds[1]
         ):
             self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
-        if str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower() != "sync":
-            self._value_error("SPiRL steps its environments itself: `gym_env_vectorize_mode` must be 'sync'.")
+        if self.vectorize_mode not in ("sync", "vector_entry_point"):
+            self._value_error(
+                "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
+                f"once; got {self.gym_env_vectorize_mode!r}."
+            )
         for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
             if getattr(self, name, None) is not None:
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
-        if self.num_learners > 1:
-            self._value_error(
-                f"SPiRL trains with one learner, got num_learners={self.num_learners}. Use 0 (local) or 1 (its own "
-                "process), with num_gpus_per_learner=1 for a GPU."
-            )
         # Last: an experiment that has its skills still to be made is checked without them.
         if not self.skill_checkpoint:
             self._value_error(
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
+
+    @property
+    def vectorize_mode(self) -> str:
+        """`gym_env_vectorize_mode` as a name."""
+        return str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower()
 
     def check_skills(self) -> None:
         """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.
@@ -397,6 +400,7 @@ class SPiRL(Algorithm):
         self._make_replay(state_dim, load_card(skills).model.latent_dim)
         self._updates_owed = 0.0
         self._warm = False
+        self._policy: ray.ObjectRef | None = None
         self._evaluated = False
         self._stage = Stage("")
 
@@ -480,7 +484,16 @@ class SPiRL(Algorithm):
 
     def _request_samples(self, env_runners: list[int]) -> None:
         """Let these remote env runners sample in the background; one that already does is left alone."""
-        self.env_runner_group.foreach_env_runner_async(_sample_and_metrics, tag="sample", remote_worker_ids=env_runners)
+        self._request(env_runners, "sample_with")
+
+    def _request(self, env_runners: list[int], method: str, **kwargs: Any) -> None:
+        """Call a method of remote env runners in the background, with the learner's policy.
+
+        It goes with the requests: a message more for each env runner after all updates would keep this process busy.
+        """
+        self.env_runner_group.foreach_env_runner_async(
+            method, tag="sample", kwargs={**kwargs, "weights": self._policy}, remote_worker_ids=env_runners
+        )
 
     def _store(self, episodes: list[SingleAgentEpisode]) -> int:
         """Add episodes to the replay buffer and count their low-level steps; returns the number of transitions."""
@@ -529,46 +542,49 @@ class SPiRL(Algorithm):
         elif self.config.explore and group.num_remote_env_runners() > 0:
             # Nothing but the policy: critics and averages, six times as much, are for evaluation, before which RLlib
             # sends everything.
-            policy = learners.foreach_learner(_policy_weights).result_or_errors[0].get()
-            group.foreach_env_runner_async_fetch_ready(
-                func="set_policy", tag="set_state", kwargs={"weights": ray.put(policy)}, timeout_seconds=0.0
-            )
+            first = None if learners.is_local else [0]
+            policy = learners.foreach_learner(_policy_weights, remote_actor_ids=first).result_or_errors[0].get()
+            self._policy = ray.put(policy)  # they take it with the next request
         else:
             group.sync_weights(from_worker_or_learner_group=learners, inference_only=True)
 
     def _update(self, updates: int, offline_fraction: float) -> None:
-        """Gradient steps on batches drawn together."""
+        """Gradient steps on batches drawn together, for each learner one of the configured size."""
+        batches = updates * max(1, self.config.num_learners)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            self._update_on(self._columns(updates, offline_fraction), updates)
+            self._update_on(self._columns(batches, offline_fraction), batches)
 
-    def _update_on(self, columns: Batch, updates: int) -> None:
-        steps = updates * self.config.train_batch_size_per_learner
-        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps)
+    def _update_on(self, columns: Batch, batches: int) -> None:
+        """One after the other learner gets its share of the rows, of which there are as many for each."""
+        steps = batches * self.config.train_batch_size_per_learner
+        sent: dict[str, Any] = dict(columns)
+        if self.learner_group.is_remote:  # a part of a tensor would be sent with the whole
+            sent = {name: column.numpy() for name, column in columns.items()}
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(sent)}, env_steps=steps)
         sampled = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(ENV_STEPS, default=0)}
         results = self.learner_group.update(batch=batch, timesteps=sampled)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
-    def _columns(self, updates: int, offline_fraction: float) -> Batch:
-        """The learner's batches for so many gradient steps, in one."""
+    def _columns(self, batches: int, offline_fraction: float) -> Batch:
+        """So many batches of a learner for a gradient step, in one."""
         size = self.config.train_batch_size_per_learner
-        return mixed_batch(self.replay, self.offline, updates, size, offline_fraction)
+        return mixed_batch(self.replay, self.offline, batches, size, offline_fraction)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
         state["spirl"] = {
             "updates_owed": self._updates_owed,
             "warm": self._warm,
-            "torch_rng": torch.get_rng_state().numpy(),
             "offline_rng": None if self.offline is None else self.offline.generator.get_state().numpy(),
         }
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        self._policy = None  # all env runners have been given what the learner has
         if "spirl" in state:
             own = state["spirl"]
             self._updates_owed, self._warm = own["updates_owed"], own["warm"]
-            torch.set_rng_state(torch.from_numpy(own["torch_rng"].copy()))
             if self.offline is not None and own["offline_rng"] is not None:
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
 
@@ -658,10 +674,6 @@ def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:
     return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].sampling_state())
-
-
-def _sample_and_metrics(env_runner: SkillEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:
-    return env_runner.sample(), env_runner.get_metrics()
 
 
 def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:

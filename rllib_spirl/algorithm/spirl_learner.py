@@ -12,6 +12,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 from torch.distributions import Normal
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rllib_spirl.algorithm.losses import (
     cloning_loss,
@@ -30,11 +31,20 @@ from rllib_spirl.skills.checkpoint import pickled_by_name
 
 logger = logging.getLogger(__name__)
 
+TORCH_RNG = "torch_rng"
+"""In a learner's state: the random state of PyTorch, of which the noise in the losses comes."""
+
 
 class SPiRLLearner(TorchLearner):
-    """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates."""
+    """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates.
+
+    N learners are one: each gets B rows of every minibatch of N·B, and their gradients are averaged before each step of
+    the optimizer. They begin with the same weights and random state, so that weights, averages and α stay equal.
+    """
 
     def build(self) -> None:
+        if self.config.num_learners > 0:  # else the process's random state is the algorithm's
+            torch.manual_seed(self.config.seed or 0)
         super().build()
         self._env_steps = 0
         keep_freed_memory()
@@ -43,6 +53,20 @@ class SPiRLLearner(TorchLearner):
 
     def _loss_function(self) -> Callable[..., Any]:
         return flow_loss if self.config.policy == "flow" else spirl_loss
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Nothing: losses call parts of a module, which DDP's wrapper would not see; see `_average_gradients`."""
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(TORCH_RNG, components, not_components):
+            state[TORCH_RNG] = torch.get_rng_state().numpy()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if TORCH_RNG in state:
+            torch.set_rng_state(torch.from_numpy(state[TORCH_RNG].copy()))
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         with pickled_by_name():  # here too: a learner may be in a process of its own
@@ -86,12 +110,23 @@ class SPiRLLearner(TorchLearner):
                     loss = self._loss(module_id, module, config, minibatch, log=index == len(minibatches) - 1)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
+                    self._average_gradients(optimizer)
                     optimizer.step()
                     with torch.no_grad():
                         torch._foreach_lerp_(target, online, config.tau)
                         torch._foreach_lerp_(averaged, policy, config.policy_tau)
             losses[module_id] = loss.detach()
         return {}, losses, {}
+
+    def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """What DDP does: each parameter's gradient becomes the mean of all learners'."""
+        if not self.distributed:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = parameters_to_vector(gradients)
+        torch.distributed.all_reduce(flat)
+        vector_to_parameters(flat / self.config.num_learners, gradients)
 
     def _minibatches(self, columns: dict[str, Tensor], config: Any) -> list[dict[str, Tensor]]:
         size = config.train_batch_size_per_learner
@@ -123,7 +158,7 @@ class SPiRLLearner(TorchLearner):
         # Of a policy's skills; of a flow the first two are for its own loss, the others the next skills' candidates.
         count = 2 + config.skill_candidates if config.policy == "flow" else 3
         return {
-            "noise": torch.randn(count, *batch["z"].shape, device=batch["z"].device),
+            "noise": self._noise(count, *batch["z"].shape),
             "members": self._members(module, config),
             "target_divergence": torch.tensor(divergence_at(self._env_steps, config), device=batch["z"].device),
             "gamma": config.gamma,
@@ -133,6 +168,11 @@ class SPiRLLearner(TorchLearner):
             "cloning": config.cloning,
             "policy_value_mean": config.policy_value == "mean",
         }
+
+    def _noise(self, count: int, rows: int, dim: int) -> Tensor:
+        """N(0, 1), (count, rows, dim): this learner's part of what one learner would draw for the rows of all."""
+        drawn = torch.randn(count, max(1, self.config.num_learners), rows, dim, device=self.device)
+        return drawn[:, self._learner_index]
 
     @staticmethod
     def _members(module: SkillPriorRLModule, config: Any) -> Tensor | None:

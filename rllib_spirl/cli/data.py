@@ -181,9 +181,18 @@ def inspect(
     path: Annotated[str, typer.Argument(help="Directory of a data set, or its URI.")],
     horizon: Annotated[int, typer.Option("--horizon", "-H", min=1, help="Steps of a skill, to count windows.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    try_beta: Annotated[bool, typer.Option("--try-beta", help="Train skills for some seconds to suggest β.")] = False,
 ) -> None:
-    """Check a data set and say what is in it."""
-    facts = describe(DataSet.open(path), horizon)
+    """Check a data set and say what is in it, and what it asks for that the defaults are not."""
+    from rllib_spirl.skills.advice import advise, advise_beta
+    from rllib_spirl.skills.training import PretrainConfig
+
+    data = DataSet.open(path)
+    advice = [advise(data)]
+    facts = describe(data, horizon)
+    if try_beta:
+        advice.append(advise_beta(data, PretrainConfig(horizon=horizon)))
+    facts["suggested"] = {name: value for each in advice for name, value in each.settings.items()}
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -210,6 +219,8 @@ def inspect(
         if len(counts) > 20:
             shown.add_row(f"… {len(counts) - 20} more", "")
         console.print(shown)
+    for sentence in (sentence for each in advice for sentence in each.sentences):
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
 @app.command()

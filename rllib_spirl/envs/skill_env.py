@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, flatdim
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
@@ -23,6 +24,8 @@ from rllib_spirl.skills.model import SkillModelConfig
 from rllib_spirl.yaml_text import did_you_mean
 
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
+Environment = gym.Env | VectorEnv
+"""One environment, or copies of one side by side, of which each has the space that is meant."""
 
 
 class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]):
@@ -58,12 +61,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         if self._prior is not None:
             size = flatdim(state_space(env, images=True)) + 2 * card.model.latent_dim
             self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
-        # Only the pictures between two skills are needed: an environment that paints on demand paints no others.
-        # Behind a wrapper that is not known, what it does to the pictures is not either.
-        self._painter: Any = None
-        if self._prior is not None and hasattr(env.unwrapped, "paint_on_demand") and _all_known(env):
-            self._painter = env.unwrapped
-            self._painter.paint_on_demand = True
+        self._painter = None if self._prior is None else painter(env)
         assert isinstance(env.action_space, Box)
         self._low, self._high = env.action_space.low, env.action_space.high
         self._decoder = SkillDecoder(model)
@@ -74,8 +72,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         return self._observe(), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        z = action if self._skill_bound is None else np.float32(self._skill_bound) * np.tanh(action)
-        self._decoder.start(z)
+        self._decoder.start(bounded(action, self._skill_bound))
         total, steps = 0.0, 0
         terminated = truncated = False
         info: dict[str, Any] = {}
@@ -97,23 +94,51 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         return self._prior.observe(state[None], torch.as_tensor(images)[None])[0].numpy()
 
     def get_state(self) -> dict[str, Any] | None:
-        """What `set_state` needs to go on between two skills.
-
-        None if the environment has no ``get_state``, or is in a wrapper other than those that ``gym.make`` adds: what
-        such a wrapper remembers is unknown.
-        """
-        if not hasattr(self.unwrapped, "get_state") or not _all_known(self.env):
-            return None
-        limits = [w._elapsed_steps for w in _wrappers(self.env) if isinstance(w, TimeLimit)]
-        return {"observation": self._observation, "env": self.unwrapped.get_state(), "time_limits": limits}
+        """What `set_state` needs to go on between two skills; None if there is no `env_state`."""
+        state = env_state(self.env)
+        return None if state is None else {"observation": self._observation, **state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where the environment of `get_state` was, after a reset: Gymnasium's wrappers want to have seen one."""
-        self.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
-        limits = (w for w in _wrappers(self.env) if isinstance(w, TimeLimit))
-        for limit, elapsed in zip(limits, state["time_limits"], strict=True):
-            limit._elapsed_steps = elapsed
+        set_env_state(self.env, state)
         self._observation = state["observation"]
+
+
+def bounded(action: NDArray[np.float32], skill_bound: float | None) -> NDArray[np.float32]:
+    """z, (..., Z), of actions (..., Z) of an environment of skills."""
+    return action if skill_bound is None else np.float32(skill_bound) * np.tanh(action)
+
+
+def painter(env: gym.Env) -> Any:
+    """What paints an environment's pictures on demand, by ``paint()``, from now on; None if it paints all of them.
+
+    Only the pictures between two skills are needed. Behind a wrapper that is not known, what it does to the pictures
+    is not known either.
+    """
+    if not hasattr(env.unwrapped, "paint_on_demand") or not all_known(env):
+        return None
+    env.unwrapped.paint_on_demand = True
+    return env.unwrapped
+
+
+def env_state(env: gym.Env) -> dict[str, Any] | None:
+    """What `set_env_state` needs for an environment to go on.
+
+    None if the environment has no ``get_state``, or is in a wrapper other than those that ``gym.make`` adds: what such
+    a wrapper remembers is unknown.
+    """
+    if not hasattr(env.unwrapped, "get_state") or not all_known(env):
+        return None
+    limits = [w._elapsed_steps for w in _wrappers(env) if isinstance(w, TimeLimit)]
+    return {"env": env.unwrapped.get_state(), "time_limits": limits}
+
+
+def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
+    """Let an environment that has been reset go on where that of `env_state` was."""
+    env.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
+    limits = (w for w in _wrappers(env) if isinstance(w, TimeLimit))
+    for limit, elapsed in zip(limits, state["time_limits"], strict=True):
+        limit._elapsed_steps = elapsed
 
 
 def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
@@ -125,18 +150,18 @@ def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
     return found
 
 
-def _all_known(env: gym.Env) -> bool:
+def all_known(env: gym.Env) -> bool:
     """Whether there are no wrappers but those that ``gym.make`` adds."""
     return all(isinstance(wrapper, _KNOWN_WRAPPERS) for wrapper in _wrappers(env))
 
 
-def state_space(env: gym.Env, *, images: bool) -> gym.Space:
+def state_space(env: Environment, *, images: bool) -> gym.Space:
     """The space of an environment's states (S,): its observations or, with ``images``, a part of them.
 
     Raises:
         UserError: If with ``images`` the observations are not a dict of "state" and "images".
     """
-    space = env.observation_space
+    space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
     if not images:
         return space
     if isinstance(space, Dict) and {"state", "images"} <= set(space):
@@ -149,17 +174,22 @@ def state_space(env: gym.Env, *, images: bool) -> gym.Space:
     )
 
 
-def _name(env: gym.Env) -> str:
+def action_space(env: Environment) -> gym.Space:
+    """The space of an environment's actions (A,)."""
+    return env.single_action_space if isinstance(env, VectorEnv) else env.action_space
+
+
+def _name(env: Environment) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def check_skills(env: gym.Env, checkpoint: SkillSource, model: SkillModelConfig) -> None:
+def check_skills(env: Environment, checkpoint: SkillSource, model: SkillModelConfig) -> None:
     """Raise a UserError unless the environment's states and actions have the dimensions of a checkpoint's skills."""
     remedy = "Use skills pretrained on this environment's data."
     check_dimensions(env, model, f"the skills in {checkpoint} were trained on", remedy)
 
 
-def check_dimensions(env: gym.Env, model: SkillModelConfig, others: str, remedy: str) -> None:
+def check_dimensions(env: Environment, model: SkillModelConfig, others: str, remedy: str) -> None:
     """Raise a UserError unless the environment's states and actions have the skill model's dimensions.
 
     Args:
@@ -168,11 +198,11 @@ def check_dimensions(env: gym.Env, model: SkillModelConfig, others: str, remedy:
         others: What has other dimensions than the environment, with a verb, for the error: "the skills in ... have".
         remedy: What to do then, for the error.
     """
-    name, state = _name(env), state_space(env, images=model.prior_images)
-    for what, space in (("observations", state), ("actions", env.action_space)):
+    name, state, action = _name(env), state_space(env, images=model.prior_images), action_space(env)
+    for what, space in (("observations", state), ("actions", action)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
-    states, actions = flatdim(state), flatdim(env.action_space)
+    states, actions = flatdim(state), flatdim(action)
     for what, found, wanted, fits in (
         ("observations", states, model.state_dim, model.fits(states)),
         ("actions", actions, model.action_dim, actions == model.action_dim),
@@ -189,6 +219,14 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
             taking a config dict, or ``package.module.Class``.
         env_config: The config dict, or the keywords of one that is registered with Gymnasium.
     """
+    made = create(env, env_config)
+    if isinstance(made, VectorEnv):
+        raise UserError(f"{env} makes {made.num_envs} copies; without num_envs in its config it must make one.")
+    return made
+
+
+def create(env: Any, env_config: dict[str, Any]) -> Environment:
+    """What `make_env` makes, or the many environments at once that the same name may stand for."""
     if env_config.get("render_mode") is not None:
         headless.prepare()
     if not isinstance(env, str):

@@ -38,7 +38,7 @@ class MetaSPiRLLearner(SPiRLLearner):
         little = torch.tensor(config.exploring_divergence, device=device)
         return arguments | {
             "target_divergence": torch.stack([little, arguments["target_divergence"]]),
-            "context_noise": torch.randn(len(batch["kind"]), module.context_dim, device=device),
+            "context_noise": self._noise(1, len(batch["kind"]), module.context_dim)[0],
             "context_divergence": config.context_divergence,
         }
 

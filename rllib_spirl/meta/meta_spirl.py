@@ -17,7 +17,7 @@ from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.tasks import Task, task_name
 from rllib_spirl.meta.meta_learner import CONTEXT, MetaSPiRLLearner
-from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, RunRollouts, TaskEnvRunner
+from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, TaskEnvRunner
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
 from rllib_spirl.meta.task_replay import TaskDemonstrations, TaskReplay, task_demonstrations
 from rllib_spirl.meta.task_rl_module import LITTLE, MUCH, TaskRLModule
@@ -142,10 +142,11 @@ class MetaSPiRLConfig(SPiRLConfig):
         )
         if self.policy != "residual":
             self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
-        if self.num_envs_per_env_runner != 1:
+        if self.num_envs_per_env_runner != 1 or self.vectorize_mode != "sync":
             self._value_error(
-                f"MetaSPiRL runs one episode after the other: `num_envs_per_env_runner` must be 1, got "
-                f"{self.num_envs_per_env_runner}. Use more env runners."
+                "MetaSPiRL runs one episode after the other: `num_envs_per_env_runner` must be 1, got "
+                f"{self.num_envs_per_env_runner}, and `gym_env_vectorize_mode` 'sync', got {self.vectorize_mode!r}. "
+                "Use more env runners."
             )
         super().validate()
 
@@ -203,9 +204,7 @@ class MetaSPiRL(SPiRL):
 
     def _request_samples(self, env_runners: list[int]) -> None:
         for env_runner in env_runners:
-            self.env_runner_group.foreach_env_runner_async(
-                RunRollouts(self._rollouts()), tag="sample", remote_worker_ids=[env_runner]
-            )
+            self._request([env_runner], "run_with", rollouts=self._rollouts())
 
     def _rollouts(self) -> list[Rollout]:
         """The next episodes of an env runner: every task has its turn, in an order drawn anew each time."""
@@ -228,8 +227,8 @@ class MetaSPiRL(SPiRL):
         if episode.custom_data[EXPLORED]:
             self.contexts.of[task].add(transitions)
 
-    def _columns(self, updates: int, offline_fraction: float) -> Batch:
-        minibatches = [self._minibatch(offline_fraction) for _ in range(updates)]
+    def _columns(self, batches: int, offline_fraction: float) -> Batch:
+        minibatches = [self._minibatch(offline_fraction) for _ in range(batches)]
         return {name: torch.stack([each[name] for each in minibatches]) for name in minibatches[0]}
 
     def _minibatch(self, offline_fraction: float) -> Batch:
@@ -283,10 +282,11 @@ class MetaSPiRL(SPiRL):
         rows = config.train_batch_size_per_learner * (config.exploring_tasks + config.solved_tasks)
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             count = min(MAX_UPDATES_AT_ONCE, updates - first)
-            columns = mixed_batch(replay, offline, count, rows, config.offline_fraction)
-            batch = {name: column.unflatten(0, (count, rows)) for name, column in columns.items()}
-            known = {"e": e.repeat(count, 1, 1), "kind": torch.full((count, 1), MUCH)}
-            self._update_on(batch | known, count)
+            batches = count * max(1, config.num_learners)
+            columns = mixed_batch(replay, offline, batches, rows, config.offline_fraction)
+            batch = {name: column.unflatten(0, (batches, rows)) for name, column in columns.items()}
+            known = {"e": e.repeat(batches, 1, 1), "kind": torch.full((batches, 1), MUCH)}
+            self._update_on(batch | known, batches)
         if updates:
             self._sync_weights()
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
+from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, Weights
 from rllib_spirl.envs.tasks import Task, settable
 from rllib_spirl.meta.beliefs import draw
 from rllib_spirl.meta.task_rl_module import TaskRLModule
@@ -48,19 +48,14 @@ class TaskEnvRunner(SkillEnvRunner):
             episodes.append(episode)
         return episodes
 
+    def run_with(self, rollouts: Sequence[Rollout], weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
+        """`take` a policy, and what it comes to in these rollouts, and the metrics."""
+        self.take(weights)
+        return self.run(rollouts), self.get_metrics()
+
     def _begin_episode(self, index: int, seed: int | None = None) -> None:
         settable(self.env.unwrapped.envs[index]).set_task(self._rollout.task)
         super()._begin_episode(index, self._rollout.seed)
 
     def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
         return super()._act(np.concatenate([state, self._e]), explore)
-
-
-class RunRollouts:
-    """A picklable call of `TaskEnvRunner.run` and `get_metrics`."""
-
-    def __init__(self, rollouts: Sequence[Rollout]) -> None:
-        self.rollouts = rollouts
-
-    def __call__(self, env_runner: TaskEnvRunner) -> tuple[list[SingleAgentEpisode], Any]:
-        return env_runner.run(self.rollouts), env_runner.get_metrics()

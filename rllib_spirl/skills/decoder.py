@@ -1,5 +1,7 @@
 """The frozen decoder as an environment runs it: one state in, one action out, as fast as a CPU core goes."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -11,7 +13,7 @@ Array = NDArray[np.float32]
 
 
 class NumpyStates:
-    """`SkillPrior.normalize`, or `seen` for skills, and a state encoder, for one state at a time. Shares weights."""
+    """`SkillPrior.normalize`, or `seen` for skills, and a state encoder, for one state or few. Shares weights."""
 
     def __init__(self, prior: SkillPrior, encoder: nn.Module, *, of_skills: bool) -> None:
         self._prior = prior
@@ -19,33 +21,37 @@ class NumpyStates:
         self._encoder = NumpySetEncoder(encoder) if isinstance(encoder, SetEncoder) else None
         self._mean, self._std = np.zeros(0, np.float32), np.ones(0, np.float32)
 
-    def __call__(self, state: NDArray[np.floating]) -> Array:
-        """A state (S,) in environment units to features (F,)."""
-        if len(self._mean) != len(state):
-            self._mean, self._std = (x.numpy() for x in self._prior.scale(len(state)))
-        state = np.asarray(state, np.float32)
-        normalized = (state - self._mean) / self._std
+    def __call__(self, states: NDArray[np.floating]) -> Array:
+        """States (..., S) in environment units to features (..., F)."""
+        if len(self._mean) != states.shape[-1]:
+            self._mean, self._std = (x.numpy() for x in self._prior.scale(states.shape[-1]))
+        states = np.asarray(states, np.float32)
+        normalized = (states - self._mean) / self._std
         if self._state_set is not None:
-            self._state_set.show_skills(normalized, state)
-        return normalized if self._encoder is None else self._encoder(normalized)
+            self._state_set.show_skills(normalized, states)
+        if self._encoder is None:
+            return normalized
+        if normalized.ndim == 1:
+            return self._encoder(normalized)
+        return np.stack([self._encoder(state) for state in normalized])  # each may have another number of items
 
 
 class SkillDecoder:
-    """Runs skills one low-level step at a time.
+    """Runs skills one low-level step at a time, one skill or K of them side by side.
 
-    ``start(z)`` begins a skill; ``act(state)`` then gives its next action, (A,), not clipped. Without a closed loop all
-    H actions are known at the start, and the states are ignored. The model must be on the CPU.
+    ``start(z)`` begins skills; ``act(states)`` then gives their next actions, (..., A), not clipped. Without a closed
+    loop all H actions are known at the start, and the states are ignored. The model must be on the CPU.
     """
 
     def __init__(self, model: SkillModel) -> None:
         self._horizon = model.config.horizon
-        self._plan: Array | None = None
-        self._step = 0
+        self._begun = np.zeros(0, np.float32)  # what z adds in the first layer, or all actions, (..., H, A)
+        self._steps: NDArray[np.int_] = np.zeros((), int)
         self._chunks = model.config.decoder == "identity"
+        self._closed_loop = model.closed_loop and not self._chunks
         if self._chunks:
             return
         self._net = NumpyMLP(model.decoder)
-        self._closed_loop = model.closed_loop
         weight, self._bias = self._net.weight, self._net.bias
         inputs = weight.shape[1] - model.config.latent_dim
         self._encoder: NumpyStates | None = None
@@ -55,26 +61,38 @@ class SkillDecoder:
         elif self._closed_loop:  # the normalisation of states as part of the first layer
             from_state = from_state / model.prior.std.numpy()
             self._bias = self._bias - from_state @ model.prior.mean.numpy()
-        self._from_state = np.ascontiguousarray(from_state)
-        self._from_z = np.ascontiguousarray(weight[:, inputs:])  # what z adds, once per skill
-        self._start = self._bias
+        self._from_state = np.ascontiguousarray(from_state.T)
+        self._from_z = np.ascontiguousarray(weight[:, inputs:].T)
 
-    def start(self, z: Array) -> None:
-        """Begin the skill z, (Z,)."""
-        if self._chunks:
-            self._step, self._plan = 0, np.asarray(z, np.float32).reshape(self._horizon, -1)
-            return
-        self._start = self._from_z @ np.asarray(z, np.float32) + self._bias
-        self._step = 0
-        if not self._closed_loop:
-            self._plan = self._net.head(self._start).reshape(self._horizon, -1)
-
-    def act(self, state: NDArray[np.floating]) -> Array:
-        """The skill's action (A,) in ``state`` (S,), environment units."""
-        if self._plan is not None:
-            action = self._plan[self._step]
+    def start(self, z: Array, due: NDArray[np.bool_] | None = None) -> None:
+        """Begin skills z, (..., Z); with a mask ``due`` (K,) only those of its rows, the others go on."""
+        if due is None:
+            self._begun, self._steps = self._begin(z), np.zeros(z.shape[:-1], int)
         else:
-            inputs = np.asarray(state, np.float32) if self._encoder is None else self._encoder(state)
-            action = self._net.head(self._from_state @ inputs + self._start)
-        self._step += 1
-        return action
+            self._begun[due], self._steps[due] = self._begin(z[due]), 0
+
+    def _begin(self, z: Array) -> Array:
+        z = np.asarray(z, np.float32)
+        if not self._chunks:
+            z = z @ self._from_z + self._bias
+            if self._closed_loop:
+                return z
+            z = self._net.head(z)
+        return z.reshape(*z.shape[:-1], self._horizon, -1)
+
+    def act(self, states: NDArray[np.floating]) -> Array:
+        """The skills' actions (..., A) in ``states`` (..., S), environment units."""
+        if self._closed_loop:
+            inputs = np.asarray(states, np.float32) if self._encoder is None else self._encoder(states)
+            return self._net.head(inputs @ self._from_state + self._begun)
+        actions = self._begun[(*np.indices(self._steps.shape), self._steps)]
+        self._steps += 1
+        return actions
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on in the middle of skills."""
+        return {"begun": self._begun.copy(), "steps": self._steps.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where the decoder of `get_state` was."""
+        self._begun, self._steps = state["begun"].copy(), state["steps"].copy()

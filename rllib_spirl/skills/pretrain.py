@@ -29,6 +29,7 @@ from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
+from rllib_spirl.skills.advice import posterior_warning
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
@@ -174,6 +175,9 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
         metrics=metrics,
     )
     save_skills(folder, model, card)
+    warning = None if config.decoder == "identity" else posterior_warning(metrics, config.beta)
+    if warning and show_progress:
+        tell(f"warning: {warning}")
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
 
 

@@ -1,0 +1,190 @@
+"""What a data set asks for: found from the data, so that nobody has to know another data set's history."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_spirl.data import DataSet, Trajectories
+from rllib_spirl.progress import stage
+from rllib_spirl.skills.dataset import SkillData
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
+
+POSTERIOR_KL = (0.3, 0.8)
+"""Nats a dimension of KL(q(z|a) ‖ N(0, I)) with which skills were good to learn with."""
+SKILL_S = 0.8
+"""Seconds of a skill in the kitchen, where it has ten steps."""
+HORIZONS = (5, 20)
+TRIALS, TRIAL_UPDATES, TRIAL_FACTOR = 5, 600, 5.0
+_EPISODES = 200
+_ALIKE = 0.95
+
+
+@dataclass
+class Advice:
+    """Sentences for people, and the settings that they suggest."""
+
+    sentences: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def advise(data: DataSet) -> Advice:
+    """What the states and the rate of a data set suggest; reads it once, and looks at the first episodes of it."""
+    advice = Advice()
+    frames = _first_episodes(data)
+    columns = about_columns(frames)
+    if columns:
+        advice.sentences += list(columns.values())
+        superfluous = {place for places in columns for place in places}
+        kept = [place for place in range(frames.state_dim) if place not in superfluous]
+        advice.settings["state_columns"] = ranges(kept)
+        advice.sentences.append(
+            f"Without these columns a state would be {ranges(kept)} (state_columns of an import or a recipe; an "
+            "environment of your own has to observe the same)."
+        )
+    still = _still_frames(frames)
+    if still > 0.1:
+        advice.sentences.append(
+            f"{still:.0%} of the frames repeat the state before: the robot waits there, and skills will."
+        )
+    fps = float(data.info.get("fps") or 0)
+    default, horizon = PretrainConfig().horizon, int(np.clip(round(SKILL_S * fps), *HORIZONS))
+    if fps > 0 and not 0.5 <= default / (SKILL_S * fps) <= 2 and horizon != default:
+        advice.settings["horizon"] = horizon
+        advice.sentences.append(
+            f"At {fps:g} steps/s the default horizon of {default} steps lasts {default / fps:.2g} s. Skills of about "
+            f"{SKILL_S:g} s have horizon: {horizon}."
+        )
+    return advice
+
+
+def advise_beta(data: DataSet, config: PretrainConfig) -> Advice:
+    """Short trainings with the config's β, and with smaller or larger ones until the posterior says as much as is good.
+
+    KL falls as β grows, so that one side of the range is passed sooner or later.
+    """
+    scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed, show_progress=False)
+    low, high = POSTERIOR_KL
+    tried: list[tuple[float, float]] = []
+    beta = config.beta
+    with stage("short trainings", TRIAL_UPDATES * TRIALS) as progress:
+        for _ in range(TRIALS):
+            trainer = SkillTrainer(scanned, config.model_copy(update={"beta": beta, "updates": TRIAL_UPDATES}))
+            while trainer.updates < TRIAL_UPDATES:
+                parts = trainer.step()
+                progress.advance(1)
+            divergence = trainer.validate().get("validation_posterior_kl", float(parts["posterior_kl"]))
+            passed = bool(tried) and (tried[-1][1] < low) != (divergence < low)
+            tried.append((beta, max(divergence, 1e-9)))
+            if low <= divergence <= high or passed:
+                break
+            beta = beta / TRIAL_FACTOR if divergence < low else beta * TRIAL_FACTOR
+    told = ", ".join(f"{kl:.2g} with β = {beta:g}" for beta, kl in tried)
+    sentence = (
+        f"After {TRIAL_UPDATES} updates the posterior's KL in nats a dimension is {told}; {low} to {high} is good."
+    )
+    if low <= tried[0][1] <= high:
+        return Advice([f"{sentence} The default β fits."])
+    beta, divergence = tried[-1]
+    if not low <= divergence <= high:  # the middle of the range, in the logarithms of both
+        (x, y), (x_after, y_after) = sorted((np.log(kl), np.log(beta)) for beta, kl in tried[-2:])
+        beta = float(np.exp(np.interp(np.log(math.sqrt(low * high)), [x, x_after], [y, y_after])))
+    beta = float(f"{beta:.2g}")
+    return Advice([f"{sentence} Try beta: {beta:g}."], {"beta": beta})
+
+
+def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
+    """What to say of skills whose posterior tells too little or too much, None of others."""
+    divergence = metrics.get("validation_posterior_kl", metrics.get("posterior_kl"))
+    low, high = POSTERIOR_KL
+    if divergence is None or low <= divergence <= high:
+        return None
+    what = "tells little of the actions" if divergence < low else "has room for noise, which the policy then explores"
+    change = "Lower" if divergence < low else "Raise"
+    return (
+        f"the posterior's KL is {divergence:.2g} nats a dimension, where {low} to {high} is good: z {what}. {change} "
+        f"beta (now {beta:g}), or let 'spirl data inspect DATA --try-beta' suggest one."
+    )
+
+
+def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
+    """Columns of states that say nothing, or what others say, each with a sentence."""
+    states = frames.states.astype(np.float64)
+    inside = np.ones(len(states), bool)
+    inside[frames.episode_starts[:-1]] = False
+    now, before = states[inside], states[np.flatnonzero(inside) - 1]
+    spread = states.std(0)
+    constant = spread <= 1e-9 * np.maximum(1, np.abs(states).max(0))
+    found: dict[tuple[int, ...], str] = {}
+
+    def note(pairs: Sequence[tuple[int, int]], what: str) -> None:
+        """Pairs of a superfluous column and the one that says it all."""
+        taken = {place for places in found for place in places}
+        pairs = [pair for pair in pairs if pair[0] not in taken]
+        if pairs:
+            own, other = zip(*pairs, strict=True)
+            found[own] = what.format(ranges(own), ranges(sorted(other)))
+
+    if constant.any():
+        places = tuple(np.flatnonzero(constant).tolist())
+        found[places] = f"Columns {ranges(places)} never change."
+    moving = np.flatnonzero(~constant).tolist()
+    scaled = (states - states.mean(0)) / np.where(constant, 1, spread)
+    same = np.abs(scaled.T @ scaled) / len(scaled) > 1 - 1e-6
+    doubles = [(j, i) for j in moving for i in moving if i < j and same[i, j]]
+    note(_one_each(doubles), "Columns {} say the same as {}.")
+    repeats = [(j, i) for j in moving for i in moving if i != j and np.array_equal(now[:, j], before[:, i])]
+    note(_one_each(repeats), "Columns {} repeat the state before, {}.")
+    steps, rates = now - before, (now + before) / 2
+    likeness = np.abs(_correlation(steps, rates))
+    velocities = [(j, int(np.argmax(likeness[:, j]))) for j in moving if likeness[:, j].max() > _ALIKE]
+    note([(j, i) for j, i in velocities if i != j], "Columns {} look like velocities of {}.")
+    return found
+
+
+def _one_each(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    return list(dict(reversed(pairs)).items())
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the columns of a (N, S) with those of b (N, S), (S, S); 0 for what does not change."""
+
+    def standard(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        spread = x.std(0)
+        return (x - x.mean(0)) / np.where(spread > 0, spread, np.inf)
+
+    return standard(a).T @ standard(b) / len(a)
+
+
+def _first_episodes(data: DataSet) -> Trajectories:
+    """The frames of the first file, as far as some hundred episodes."""
+    frames = next(islice(data.stream(), 1))
+    if frames.num_episodes <= _EPISODES:
+        return frames
+    stop = int(frames.episode_starts[_EPISODES])
+    cut = {name: getattr(frames, name)[:stop] for name in ("states", "actions", "rewards", "next_states", "terminated")}
+    starts = frames.episode_starts[: _EPISODES + 1]
+    return Trajectories(**cut, episode_starts=starts, task_index=frames.task_index[:stop], tasks=frames.tasks)
+
+
+def _still_frames(frames: Trajectories) -> float:
+    """The share of frames whose state is that of the frame before."""
+    inside = np.ones(len(frames.states), bool)
+    inside[frames.episode_starts[:-1]] = False
+    rows = np.flatnonzero(inside)
+    return float((frames.states[rows] == frames.states[rows - 1]).all(1).mean()) if len(rows) else 0.0
+
+
+def ranges(places: Sequence[int]) -> str:
+    """Column numbers as options take them: 0, 1, 2, 5 is ``0:3,5``."""
+    parts: list[list[int]] = []
+    for place in sorted(places):
+        if parts and parts[-1][-1] == place - 1:
+            parts[-1].append(place)
+        else:
+            parts.append([place])
+    return ",".join(f"{part[0]}:{part[-1] + 1}" if len(part) > 1 else f"{part[0]}" for part in parts)

@@ -1,0 +1,81 @@
+"""What `spirl data inspect` finds out about a data set by itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
+from rllib_spirl.skills.advice import advise, advise_beta, posterior_warning, ranges
+from tests.conftest import TINY, CommandResult
+
+
+def written(path: Path, *, fps: float = 12.5, wait: int = 0) -> DataSet:
+    """States: two positions, a constant, their velocities, the first position doubled, and both a step before."""
+    rng = np.random.default_rng(0)
+    with TrajectoryWriter(path, fps=fps) as writer:
+        for _ in range(30):
+            times = np.concatenate([np.linspace(0, 4, 41), np.full(wait, 4.0)])
+            phase, pace = rng.uniform(0, 6, 2), rng.uniform(0.5, 1.5, 2)
+            positions = np.sin(pace * times[:, None] + phase)
+            velocities = pace * np.cos(pace * times[:, None] + phase)
+            before = np.concatenate([positions[:1], positions[:-1]])
+            columns = [positions, np.full((len(times), 1), 2.5), velocities, -2 * positions[:, :1] + 1, before]
+            actions = np.tanh(velocities[:-1])
+            states = np.concatenate(columns, 1)
+            if wait:
+                states[-wait:] = states[-wait - 1]
+            writer.add(Episode(states, actions, np.zeros(len(actions)), False, True, "wave"))
+    return writer.data_set
+
+
+def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
+    advice = advise(written(tmp_path / "waves"))
+    assert advice.settings == {"state_columns": "0:2"}
+    text = "\n".join(advice.sentences)
+    assert "Columns 2 never change." in text
+    assert "Columns 5 say the same as 0." in text
+    assert "Columns 6:8 repeat the state before, 0:2." in text
+    assert "Columns 3:5 look like velocities of 0:2." in text
+
+
+def test_waiting_and_another_rate_are_told(tmp_path: Path) -> None:
+    advice = advise(written(tmp_path / "waves", fps=50, wait=10))
+    assert advice.settings["horizon"] == 20
+    assert any("At 50 steps/s" in sentence and "0.2 s" in sentence for sentence in advice.sentences)
+    assert any("repeat the state before: the robot waits" in sentence for sentence in advice.sentences)
+
+
+def test_of_good_data_nothing_is_said(point_data: Path) -> None:
+    advice = advise(DataSet.open(str(point_data)))
+    assert advice.sentences == []
+    assert advice.settings == {}
+
+
+def test_beta_is_suggested_that_brings_the_posterior_into_range(point_data: Path) -> None:
+    data = DataSet.open(str(point_data))
+    config = TINY.model_copy(update={"beta": 3.0})
+    advice = advise_beta(data, config)
+    beta = advice.settings["beta"]
+    assert beta < config.beta
+    found = advise_beta(data, config.model_copy(update={"beta": beta}))
+    assert found.settings == {}, (beta, found.sentences)
+
+
+@pytest.mark.parametrize(("divergence", "told"), [(0.1, "Lower beta (now 0.02)"), (1.5, "Raise beta"), (0.5, None)])
+def test_pretraining_warns_of_a_posterior_out_of_range(divergence: float, told: str | None) -> None:
+    warning = posterior_warning({"validation_posterior_kl": divergence}, 0.02)
+    assert (told is None) == (warning is None)
+    assert told is None or told in str(warning)
+
+
+def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -> None:
+    written(tmp_path / "waves")
+    assert "look like velocities of 0:2" in spirl("inspect", tmp_path / "waves").out
+    assert json.loads(spirl("inspect", tmp_path / "waves", "--json").out)["suggested"] == {"state_columns": "0:2"}
+
+
+def test_ranges_are_written_as_options_take_them() -> None:
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0:3,5,7:9"
