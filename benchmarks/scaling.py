@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -23,12 +23,12 @@ from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
 from rllib_spirl.progress import track
 
-STEP_S = 0.005
+SKILL_S = 0.05
 STAGES = {"_sample": "waiting for samples", "_store": "storing them", "_update": "updates", "_sync_weights": "weights"}
 
 
 class Sleeping(gym.Env):
-    """As wide as the kitchen; a step sleeps for `STEP_S`."""
+    """As wide as the kitchen; a skill sleeps for `SKILL_S`."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (30,), np.float64)
     action_space = gym.spaces.Box(-1.0, 1.0, (9,), np.float32)
@@ -43,7 +43,8 @@ class Sleeping(gym.Env):
         return self.state, {}
 
     def step(self, action: Any) -> Any:
-        time.sleep(STEP_S)
+        if self.steps % 10 == 0:  # at once, because to wake up costs processor time as well
+            time.sleep(SKILL_S)
         self.steps += 1
         return self.state, 0.0, False, self.steps >= 280, {}
 
@@ -78,13 +79,21 @@ def _pid(_: Any) -> int:
     return psutil.Process().pid
 
 
-def main(most: int = 32, seconds: float = 8.0, updates_per_second: float = 20.0, long: Long = False) -> None:
+def main(
+    most: int = 32,
+    seconds: float = 8.0,
+    updates_per_second: float = 5.0,
+    decoder: Literal["open_loop", "closed_loop"] = "open_loop",
+    long: Long = False,
+) -> None:
     """Measure 1, 2, 4, … to ``most`` env runners, each for so many seconds; with --long three times as long."""
     seconds *= 3 if long else 1
     counts = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
     start_ray(cpus=most + 1)
-    config = kitchen_config(kitchen_skills(), warmup_steps=100).environment(Sleeping, env_config={})
-    algorithm = config.env_runners(num_env_runners=1).build_algo()
+    config = kitchen_config(kitchen_skills(decoder), warmup_steps=100).environment(Sleeping, env_config={})
+    algorithm = config.env_runners(
+        num_env_runners=1, max_requests_in_flight_per_env_runner=2, rollout_fragment_length=16
+    ).build_algo()
     algorithm.offline = SkillReplay(20_000, 30, 10)
     algorithm.offline.add(random_transitions(20_000))
     algorithm._warm = True
@@ -113,7 +122,9 @@ def main(most: int = 32, seconds: float = 8.0, updates_per_second: float = 20.0,
     for count in track(counts, "env runners", total=len(counts)):
         algorithm.env_runner_group.add_workers(count - algorithm.env_runner_group.num_remote_env_runners())
         algorithm.env_runner_group.foreach_env_runner(_pid, local_env_runner=False)  # they have begun
-        algorithm.config.updates_per_step = updates_per_second * 10 * STEP_S / count
+        changed = algorithm.config.copy(copy_frozen=False)
+        changed.updates_per_step = updates_per_second * SKILL_S / count
+        algorithm.config = changed
         run(2.0)
         results.append({"env_runners": count, **run(seconds), "memory_mb": round(memory_mb(algorithm))})
     alone = results[0]["env_steps_per_s"]

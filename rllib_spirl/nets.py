@@ -1,5 +1,6 @@
 """The networks used throughout, perceptrons with LayerNorm, sets and pictures before them, and fast matrix products."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -137,12 +138,21 @@ class NumpyMLP:
     def head(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """What follows the first linear layer: its output (..., hidden) to (..., outputs)."""
         for scale, shift, eps, weight, bias in self._layers:
-            width = x.shape[-1]
-            x = x - np.add.reduce(x, -1, keepdims=True) / width
-            x = x * (scale / np.sqrt(np.vecdot(x, x)[..., None] / width + eps)) + shift  # LayerNorm
+            x = _layer_norm(x, scale, shift, eps)
             x = _silu(x)
             x = x @ weight + bias
         return x
+
+
+def _layer_norm(
+    x: NDArray[np.float32], scale: NDArray[np.float32], shift: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]:
+    width = x.shape[-1]
+    if x.ndim == 1:  # most of the time for one input is that of calling NumPy
+        x = x - np.add.reduce(x) / width
+        return x * (scale / math.sqrt(x @ x / width + eps)) + shift
+    x = x - np.add.reduce(x, -1, keepdims=True) / width
+    return x * (scale / np.sqrt(np.vecdot(x, x)[..., None] / width + eps)) + shift
 
 
 def _silu(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -338,6 +338,7 @@ def test_remote_env_runners_get_the_tasks_dealt_out(config: Maker, built: Any) -
     results = [algorithm.train() for _ in range(3)]
     assert results[-1]["env_steps"] > results[0]["env_steps"] > 0
     assert sum(len(replay) > 0 for replay in algorithm.replay.of) >= 2
+    algorithm._sample()  # env runners take the latest policy with the next request
     (acting,) = algorithm.env_runner_group.foreach_env_runner(
         lambda runner: runner.module.encoder.state_dict(), local_env_runner=False
     )

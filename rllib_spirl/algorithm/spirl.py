@@ -473,7 +473,8 @@ class SPiRL(Algorithm):
             return episodes
         results: list[tuple[int, tuple[list[SingleAgentEpisode], Any]]] = []  # (env runner, what it returned)
         while not results:
-            if group.num_in_flight_async_reqs("sample") < group.num_healthy_remote_env_runners():
+            most = self.config.max_requests_in_flight_per_env_runner * group.num_healthy_remote_env_runners()
+            if group.num_in_flight_async_reqs("sample") < most:
                 self._request_samples(group.healthy_env_runner_ids())
             results = group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.02)
             if not results and group.num_healthy_remote_env_runners() == 0:
@@ -483,7 +484,7 @@ class SPiRL(Algorithm):
         return [episode for _, (episodes, _) in results for episode in episodes]
 
     def _request_samples(self, env_runners: list[int]) -> None:
-        """Let these remote env runners sample in the background; one that already does is left alone."""
+        """Let these remote env runners sample in the background; one with all the requests it may have is left alone."""
         self._request(env_runners, "sample_with")
 
     def _request(self, env_runners: list[int], method: str, **kwargs: Any) -> None:
