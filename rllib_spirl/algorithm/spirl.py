@@ -484,7 +484,7 @@ class SPiRL(Algorithm):
         return [episode for _, (episodes, _) in results for episode in episodes]
 
     def _request_samples(self, env_runners: list[int]) -> None:
-        """Let these remote env runners sample in the background; one with all the requests it may have is left alone."""
+        """Let these remote env runners sample in the background; one that has all it may be asked for is left alone."""
         self._request(env_runners, "sample_with")
 
     def _request(self, env_runners: list[int], method: str, **kwargs: Any) -> None:
