@@ -296,9 +296,10 @@ def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Mak
         restored.stop()
 
 
-@pytest.mark.parametrize("learners", [0, 1])
-def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int) -> None:
-    algorithm = config().env_runners(num_env_runners=1).learners(num_learners=learners).build_algo()
+@pytest.mark.parametrize(("learners", "requests"), [(0, 1), (1, 2)])
+def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int, requests: int) -> None:
+    made = config().env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=requests)
+    algorithm = made.learners(num_learners=learners).build_algo()
     try:
         results = [algorithm.train() for _ in range(3)]
         assert results[-1]["env_steps"] > results[0]["env_steps"] > 0
