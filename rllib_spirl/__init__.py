@@ -1,7 +1,7 @@
 """Skill-prior reinforcement learning for Ray RLlib.
 
-Importing it registers "SPiRL", "MetaSPiRL", the environments and the recipes of scripted demonstrations. What a user
-of the library needs is here; the packages below it are layers, each of which knows only those before it: `data`,
+Importing it registers "SPiRL", "MetaSPiRL", "MAML", the environments and the recipes of scripted demonstrations. What
+a user of the library needs is here; the packages below it are layers, each of which knows only those before it: `data`,
 `skills`, `envs`, `demos`, `algorithm`, `meta`, `evaluation`, `cli`.
 """
 
@@ -19,16 +19,19 @@ from rllib_spirl.data import DataSet, Episode, RecordTrajectories, Trajectories,
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.restore import load_policy
-from rllib_spirl.meta import MetaSPiRL, MetaSPiRLConfig
+from rllib_spirl.meta import MAML, MAMLConfig, MetaSPiRL, MetaSPiRLConfig
 from rllib_spirl.skills.pretrain import pretrain
 from rllib_spirl.skills.training import PretrainConfig
 
 register_trainable("SPiRL", SPiRL)
 register_trainable("MetaSPiRL", MetaSPiRL)
+register_trainable("MAML", MAML)
 
 __all__ = [
+    "MAML",
     "DataSet",
     "Episode",
+    "MAMLConfig",
     "MetaSPiRL",
     "MetaSPiRLConfig",
     "PretrainConfig",

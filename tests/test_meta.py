@@ -181,7 +181,7 @@ EXPERIMENT = {
             {"tasks": {"training": [["ketle"]]}, "env": KITCHEN},
             "unknown subtask 'ketle' in tasks; did you mean 'kettle",
         ),
-        ({"run": "SPiRL"}, "'tasks' is for algorithms that learn from many tasks \\(MetaSPiRL\\), not SPiRL"),
+        ({"run": "SPiRL"}, "'tasks' is for algorithms that learn from many tasks \\(MetaSPiRL, MAML\\), not SPiRL"),
         ({"training": [10]}, "unknown key 'training'; did you mean 'tasks.training'"),
         ({"skills": {"chunk": 1, "checkpoint": "x"}}, "`chunk` makes its own skills"),
     ],
@@ -427,7 +427,7 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     curve = document["MetaSPiRL"]["50.0"]["1"]
     assert [episode for episode, _ in curve] == [1, 2, 3, 4]
     assert all(-20 < score < 0 for _, score in curve)
-    again = adapting.adapt(checkpoint, [50.0], episodes=4, seed=0)
+    again = adapting.adapt(adapting.adaptable(checkpoint), [50.0], episodes=4, seed=0)
     assert again["50.0"] == [tuple(point) for point in document["MetaSPiRL"]["50.0"]["0"]]
 
 
@@ -439,10 +439,11 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     ],
 )
 def test_tasks_that_cannot_be_adapted_to_are_one_clear_line(checkpoint: str, tasks: Any, message: str) -> None:
+    source = adapting.adaptable(checkpoint)
     with pytest.raises(UserError, match=message):
-        adapting.check_tasks(checkpoint, tasks)
-    assert adapting.check_tasks(checkpoint, [90], trained_on_too=True) == [90.0]
-    assert adapting.check_tasks(checkpoint, []) == [50.0]
+        adapting.check_tasks(source, tasks)
+    assert adapting.check_tasks(source, [90], trained_on_too=True) == [90.0]
+    assert adapting.check_tasks(source, []) == [50.0]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -453,7 +454,7 @@ def test_checkpoints_of_the_other_kind_are_one_clear_line(checkpoint: str, chunk
     saved = plain.save_to_path(str(tmp_path / "plain"))
     plain.stop()
     with pytest.raises(UserError, match="is a checkpoint of SPiRL; expected one of MetaSPiRL"):
-        adapting.check_tasks(saved, [])
+        adapting.adaptable(saved)
 
 
 @pytest.mark.long

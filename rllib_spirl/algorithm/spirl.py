@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.numpy import convert_to_numpy
 
+from rllib_spirl.algorithm.checked_config import CheckedConfig
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch
@@ -58,7 +59,7 @@ UPDATES = "updates"
 MAX_UPDATES_AT_ONCE = 16
 
 
-class SPiRLConfig(AlgorithmConfig):
+class SPiRLConfig(CheckedConfig):
     """Configuration of `SPiRL`.
 
     Example:
@@ -217,19 +218,6 @@ class SPiRLConfig(AlgorithmConfig):
         """
         super().training(**kwargs)
         return self._take(locals())
-
-    def _take(self, arguments: dict[str, Any]) -> Self:
-        """Set what was given of the arguments of a ``training``, which are its locals."""
-        for name, value in arguments.items():
-            if name not in ("self", "kwargs", "__class__") and value is not NotProvided:
-                setattr(self, name, value)
-        return self
-
-    def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
-        """Raise ValueError unless settings fit; ``what`` says what each must, as in "be at least 1"."""
-        for name in names:
-            if not fits(getattr(self, name)):
-                self._value_error(f"`{name}` must {what}, got {getattr(self, name)}.")
 
     def validate(self) -> None:
         super().validate()
@@ -692,7 +680,10 @@ def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str,
 
 
 def dealt_out(
-    algorithm: SPiRL, env_runners: Any, work: Sequence[Any], call: Callable[[Sequence[Any]], Callable[..., list[Any]]]
+    algorithm: Algorithm,
+    env_runners: Any,
+    work: Sequence[Any],
+    call: Callable[[Sequence[Any]], Callable[..., list[Any]]],
 ) -> list[Any]:
     """The results of work that is dealt out to the evaluation env runners; without any, the local one does it all.
 

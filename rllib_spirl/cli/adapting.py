@@ -1,4 +1,4 @@
-"""``spirl adapt``: how soon a checkpoint of MetaSPiRL solves tasks that it was not trained on."""
+"""``spirl adapt``: how soon a checkpoint that has learned from many tasks solves others."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,9 @@ from rllib_spirl.yaml_text import parse
 
 
 def adapt(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of MetaSPiRL. Restoring runs code: trust it first.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint of MetaSPiRL, MAML or trials. Restoring runs code: trust it first.")
+    ],
     task: Annotated[
         list[str] | None,
         typer.Option(help="A task, e.g. 'microwave, kettle'; repeatable [default: the checkpoint's test tasks]."),
@@ -18,16 +20,18 @@ def adapt(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes in each task.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     exploring: Annotated[
-        int | None, typer.Option(min=0, help="Episodes before the task is told from them [default: the checkpoint's].")
+        int | None, typer.Option(min=0, help="MetaSPiRL: episodes before the task is told [default: the checkpoint's].")
     ] = None,
     fine_tune_after: Annotated[
-        int | None, typer.Option(min=1, help="Episodes after which the networks learn on [default: never].")
+        int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
     ] = None,
     demonstrations: Annotated[
         bool, typer.Option("--demonstrations/--no-demonstrations", help="Learn on from the demonstrations too.")
     ] = True,
     trained_on_too: Annotated[bool, typer.Option("--trained-on-too", help="Take training tasks as well.")] = False,
-    method: Annotated[str, typer.Option(help="The name of the curves in the file.")] = "MetaSPiRL",
+    method: Annotated[
+        str | None, typer.Option(help="The name of the curves in the file [default: the algorithm's].")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adaptation.json.")] = Path("adaptation"),
 ) -> None:
     """Run the first episodes in new tasks and report what each came to: completed subtasks, or its return."""
@@ -35,9 +39,10 @@ def adapt(
 
     session.quiet(0)
     from rllib_spirl.envs.tasks import task_name
-    from rllib_spirl.evaluation import adapting
+    from rllib_spirl.evaluation import adaptation_curves, adapting
 
-    wanted = adapting.check_tasks(checkpoint, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
+    source = adapting.adaptable(checkpoint)
+    wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
     def told(task: Any, episode: int, score: float) -> None:
         typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
@@ -45,7 +50,7 @@ def adapt(
     try:
         session.start(None, None, None, 0)
         curves = adapting.adapt(
-            checkpoint,
+            source,
             wanted,
             episodes=episodes,
             seed=seed,
@@ -56,10 +61,10 @@ def adapt(
         )
     finally:
         session.stop()
-    for episode in range(episodes):
-        mean = sum(curve[episode][1] for curve in curves.values()) / len(curves)
-        typer.echo(f"mean of {len(curves)} tasks  episode {episode + 1}  {mean:.4g}")
-    typer.echo(f"curves  {adapting.write_curves(output, method, seed, curves)}")
+    for number, points in enumerate(zip(*curves.values(), strict=True), 1):
+        mean = sum(score for _, score in points) / len(points)
+        typer.echo(f"mean of {len(curves)} tasks  episode {number}  {mean:.4g}")
+    typer.echo(f"curves  {adaptation_curves.add(output, method or source.method, seed, curves)}")
 
 
 def _task(text: str) -> Any:

@@ -44,9 +44,9 @@ def names() -> list[str]:
 def _ours() -> dict[str, Any]:
     """This package's algorithms by name. Tune's registry forgets them when Ray is started a second time."""
     from rllib_spirl.algorithm import SPiRL
-    from rllib_spirl.meta import MetaSPiRL
+    from rllib_spirl.meta import MAML, MetaSPiRL
 
-    return {kind.__name__: kind for kind in (SPiRL, MetaSPiRL)}
+    return {kind.__name__: kind for kind in (SPiRL, MetaSPiRL, MAML)}
 
 
 def algorithm_class(experiment: Experiment) -> Any:
@@ -75,7 +75,7 @@ def uses_skills(experiment: Experiment) -> bool:
 
 
 def uses_tasks(experiment: Experiment) -> bool:
-    """Whether the algorithm learns from many tasks, as MetaSPiRL does."""
+    """Whether the algorithm learns from many tasks, as MetaSPiRL and MAML do."""
     return "training_tasks" in config_keys(experiment.run)
 
 
@@ -134,7 +134,7 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     if experiment.tasks is not None:
         if not uses_tasks(experiment):
             raise UserError(
-                f"{experiment.where}: 'tasks' is for algorithms that learn from many tasks (MetaSPiRL), not "
+                f"{experiment.where}: 'tasks' is for algorithms that learn from many tasks (MetaSPiRL, MAML), not "
                 f"{experiment.run}"
             )
         space |= tasks.settings(experiment)

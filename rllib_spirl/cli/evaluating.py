@@ -27,11 +27,11 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     Raises:
         UserError: there is no complete checkpoint.
     """
-    from rllib_spirl import SPiRL
+    from rllib_spirl import MAML, SPiRL
 
     kind, state = made_by(*locate(checkpoint), checkpoint)
     path = storage(checkpoint)
-    if issubclass(kind, SPiRL):
+    if issubclass(kind, SPiRL | MAML):  # which is told there what to use instead
         from rllib_spirl.evaluation.restore import evaluate_policy, load_policy
 
         restored = load_policy(path)

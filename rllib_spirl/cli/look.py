@@ -16,7 +16,7 @@ from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.skill_env import state_space, try_env
-from rllib_spirl.envs.tasks import check_split
+from rllib_spirl.envs.tasks import check_split, flat_boxes
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.skills.model import SkillModelConfig
 
@@ -66,6 +66,8 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
         with closing(_make(experiment, settings)) as env, at(experiment.where):
             if algorithms.uses_skills(experiment):
                 _hold_against(env, settings, section, experiment)
+            elif algorithms.uses_tasks(experiment):
+                flat_boxes(f"{experiment.run} in {settings['env']}", env.observation_space, env.action_space)
             if algorithms.uses_tasks(experiment):
                 with at("tasks"):
                     check_split(env, settings.get("training_tasks") or (), settings.get("test_tasks") or ())

@@ -12,7 +12,8 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…", help="Directories of experiments, trials or earlier reports; NAME=DIR names the method."
+            metavar="RUN…",
+            help="Directories of experiments, trials, earlier reports or `spirl adapt`; NAME=DIR names the method.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the report.")] = Path("report"),

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.tasks import is_number
 from rllib_spirl.errors import UserError
 
 STEP = 0.1
@@ -49,8 +50,7 @@ class PointTasksEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
 
     def set_task(self, task: float) -> None:
         """Make it the task from the next reset on. Raises UserError unless it is a direction from 0 to 180 degrees."""
-        number = isinstance(task, int | float | np.number) and not isinstance(task, bool)
-        if not number or not 0 <= task <= 180:
+        if not is_number(task, 0, 180):
             raise UserError(f"PointTasks: a task is a direction from 0 to 180 degrees, not {task!r}.")
         self._task = float(task)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
 
 from rllib_spirl.errors import UserError
 
@@ -49,6 +51,23 @@ def canonical(env: gym.Env, task: Task) -> Task:
     family = settable(env)
     family.set_task(task)
     return family.get_task()
+
+
+def is_number(task: Task, least: float, most: float) -> bool:
+    """Whether a task is a number within bounds, as those of families with one dimension are."""
+    number = isinstance(task, int | float | np.number) and not isinstance(task, bool)
+    return bool(number and least <= task <= most)
+
+
+def flat_boxes(name: str, observations: gym.Space, actions: gym.Space) -> tuple[Box, Box]:
+    """Both spaces. Raises a UserError, which begins with a name, unless they are flat boxes."""
+    if (
+        isinstance(observations, Box)
+        and isinstance(actions, Box)
+        and len(observations.shape) == len(actions.shape) == 1
+    ):
+        return observations, actions
+    raise UserError(f"{name} needs observations and actions that are flat boxes, not {observations} and {actions}.")
 
 
 def check_split(env: gym.Env, training: Sequence[Task], test: Sequence[Task]) -> None:

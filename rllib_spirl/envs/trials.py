@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, flatdim
 from numpy.typing import NDArray
 
 from rllib_spirl.envs.skill_env import make_env
-from rllib_spirl.envs.tasks import Task, settable
+from rllib_spirl.envs.tasks import Task, flat_boxes, settable
 from rllib_spirl.errors import UserError
 
 
@@ -48,9 +48,7 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
             raise UserError("Trials: tasks is empty; name some, or leave it out for the environment's own.")
         self.env = make_env(env, dict(env_config or {}))
         self.family = settable(self.env)
-        state, action = self.env.observation_space, self.env.action_space
-        if not (isinstance(state, Box) and isinstance(action, Box) and len(state.shape) == len(action.shape) == 1):
-            raise UserError(f"Trials: {env} has observations {state} and actions {action}; both must be flat boxes.")
+        state, action = flat_boxes(f"Trials of {env}", self.env.observation_space, self.env.action_space)
         for task in tasks or ():
             self.family.set_task(task)
         self.tasks, self.episodes = tasks, episodes

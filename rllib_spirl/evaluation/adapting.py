@@ -1,25 +1,24 @@
-"""A checkpoint of MetaSPiRL in tasks that it was not trained on: the curve over the first episodes in each."""
+"""A checkpoint that has learned from many tasks in tasks that it was not trained on: the first episodes in each."""
 
-import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray.rllib.algorithms import AlgorithmConfig
+from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.envs.skill_env import make_skill_env, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
-from rllib_spirl.files import replacing
-from rllib_spirl.meta import MetaSPiRL
-from rllib_spirl.meta.adaptation import score
+from rllib_spirl.meta import MAML, MetaSPiRL
+from rllib_spirl.meta.adaptation import episode_seeds, score
 from rllib_spirl.meta.fine_tuning import meet, relabelled
 
-CURVES = "adaptation.json"
-Curve = list[tuple[int, float]]
-"""The number of the episode in the task, from 1 on, and its completed subtasks, or its return."""
+TRIALS = "rllib_spirl/Trials-v0"
 
 
 class Told(Protocol):
@@ -28,36 +27,94 @@ class Told(Protocol):
     def __call__(self, task: Task, episode: int, score: float) -> None: ...
 
 
-def check_tasks(checkpoint: str, tasks: Sequence[Task], *, trained_on_too: bool = False) -> list[Task]:
+@dataclass(frozen=True)
+class Adaptable:
+    """A checkpoint that can adapt: of MetaSPiRL, of MAML, or of an algorithm of RLlib's on trials (RL²)."""
+
+    checkpoint: str
+    kind: type[Algorithm]
+    config: dict[str, Any]
+    """The state of its configuration."""
+
+    @property
+    def method(self) -> str:
+        """What it is called in results."""
+        return "RL²" if self._on_trials else self.kind.__name__
+
+    @property
+    def _on_trials(self) -> bool:
+        return not issubclass(self.kind, MetaSPiRL | MAML)
+
+    @property
+    def trained_on(self) -> list[Task]:
+        """As the experiment named them; of trials of the environment's own distribution none."""
+        return list((self._env_config.get("tasks") if self._on_trials else self.config["training_tasks"]) or ())
+
+    @property
+    def test_tasks(self) -> list[Task]:
+        """Likewise; of trials those of the evaluation that are not trained on."""
+        if not self._on_trials:
+            return list(self.config["test_tasks"])
+        evaluation = (self.config.get("evaluation_config") or {}).get("env_config") or {}
+        return [task for task in evaluation.get("tasks") or () if task not in self.trained_on]
+
+    @property
+    def env(self) -> tuple[Any, dict[str, Any]]:
+        """The environment that has the tasks, and its arguments."""
+        if self._on_trials:
+            return self._env_config["env"], dict(self._env_config.get("env_config") or {})
+        return self.config["env"], dict(self._env_config)
+
+    @property
+    def _env_config(self) -> dict[str, Any]:
+        return self.config.get("env_config") or {}
+
+
+def adaptable(checkpoint: str) -> Adaptable:
+    """Look at a checkpoint, a directory or URI.
+
+    RLlib stores classes, configs and weights with pickle: load only checkpoints you trust.
+
+    Raises:
+        UserError: It is none that can adapt.
+    """
+    kind, config = made_by(*locate(checkpoint), checkpoint)
+    if not issubclass(kind, MetaSPiRL | MAML) and config.get("env") != TRIALS:
+        raise UserError(
+            f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of MetaSPiRL, of MAML, or of trials "
+            f"({TRIALS})."
+        )
+    return Adaptable(checkpoint, kind, config)
+
+
+def check_tasks(source: Adaptable, tasks: Sequence[Task], *, trained_on_too: bool = False) -> list[Task]:
     """The tasks that are to be met, in their one form; without any given, the test tasks of the checkpoint.
 
     Args:
-        checkpoint: Directory or URI of a checkpoint of MetaSPiRL.
+        source: The checkpoint.
         tasks: Plain data.
         trained_on_too: Whether tasks that it was trained on are wanted too.
 
     Raises:
-        UserError: The checkpoint is none of MetaSPiRL; there is no such task in its environment; or it was trained on
-            one.
+        UserError: There is no such task in its environment; or it was trained on one.
     """
-    state = _state(checkpoint)
-    chosen = list(tasks) or list(state["test_tasks"])
+    chosen = list(tasks) or source.test_tasks
     if not chosen:
-        raise UserError(f"{checkpoint} has no test tasks: name one with --task.")
-    with closing(try_env(state["env"], dict(state["env_config"] or {}))) as env:
-        known = [canonical(env, task) for task in state["training_tasks"]]
+        raise UserError(f"{source.checkpoint} has no test tasks: name one with --task.")
+    with closing(try_env(*source.env)) as env:
+        known = [canonical(env, task) for task in source.trained_on]
         found = [canonical(env, task) for task in chosen]
     for task in found:
         if task in known and not trained_on_too:
             raise UserError(
-                f"'{task_name(task)}' is a task that {checkpoint} was trained on; name another one, or add "
+                f"'{task_name(task)}' is a task that {source.checkpoint} was trained on; name another one, or add "
                 "--trained-on-too."
             )
     return found
 
 
 def adapt(
-    checkpoint: str,
+    source: Adaptable,
     tasks: Sequence[Task],
     *,
     episodes: int,
@@ -66,16 +123,19 @@ def adapt(
     fine_tune_after: int | None = None,
     with_demonstrations: bool = True,
     told: Told | None = None,
-) -> dict[str, Curve]:
-    """Meet each of the tasks with the checkpoint as it is, see `rllib_spirl.meta.fine_tuning.meet`.
+) -> dict[str, Points]:
+    """Meet each of the tasks with the checkpoint as it is.
 
-    RLlib stores classes, configs and weights with pickle: load only checkpoints you trust.
+    One of MetaSPiRL by belief and, if wanted, by gradient steps, see `rllib_spirl.meta.fine_tuning.meet`; one of MAML
+    with a step after every `adaptation_episodes`; a recurrent policy in one trial, which ends after as many episodes as
+    those that it was trained in.
 
     Args:
-        checkpoint: Directory or URI of a checkpoint of MetaSPiRL.
+        source: The checkpoint.
         tasks: From `check_tasks`.
-        episodes, seed, fine_tune_after: As for `meet`.
-        exploring_episodes: The same; None for the checkpoint's own number.
+        episodes, seed: How many in each, and of all random numbers.
+        exploring_episodes: As for `meet`, and of MetaSPiRL only; None for the checkpoint's own number.
+        fine_tune_after: As for `meet`, and of MetaSPiRL only.
         with_demonstrations: Whether fine-tuning replays the checkpoint's demonstrations, with the task's rewards.
         told: Called after each episode.
 
@@ -83,74 +143,89 @@ def adapt(
         By the tasks' names, their curves.
 
     Raises:
-        UserError: If the checkpoint cannot be restored.
+        UserError: If the checkpoint cannot be restored, or options are not for its kind.
     """
-    curves: dict[str, Curve] = {}
-    algorithm: MetaSPiRL | None = None
-    for task in tasks:
-        if algorithm is None or fine_tune_after is not None:  # fine-tuning has changed it
-            if algorithm is not None:
-                algorithm.stop()
-            algorithm = _restore(checkpoint)
-        config = algorithm.config
-        with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
-            learning = fine_tune_after is not None and fine_tune_after < episodes
-            results = meet(
-                algorithm,
-                env,
-                task,
-                episodes=episodes,
-                seed=seed,
-                exploring_episodes=config.exploring_episodes if exploring_episodes is None else exploring_episodes,
-                fine_tune_after=fine_tune_after,
-                demonstrations=relabelled(algorithm, env, task) if learning and with_demonstrations else None,
-            )
+    by_belief = issubclass(source.kind, MetaSPiRL)
+    if not by_belief and (exploring_episodes is not None or fine_tune_after is not None):
+        raise UserError(
+            f"{source.checkpoint} is a checkpoint of {source.method}: leave --exploring and --fine-tune-after out, "
+            "which are for MetaSPiRL."
+        )
+
+    def scores(algorithm: Any, task: Task) -> Iterator[float]:
+        if by_belief:
+            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tune_after, with_demonstrations)
+        if issubclass(source.kind, MAML):
+            results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task, [task]))
+            return (score(result) for result in results)
+        return islice(_in_a_trial(algorithm, task), episodes)
+
+    curves: dict[str, Points] = {}
+    with ExitStack() as restored:
+        algorithm: Algorithm | None = None
+        for task in tasks:
+            if algorithm is None or fine_tune_after is not None:  # fine-tuning has changed it
+                restored.close()
+                algorithm = _restore(source, seed)
+                restored.callback(algorithm.stop)
             curve = curves[task_name(task)] = []
-            for number, result in enumerate(results, 1):
-                curve.append((number, score(result)))
+            for number, value in enumerate(scores(algorithm, task), 1):
+                curve.append((number, value))
                 if told is not None:
-                    told(task, number, score(result))
-    if algorithm is not None:
-        algorithm.stop()
+                    told(task, number, value)
     return curves
 
 
-def write_curves(directory: Path, method: str, seed: int, curves: dict[str, Curve]) -> Path:
-    """Add curves to a folder's ``adaptation.json``: ``{method: {task: {seed: [[episode, score], …]}}}``.
+def _by_belief(
+    algorithm: MetaSPiRL,
+    task: Task,
+    episodes: int,
+    seed: int,
+    exploring_episodes: int | None,
+    fine_tune_after: int | None,
+    with_demonstrations: bool,
+) -> Iterator[float]:
+    learning = fine_tune_after is not None and fine_tune_after < episodes
+    with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
+        results = meet(
+            algorithm,
+            env,
+            task,
+            episodes=episodes,
+            seed=seed,
+            exploring_episodes=algorithm.config.exploring_episodes
+            if exploring_episodes is None
+            else exploring_episodes,
+            fine_tune_after=fine_tune_after,
+            demonstrations=relabelled(algorithm, env, task) if learning and with_demonstrations else None,
+        )
+        for result in results:
+            yield score(result)
 
-    Raises:
-        UserError: If the file cannot be written, or is another one.
-    """
-    file = directory / CURVES
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        document: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        for task, curve in curves.items():
-            document.setdefault(method, {}).setdefault(task, {})[str(seed)] = curve
-        with replacing(file) as new:
-            new.write_text(json.dumps(document, indent=1))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} cannot be written: {one_line(error)}. Name another folder.") from None
-    return file
+
+def _in_a_trial(algorithm: Any, task: Task) -> Iterator[float]:
+    """The returns of the episodes of a trial, with the most likely actions."""
+    runner = algorithm.env_runner
+    for env in runner.env.unwrapped.envs:
+        env.unwrapped.tasks = [task]
+    (trial,) = runner.sample(num_episodes=1, explore=False)
+    measures = trial.get_infos(-1)["measures"]
+    return (float(value) for value in measures.values())
 
 
-def _state(checkpoint: str) -> dict[str, Any]:
-    """The state of the config that a checkpoint of MetaSPiRL was made with."""
-    kind, state = made_by(*locate(checkpoint), checkpoint)
-    if not issubclass(kind, MetaSPiRL):
-        raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of MetaSPiRL.")
-    return state
-
-
-def _restore(checkpoint: str) -> MetaSPiRL:
-    config = AlgorithmConfig.from_state(_state(checkpoint))
+def _restore(source: Adaptable, seed: int) -> Algorithm:
+    config = AlgorithmConfig.from_state(source.config)
     config.env_runners(num_env_runners=0)
     config.learners(num_learners=0, num_gpus_per_learner=0)
     config.evaluation(evaluation_num_env_runners=0, evaluation_parallel_to_training=False)
-    config.compile_updates = False
-    path = checkpoint if "://" in checkpoint else str(Path(checkpoint).expanduser().absolute())
+    if issubclass(source.kind, MetaSPiRL):
+        config.compile_updates = False
+    elif not issubclass(source.kind, MAML):
+        config.env_runners(num_envs_per_env_runner=1)  # one trial
+        config.debugging(seed=seed)
+    path = source.checkpoint if "://" in source.checkpoint else str(Path(source.checkpoint).expanduser().absolute())
     try:
-        algorithm: MetaSPiRL = MetaSPiRL.from_checkpoint(path, config=config)
+        algorithm: Algorithm = source.kind.from_checkpoint(path, config=config)
     except UNREADABLE as error:
-        raise UserError(f"{checkpoint} cannot be restored: {one_line(error)}") from None
+        raise UserError(f"{source.checkpoint} cannot be restored: {one_line(error)}") from None
     return algorithm

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from rllib_spirl.evaluation.adaptation_curves import AdaptationCurve
 from rllib_spirl.evaluation.aggregate import METRICS, MethodCurve, Metric, align
 from rllib_spirl.evaluation.curve import Array, Curve
 
@@ -141,6 +142,31 @@ def divergence(methods: Sequence[MethodCurve], path: Path) -> None:
         lower.set_xlim(left=0)
         lower.xaxis.set_major_formatter(FuncFormatter(_thousands))
         _legend_above(figure, methods)
+        _save(figure, path)
+
+
+def adaptation(curves: Sequence[AdaptationCurve], path: Path) -> None:
+    """Mean score over tasks against the episodes spent in them, with its 95 % band over tasks."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for index, curve in enumerate(curves):
+            style = _style(index)
+            tasks = f"({curve.tasks}\N{NO-BREAK SPACE}{'task' if curve.tasks == 1 else 'tasks'})"
+            label = textwrap.fill(f"{curve.method} {tasks}", 28)
+            axes.plot(curve.episodes, curve.mean, marker="o", markersize=3, label=label, **style)
+            if np.isfinite(curve.low).any():
+                axes.fill_between(curve.episodes, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
+        band = any(np.isfinite(curve.low).any() for curve in curves)
+        figure.legend(title="mean and 95 % interval" if band else None, loc="outside right upper", alignment="left")
+        axes.set(xlabel="episodes in the new task", ylabel="score (completed subtasks, or return)")
+        last = max(float(curve.episodes[-1]) for curve in curves)
+        if last > 30:  # what happens in the first episodes is what it is about
+            axes.set_xscale("log")
+            axes.set_xlim(min(float(curve.episodes[0]) for curve in curves), last)
+            _log_ticks(axes)
+        else:
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _save(figure, path)
 
 

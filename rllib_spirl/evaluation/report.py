@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation import plots, records
+from rllib_spirl.evaluation import adaptation_curves, adaptation_report, plots, records
 from rllib_spirl.evaluation.aggregate import (
     BOOTSTRAP_SEED,
     METRICS,
@@ -38,6 +38,7 @@ from rllib_spirl.evaluation.statistics import (
     mean,
     probability_of_improvement,
 )
+from rllib_spirl.evaluation.tables import shown, table
 from rllib_spirl.files import replacing
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
@@ -53,7 +54,8 @@ def write_report(
     Each file appears under its name whole or not at all; other files there are left alone.
 
     Args:
-        runs: See `runs.read_runs`.
+        runs: See `runs.read_runs`. Among them may be files of adaptation curves, see `adaptation_curves`, and folders
+            that hold one.
         output: Directory; made if it is not there.
         published: Draw the papers' kitchen curves beside the runs', labelled as other experiments.
         as_page: Write report.html too, one file with all pictures, and the films that lie in the runs' folders.
@@ -64,9 +66,10 @@ def write_report(
     Raises:
         UserError: If a run cannot be read, none of them has been evaluated, or the output cannot be written.
     """
-    curves = read_runs(runs)
+    document, trained = adaptation_report.among(runs)
+    curves = read_runs(trained) if trained or not document else []
     groups = by_method(curves)
-    if not groups:
+    if not groups and not document:
         raise UserError(
             f"{', '.join(map(str, runs))}: no evaluation has been reported yet; set config.evaluation_interval."
         )
@@ -84,8 +87,10 @@ def write_report(
 
             # First, so that it appears last: where the text is, what it shows is there too.
             text = new("report.md")
-            pictures = ["learning_curve.png"]
-            plots.learning_curve(methods, new("learning_curve.png"), published=published)
+            pictures: list[str] = []
+            if methods:
+                pictures.append("learning_curve.png")
+                plots.learning_curve(methods, new("learning_curve.png"), published=published)
             if has_subtasks:
                 pictures.append("subtask_rates.png")
                 plots.subtask_rates(methods, new("subtask_rates.png"))
@@ -95,9 +100,16 @@ def write_report(
             if used := _skills_used(methods):
                 pictures.append(SKILLS_USED)
                 draw_map(used, new(SKILLS_USED))
-            new("curves.csv").write_text(_csv(groups))
-            new(records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
-            text.write_text(_markdown(methods, curves, metric, sorted(pictures)))
+            if methods:
+                new("curves.csv").write_text(_csv(groups))
+                new(records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
+            parts = [_markdown(methods, curves, metric, sorted(pictures))] if methods else []
+            if document:
+                adapted = adaptation_curves.aggregate(document)
+                plots.adaptation(adapted, new(adaptation_report.PICTURE))
+                adaptation_curves.write(document, new(adaptation_curves.CURVES))
+                parts.append(adaptation_report.section(adapted))
+            text.write_text("\n".join(parts))
         if not as_page:
             return directory / "report.md"
         folders = dict.fromkeys(run.trial for method in methods for run in method.runs)
@@ -247,11 +259,6 @@ def _setting(runs: Sequence[Curve]) -> str:
     return "\n".join(f"- {name}: {text}" for name, text in lines if text)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
 def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
     subtasks = metric == "completed_subtasks"
     header = ["method", "data", "runs (skill models)", "env steps", f"{METRICS[metric]}: IQM [95 %]", "mean"]
@@ -268,7 +275,7 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
             _joined(run.data for run in method.runs),
             f"{len(method.runs)} ({skills})",
             f"{np.median([run.env_steps[-1] for run in method.runs]):,.0f}",
-            f"{float(iqm(scores)):.2f}{_interval(interval)}",
+            f"{float(iqm(scores)):.2f}{shown(interval)}",
             f"{float(mean(scores)):.2f}",
         ]
         if subtasks:
@@ -277,7 +284,7 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
         row.append(f"{float(first):.2f} @ {np.median([run.env_steps[0] for run in method.runs]):,.0f}")
         row += [_prior_scores(method), f"{np.median([run.seconds[-1] for run in method.runs]) / 60:.0f}"]
         rows.append(row)
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _prior_scores(method: MethodCurve) -> str:
@@ -286,10 +293,6 @@ def _prior_scores(method: MethodCurve) -> str:
     if np.isnan(scores).all():
         return "–"
     return " / ".join(f"{value:.2f}" for value in np.nanmean(scores, axis=0))
-
-
-def _interval(interval: Interval) -> str:
-    return "" if np.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _milestone_table(methods: Sequence[MethodCurve]) -> str:
@@ -302,10 +305,10 @@ def _milestone_table(methods: Sequence[MethodCurve]) -> str:
         if index is None:
             return "–"
         interval = Interval(float(method.low[index]), float(method.high[index]))
-        return f"{method.iqm[index]:.2f}{_interval(interval)}"
+        return f"{method.iqm[index]:.2f}{shown(interval)}"
 
     rows = [[m.method, *(cell(m, indices[step][i]) for step in reached)] for i, m in enumerate(methods)]
-    return _table(["method", *(f"{step:,}" for step in reached)], rows)
+    return table(["method", *(f"{step:,}" for step in reached)], rows)
 
 
 def _subtask_table(methods: Sequence[MethodCurve]) -> str:
@@ -314,12 +317,12 @@ def _subtask_table(methods: Sequence[MethodCurve]) -> str:
     for method in methods:
         last = [[r.subtask_rate[name][-1] for r in method.runs if name in r.subtask_rate] for name in names]
         rows.append([method.method, *(f"{np.mean(rates):.2f}" if rates else "–" for rates in last)])
-    return _table(["method", *names], rows)
+    return table(["method", *names], rows)
 
 
 def _improvement_table(pairs: Sequence[tuple[str, str, float, float, Interval]]) -> str:
-    rows = [[x, y, f"{step:,.0f}", f"{p:.2f}{_interval(interval)}"] for x, y, step, p, interval in pairs]
-    return _table(["X", "Y", "env steps", "P(X > Y) [95 %]"], rows)
+    rows = [[x, y, f"{step:,.0f}", f"{p:.2f}{shown(interval)}"] for x, y, step, p, interval in pairs]
+    return table(["X", "Y", "env steps", "P(X > Y) [95 %]"], rows)
 
 
 def _method_note(methods: Sequence[MethodCurve]) -> str:

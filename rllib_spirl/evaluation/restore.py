@@ -24,7 +24,7 @@ from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, make_env
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
-from rllib_spirl.meta import MetaSPiRL
+from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.progress import stage
 from rllib_spirl.skills.checkpoint import SkillSource
 
@@ -92,7 +92,7 @@ def load_policy(checkpoint: str) -> Restored:
     filesystem, inner = locate(checkpoint)
     kind, config = made_by(filesystem, inner, checkpoint)
     named, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
-    if issubclass(kind, MetaSPiRL):
+    if issubclass(kind, MetaSPiRL | MAML):
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}, of many tasks: use `spirl adapt`.")
     if not named:
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}; expected one of SPiRL.")

@@ -45,7 +45,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     recorded: dict[Any, Curve] = {}
     prior_alone = cache(_prior_alone)  # trials share skills
     for run in runs:
-        name, path = _named(str(run))
+        name, path = named(str(run))
         if (report := records.find(path)) is not None and not _trials(path):
             for reported in _renamed(records.load(report), name):
                 recorded.setdefault(_identity(reported.trial, len(recorded)), reported)
@@ -97,6 +97,11 @@ def find_trials(path: Path) -> list[Path]:
     raise UserError(f"{path} holds no Ray Tune run (no {RESULTS} in it or its subdirectories), and no report.")
 
 
+def holds_runs(path: Path) -> bool:
+    """Whether there are trials or an earlier report of some."""
+    return (path.is_dir() and bool(_trials(path))) or records.find(path) is not None
+
+
 def _trials(path: Path) -> list[Path]:
     for pattern in (RESULTS, f"*/{RESULTS}", f"*/*/{RESULTS}"):
         if found := sorted(file.parent for file in path.glob(pattern)):
@@ -104,7 +109,7 @@ def _trials(path: Path) -> list[Path]:
     return []
 
 
-def _named(run: str) -> tuple[str | None, Path]:
+def named(run: str) -> tuple[str | None, Path]:
     """NAME=PATH or PATH, either with more of "=" in it: a name ends where what follows exists, else at the first."""
     cuts = [i for i, letter in enumerate(run) if letter == "=" and i and "/" not in run[:i]]
     if not cuts or Path(run).exists():

@@ -15,12 +15,13 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mixed_batch
 from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet
-from rllib_spirl.envs.tasks import Task, task_name
+from rllib_spirl.envs.tasks import Task
 from rllib_spirl.meta.meta_learner import CONTEXT, MetaSPiRLLearner
 from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, TaskEnvRunner
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
 from rllib_spirl.meta.task_replay import TaskDemonstrations, TaskReplay, task_demonstrations
 from rllib_spirl.meta.task_rl_module import LITTLE, MUCH, TaskRLModule
+from rllib_spirl.meta.training_tasks import Turns, check_task_lists
 from rllib_spirl.skills.checkpoint import load_card
 from rllib_spirl.skills.model import SkillModel
 
@@ -117,14 +118,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         return self._take(locals())
 
     def validate(self) -> None:
-        if not self.training_tasks:
-            self._value_error("MetaSPiRL needs `training_tasks`: add a `tasks:` section with `training: [...]`.")
-        for name in ("training_tasks", "test_tasks"):
-            if not isinstance(getattr(self, name), list | tuple):
-                self._value_error(f"`{name}` must be a list of tasks, got {getattr(self, name)!r}.")
-        for task in self.test_tasks:
-            if task in self.training_tasks:
-                self._value_error(f"`test_tasks`: '{task_name(task)}' is a training task.")
+        check_task_lists(self)
         self._require(
             ("context_dim", "little_context", "exploring_tasks", "exploring_episodes"),
             lambda value: not value < 0,
@@ -185,7 +179,7 @@ class MetaSPiRL(SPiRL):
         self.replay = TaskReplay(tasks, config.replay_capacity, state_dim, latent_dim, seed)
         self.contexts = TaskReplay(tasks, config.context_capacity, state_dim, latent_dim, seed + tasks)
         self._random = np.random.default_rng(seed)
-        self._next_tasks: list[int] = []
+        self._turns = Turns(tasks, self._random)
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
@@ -207,12 +201,10 @@ class MetaSPiRL(SPiRL):
             self._request([env_runner], "run_with", rollouts=self._rollouts())
 
     def _rollouts(self) -> list[Rollout]:
-        """The next episodes of an env runner: every task has its turn, in an order drawn anew each time."""
+        """The next episodes of an env runner, see `Turns`."""
         rollouts = []
         for _ in range(self.config.tasks_per_step):
-            if not self._next_tasks:
-                self._next_tasks = self._random.permutation(len(self.config.training_tasks)).tolist()
-            index = self._next_tasks.pop()
+            index = self._turns.next()
             known = self.contexts.of[index]
             size = min(len(known), self.config.context_size)
             context = known.sample_run(size, size) if size else None
@@ -292,14 +284,13 @@ class MetaSPiRL(SPiRL):
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
-        state["meta"] = {"random": self._random.bit_generator.state, "next_tasks": list(self._next_tasks)}
+        state["meta"] = self._turns.get_state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if "meta" in state:
-            self._random.bit_generator.state = state["meta"]["random"]
-            self._next_tasks = list(state["meta"]["next_tasks"])
+            self._turns.set_state(state["meta"])
 
     def _save_replay(self, folder: Path) -> None:
         self.replay.save(folder / REPLAY_FOLDER)

@@ -1,6 +1,6 @@
 """The env runner of many tasks: whole episodes, each in a task and with a belief about it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, Weights
+from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.tasks import Task, settable
+from rllib_spirl.meta.adaptation import Acquaintance
 from rllib_spirl.meta.beliefs import draw
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
@@ -52,6 +54,12 @@ class TaskEnvRunner(SkillEnvRunner):
         """`take` a policy, and what it comes to in these rollouts, and the metrics."""
         self.take(weights)
         return self.run(rollouts), self.get_metrics()
+
+    def meet(self, task: Task, episodes: int, seeds: Iterator[int]) -> Iterator[EpisodeResult]:
+        """The first episodes in a task, see `Acquaintance`."""
+        met = Acquaintance(self._evaluation_env, self.module, task, self.config.exploring_episodes)
+        for _, seed in zip(range(episodes), seeds, strict=False):
+            yield met.run(seed)
 
     def _begin_episode(self, index: int, seed: int | None = None) -> None:
         settable(self.env.unwrapped.envs[index]).set_task(self._rollout.task)

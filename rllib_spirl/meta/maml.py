@@ -1,0 +1,246 @@
+"""MAML: a policy that a few steps of policy gradient make good at a task it has not seen (Finn et al. 2017)."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+from torch import Tensor
+
+from rllib_spirl.algorithm.checked_config import CheckedConfig
+from rllib_spirl.algorithm.replay_buffer import Batch
+from rllib_spirl.algorithm.spirl import dealt_out
+from rllib_spirl.envs.tasks import Task
+from rllib_spirl.meta.adapting_env_runner import AdaptingEnvRunner, Meeting, RunMeetings
+from rllib_spirl.meta.advantages import padded
+from rllib_spirl.meta.gaussian_policy import AdaptableRLModule
+from rllib_spirl.meta.inner_step import maml_loss
+from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
+from rllib_spirl.meta.training_tasks import Turns, check_task_lists
+
+
+class MAMLConfig(CheckedConfig):
+    """Configuration of `MAML`.
+
+    Example:
+        >>> config = (
+        ...     MAMLConfig()
+        ...     .environment("rllib_spirl/PointTasks-v0")
+        ...     .training(training_tasks=[0, 45, 90, 135, 180], test_tasks=[20, 110])
+        ... )
+        >>> algorithm = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or MAML)
+        self.training_tasks: list[Task] = []
+        self.test_tasks: list[Task] = []
+        self.tasks_per_step = 20
+        self.adaptation_episodes = 10
+        self.inner_steps = 1
+        self.inner_lr = 0.1
+        self.first_order = False
+        self.lambda_ = 1.0
+        self.clip_param = 0.2
+        self.policy_hidden = 64
+        self.policy_layers = 2
+        self.initial_std = 1.0
+        self.eval_seed = 10_000
+
+        # RLlib's own settings, where this algorithm wants other values.
+        self.lr = 1e-3
+        self.num_epochs = 5
+        self.gamma = 0.99
+        self.num_env_runners = 0
+        self.min_sample_timesteps_per_iteration = 0
+        self.min_time_s_per_iteration = 0
+        self.batch_mode = "complete_episodes"
+        self.env_runner_cls = AdaptingEnvRunner
+        self.evaluation_duration = 20
+        self.custom_evaluation_function = evaluate_on_test_tasks
+
+    def training(
+        self,
+        *,
+        training_tasks: list[Task] = NotProvided,
+        test_tasks: list[Task] = NotProvided,
+        tasks_per_step: int = NotProvided,
+        adaptation_episodes: int = NotProvided,
+        inner_steps: int = NotProvided,
+        inner_lr: float = NotProvided,
+        first_order: bool = NotProvided,
+        lambda_: float = NotProvided,
+        clip_param: float = NotProvided,
+        policy_hidden: int = NotProvided,
+        policy_layers: int = NotProvided,
+        initial_std: float = NotProvided,
+        eval_seed: int = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Set the training-related configuration.
+
+        Args:
+            training_tasks: The tasks to learn from, as plain data. Required.
+            test_tasks: Those to evaluate on, of which none is a training task; without any, the training tasks.
+            tasks_per_step: Tasks in a training step, whose trajectories all outer steps of it are on.
+            adaptation_episodes: Episodes in a task before each inner step, and after the last one.
+            inner_steps: Inner steps in training. On a new task they go on for as long as episodes do, half as long.
+            inner_lr: Their learning rate; `lr` is that of the outer steps, by Adam.
+            first_order: Whether inner gradients are taken for constants (first-order MAML), or differentiated again.
+            lambda_: λ of generalised advantages.
+            clip_param: How far an outer step may move the probabilities of the actions after adaptation, as in PPO.
+            policy_hidden, policy_layers: Width and depth of the policy.
+            initial_std: The standard deviation of its actions at the start, which is learned.
+            eval_seed: Of the episodes in evaluations.
+            **kwargs: Those of RLlib's ``AlgorithmConfig.training``. num_epochs is the number of outer steps in a
+                training step and, with a minibatch_size, of passes through its tasks, so many in a step.
+                evaluation_duration is for each task.
+
+        Returns:
+            This updated config.
+        """
+        super().training(**kwargs)
+        return self._take(locals())
+
+    def validate(self) -> None:
+        super().validate()
+        check_task_lists(self)
+        self._require(
+            ("tasks_per_step", "adaptation_episodes", "inner_steps", "num_epochs"),
+            lambda value: not value < 1,
+            "be at least 1",
+        )
+        self._require(("policy_layers",), lambda value: not value < 0, "not be negative")
+        self._require(("inner_lr", "clip_param", "initial_std"), lambda value: value > 0, "be greater than 0")
+        if not 0 <= self.lambda_ <= 1:
+            self._value_error(f"`lambda_` must be in [0, 1], got {self.lambda_}.")
+        if not 1 <= self.num_envs_per_env_runner <= self.adaptation_episodes:
+            self._value_error(
+                "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, "
+                f"{self.adaptation_episodes}, which they run together; got {self.num_envs_per_env_runner}."
+            )
+        if str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower() != "sync":
+            self._value_error("MAML sets the tasks of its environments: `gym_env_vectorize_mode` must be 'sync'.")
+        if self.num_learners > 1:
+            self._value_error(f"MAML trains with one learner, got num_learners={self.num_learners}. Use 0 or 1.")
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=AdaptableRLModule)
+
+    def get_default_learner_class(self) -> type["MAMLLearner"]:
+        return MAMLLearner
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        names = ("policy_hidden", "policy_layers", "initial_std")
+        return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
+
+
+class MAMLLearner(TorchLearner):
+    """The outer steps. A row of a batch is a task, see `maml_loss`."""
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        loss, values = maml_loss(
+            self.module[module_id].policy,
+            dict(batch),
+            inner_lr=config.inner_lr,
+            clip=config.clip_param,
+            first_order=config.first_order,
+        )
+        self.metrics.log_dict({name: value.mean() for name, value in values.items()}, key=module_id, window=1)
+        return loss
+
+
+class MAML(Algorithm):
+    """Model-agnostic meta-learning. One training step meets some tasks, and then learns from all of them.
+
+    In each, episodes with the policy as it is are followed by an inner step on them, as often as configured, and by
+    episodes with what the policy then is. Outer steps are on PPO's clipped objective of these last episodes, as a
+    function of the policy before adaptation.
+    """
+
+    config: MAMLConfig
+
+    @classmethod
+    def get_default_config(cls) -> MAMLConfig:
+        return MAMLConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        torch.manual_seed(self.config.seed or 0)
+        super().setup(config)
+        self._random = np.random.default_rng(self.config.seed or 0)
+        self._turns = Turns(len(self.config.training_tasks), self._random)
+        self._evaluated = False
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        if not self._evaluated:  # RLlib repeats an evaluation in later results
+            result.pop(EVALUATION_RESULTS, None)
+        self._evaluated = False
+        return result
+
+    def training_step(self) -> None:
+        group = self.env_runner_group
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            found = self._sample()
+        columns = padded(found)
+        steps = int(columns["counted"].sum())
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(
+                batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps),
+                num_epochs=self.config.num_epochs,
+                minibatch_size=self.config.minibatch_size or len(found),
+            )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _sample(self) -> list[list[Batch]]:
+        """What env runners have met, see `AdaptingEnvRunner.run`: less than they were to, where one was lost."""
+        group, meetings = self.env_runner_group, self._meetings()
+        remote = group.num_remote_env_runners() > 0
+        found: list[list[Batch]] = []
+        while not found:
+            if remote and group.num_healthy_remote_env_runners() == 0:
+                self.restore_env_runners(group)
+                continue
+            found = dealt_out(self, group, meetings, RunMeetings)
+        metrics = group.foreach_env_runner(lambda runner: runner.get_metrics(), local_env_runner=not remote)
+        self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
+        return found
+
+    def _meetings(self) -> list[Meeting]:
+        meetings = []
+        for _ in range(self.config.tasks_per_step):
+            task = self.config.training_tasks[self._turns.next()]
+            meetings.append(Meeting(task, self._random.integers(2**31, size=self.config.inner_steps + 1).tolist()))
+        return meetings
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(*args, **kwargs)
+        state["meta"] = self._turns.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "meta" in state:
+            self._turns.set_state(state["meta"])
+
+
+__all__ = ["MAML", "MAMLConfig"]
