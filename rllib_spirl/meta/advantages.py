@@ -51,7 +51,7 @@ def baseline_features(states: Array) -> Array:
 def fit_baseline(features: Array, returns: Array) -> Array:
     """The weights (F,) of features (N, F) that come nearest to returns (N,)."""
     ridge = _RIDGE * np.eye(features.shape[1])
-    weights: Array = np.linalg.solve(features.T @ features + ridge, features.T @ returns)
+    weights: Array = np.linalg.solve(features.T @ features + ridge, features.T @ returns).astype(np.float64)
     return weights
 
 
