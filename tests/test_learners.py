@@ -11,7 +11,7 @@ import torch
 from rllib_spirl import SPiRL, SPiRLConfig
 from tests.point import PointEnv
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 Maker = Callable[..., SPiRLConfig]
 
 

@@ -64,6 +64,7 @@ def test_skills_and_demonstrations_behind_a_uri_serve_a_replay(in_memory: str, p
     assert len(replay) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) -> None:
     prepared = prepare_skills(

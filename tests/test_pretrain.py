@@ -45,6 +45,7 @@ def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Pat
         pretrain(opened(point_data), SHORT.model_copy(update={"beta": 0.5}), output=folder)
 
 
+@pytest.mark.slow
 def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
     pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
     deadline = time.monotonic() + 60
@@ -95,6 +96,7 @@ def test_two_that_want_the_same_skills_train_them_once(point_data: Path, tmp_pat
     assert len(list((output / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_two_that_want_the_priors_score_find_it_once(
     point_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

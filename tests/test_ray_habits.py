@@ -25,6 +25,7 @@ def config(settings: dict[str, Any], env: Any = "point") -> SPiRLConfig:
     )
 
 
+@pytest.mark.slow
 def test_tune_knows_the_algorithm_by_name(point_settings: dict[str, Any], tmp_path: Any) -> None:
     assert get_trainable_cls("SPiRL") is rllib_spirl.SPiRL
     space = config(point_settings).training(target_divergence=tune.grid_search([0.5, 2.0]))
