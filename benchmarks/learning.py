@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -80,23 +80,15 @@ def learn(
         results: JSON file to which the runs are added, in the place of those of the same method, task and seed.
         published: Whether the papers' kitchen curves belong into the pictures.
     """
-    specs = {
-        m.title: load(ROOT / f"tuned_examples/{m.example}.yaml", only=[m.experiment or m.example])[0] for m in methods
-    }
-    one_process = ["config.num_env_runners=0"] if jobs > 1 else []
-    if jobs > 1:  # data are made once, not by every run at the same time
-        for data in dict.fromkeys(spec.skills["data"] for spec in specs.values() if spec.skills):
-            subprocess.run([sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", data], cwd=ROOT, check=True)
+    specs = specifications(methods)
     lock = Lock()
 
-    def run(task: tuple[int, int, Method]) -> None:
-        _, seed, method = task
+    def run(method: Method, seed: int) -> None:
         storage = folder.expanduser() / method.title / f"seed-{seed}"
-        experiment = {key: specs[method.title].given.get(key) for key in SETTINGS}
-        made = {"example": method.example, "experiment": experiment, "settings": [*method.settings, *one_process]}
+        made = making(method, specs[method.title], jobs)
         with lock:
             known = [run for run in recorded(results) if run["seed"] == seed and made.items() <= run.items()]
-        steps = method.steps or int(next(iter(specs[method.title].stop.values())))
+        steps = steps_of(method, specs[method.title])
         if any(run["steps"] >= steps for run in known) and not storage.exists():
             return
         command = train(specs[method.title], storage, seed, steps, made["settings"])
@@ -106,13 +98,43 @@ def learn(
             keep(results, [evaluated | provenance(curve, command) | made | {"steps": steps, "tables": method.tables}])
             write_tables(results)
 
-    tasks = [(place, seed, method) for method in methods for place, seed in enumerate(method.seeds)]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, sorted(tasks, key=lambda task: task[0])))
+    work_off(methods, specs, run, jobs)
     places = {m.title: [folder.expanduser() / m.title / f"seed-{seed}" for seed in m.seeds] for m in methods}
     here = [method for method in methods if all(place.exists() for place in places[method.title])]
     summaries = [summarize(method, folder.expanduser() / method.title, published) for method in here]
     report(summaries[0] if len(summaries) == 1 else {"name": "methods", "methods": summaries})
+
+
+def specifications(methods: Sequence[Method]) -> dict[str, Experiment]:
+    """The experiments behind methods, by the methods' titles."""
+    return {
+        m.title: load(ROOT / f"tuned_examples/{m.example}.yaml", only=[m.experiment or m.example])[0] for m in methods
+    }
+
+
+def making(method: Method, spec: Experiment, jobs: int) -> dict[str, Any]:
+    """What decides how a method's runs learn, but for the seed; it is kept with their results."""
+    one_process = ["config.num_env_runners=0"] if jobs > 1 else []
+    experiment = {key: spec.given.get(key) for key in SETTINGS}
+    return {"example": method.example, "experiment": experiment, "settings": [*method.settings, *one_process]}
+
+
+def steps_of(method: Method, spec: Experiment) -> int:
+    """The steps that a method's runs are to make."""
+    return method.steps or int(next(iter(spec.stop.values())))
+
+
+def work_off(
+    methods: Sequence[Method], specs: Mapping[str, Experiment], run: Callable[[Any, int], None], jobs: int
+) -> None:
+    """Call ``run`` for each seed of each method, so many at a time; the first seed of every method comes first."""
+    if jobs > 1:  # data are made once, not by every run at the same time
+        named = (spec.skills.get("data") for spec in specs.values() if spec.skills)
+        for data in dict.fromkeys(filter(None, named)):
+            subprocess.run([sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", data], cwd=ROOT, check=True)
+    tasks = [(place, seed, method) for method in methods for place, seed in enumerate(method.seeds)]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda task: run(task[2], task[1]), sorted(tasks, key=lambda task: task[0])))
 
 
 def summarize(method: Method, folder: Path, published: bool) -> dict[str, Any]:
@@ -147,7 +169,7 @@ def provenance(curve: Curve, command: list[str]) -> dict[str, Any]:
     commits = curve.trial.parent.parent / COMMITS
     return {
         "commits": commits.read_text().split() if commits.exists() else [],
-        "episodes": int(curve.episodes[-1]) if np.isfinite(curve.episodes[-1]) else None,
+        "episodes": next((int(episodes) for episodes in curve.episodes[::-1] if np.isfinite(episodes)), None),
         "command": shlex.join(command),
         "versions": {package: version(package) for package in PACKAGES},
         "date": datetime.fromtimestamp((curve.trial / "result.json").stat().st_mtime, UTC).date().isoformat(),
@@ -210,11 +232,16 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
     resume = ["--resume"] if (storage / spec.name).exists() else []
     with (storage / COMMITS).open("a") as commits:
         commits.write(f"{commit()}\n")
-    here = [sys.executable, "-m", "rllib_spirl.cli.rllib", *command[1:], "--set", f"storage_path={storage}", *resume]
+    call("rllib", [*command[1:], "--set", f"storage_path={storage}", *resume], storage)
+    (storage / "done").write_text(str(steps))
+    return command
+
+
+def call(program: str, arguments: Sequence[str], storage: Path) -> None:
+    """Call ``rllib`` or ``spirl``; what it prints goes to the ``log.txt`` of a run."""
     print(f"{storage}/log.txt", file=sys.stderr)
     # Ray's workers have a lower priority, and would wait for whatever else runs beside these trainings.
     environment = {"RAY_worker_niceness": "0"} | os.environ
     with (storage / "log.txt").open("a") as log:
-        subprocess.run(here, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
-    (storage / "done").write_text(str(steps))
-    return command
+        command = [sys.executable, "-m", f"rllib_spirl.cli.{program}", *arguments]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)

@@ -1,5 +1,6 @@
 """Trials of RL²: what a recurrent policy is told, and that it remembers through a trial and not beyond."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_spirl.envs.trials import TrialEnv
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation import adapting
 
 POINT = "rllib_spirl/PointTasks-v0"
 STEPS = 4
+FAMILY = {"env": POINT, "env_config": {"max_episode_steps": STEPS}}
 
 
 def trials(**arguments: Any) -> TrialEnv:
@@ -76,15 +79,19 @@ def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_the_hidden_state_survives_episodes_and_not_trials(ray_session: None) -> None:
-    algorithm = (
+def recurrent(**env_config: Any) -> PPOConfig:
+    """RL² in miniature, in trials of two episodes."""
+    return (
         PPOConfig()
-        .environment("rllib_spirl/Trials-v0", env_config={"env": POINT, "env_config": {"max_episode_steps": STEPS}})
+        .environment("rllib_spirl/Trials-v0", env_config=FAMILY | env_config)
         .env_runners(num_env_runners=0, rollout_fragment_length=2 * STEPS)
         .rl_module(model_config=DefaultModelConfig(use_lstm=True, lstm_cell_size=8, max_seq_len=2 * STEPS))
         .debugging(seed=0, log_level="ERROR")
-        .build_algo()
     )
+
+
+def test_the_hidden_state_survives_episodes_and_not_trials(ray_session: None) -> None:
+    algorithm = recurrent().build_algo()
     try:
         runner = algorithm.env_runner
         episodes = runner.sample(num_episodes=2, explore=False)
@@ -110,3 +117,23 @@ def test_the_hidden_state_survives_episodes_and_not_trials(ray_session: None) ->
             assert not equal(states[STEPS], after(None, observations[STEPS])), "it would have forgotten"
     finally:
         algorithm.stop()
+
+
+def test_a_recurrent_policy_meets_a_new_task_in_one_trial(ray_session: None, tmp_path: Path) -> None:
+    config = recurrent(tasks=[0, 90])
+    algorithm = config.evaluation(evaluation_config={"env_config": FAMILY | {"tasks": [0, 45]}}).build_algo()
+    saved = str(algorithm.save_to_path(str(tmp_path / "checkpoint")))
+    algorithm.stop()
+    source = adapting.adaptable(saved)
+    assert (source.method, source.trained_on, source.test_tasks) == ("RL²", [0, 90], [45])
+    with pytest.raises(UserError, match=r"'90.0' is a task that .* was trained on"):
+        adapting.check_tasks(source, [90])
+    curves = adapting.adapt(source, adapting.check_tasks(source, [45, 135]), episodes=5)
+    assert {task: [episode for episode, _ in curve] for task, curve in curves.items()} == {
+        "45.0": [1, 2],
+        "135.0": [1, 2],
+    }, "its trials have two episodes"
+    shorter = adapting.adapt(source, [45.0], episodes=1)
+    assert shorter["45.0"] == curves["45.0"][:1]
+    with pytest.raises(UserError, match="of RL²: leave --exploring and --fine-tune-after out"):
+        adapting.adapt(source, [45.0], episodes=1, exploring_episodes=1)

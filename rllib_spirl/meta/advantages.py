@@ -10,7 +10,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.replay_buffer import Batch
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 # Of the ridge regression: enough where features depend on each other, as constant ones do.
 _RIDGE = 1e-5
 
@@ -51,8 +51,7 @@ def baseline_features(states: Array) -> Array:
 def fit_baseline(features: Array, returns: Array) -> Array:
     """The weights (F,) of features (N, F) that come nearest to returns (N,)."""
     ridge = _RIDGE * np.eye(features.shape[1])
-    weights: Array = np.linalg.solve(features.T @ features + ridge, features.T @ returns).astype(np.float64)
-    return weights
+    return np.linalg.solve(features.T @ features + ridge, features.T @ returns)
 
 
 def generalized_advantages(rewards: Array, values: Array, gamma: float, lambda_: float) -> Array:

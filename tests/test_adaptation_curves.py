@@ -1,0 +1,92 @@
+"""Curves of adaptation to new tasks: read, averaged over tasks, drawn, and reported beside trainings."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation import adaptation_curves
+from rllib_spirl.evaluation.report import write_report
+from tests.commands import run
+
+CURVES = {
+    "ours": {
+        "microwave, kettle": {"0": [[1, 1], [2, 2], [3, 3]], "1": [[1, 3], [2, 2], [3, 3]]},
+        "kettle": {"0": [[1, 0], [2, 4], [3, 1.5]]},
+    },
+    "PEARL": {"kettle": {"0": [[1, 0], [2, 0]]}},
+}
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapted"
+    for method, tasks in CURVES.items():
+        for task, seeds in tasks.items():
+            for seed, points in seeds.items():
+                adaptation_curves.add(folder, method, int(seed), {task: [(x, y) for x, y in points]})
+    return folder
+
+
+def test_what_is_added_is_in_the_layout_that_others_read(adapted: Path) -> None:
+    assert json.loads((adapted / "adaptation.json").read_text()) == CURVES
+    adaptation_curves.add(adapted, "PEARL", 0, {"kettle": [(1, 1.0)]})
+    assert json.loads((adapted / "adaptation.json").read_text())["PEARL"] == {"kettle": {"0": [[1, 1.0]]}}
+
+
+def test_a_task_counts_once_whatever_its_seeds(adapted: Path) -> None:
+    ours, pearl = adaptation_curves.aggregate(adaptation_curves.load(adapted / "adaptation.json"))
+    assert (ours.method, ours.tasks, ours.seeds) == ("ours", 2, 2)
+    assert ours.episodes.tolist() == [1, 2, 3]
+    assert ours.mean.tolist() == [1, 3, 2.25]  # of tasks that have 2, 2, 3 and 0, 4, 1.5
+    assert ours.low.tolist() == [0, 2, 1.5]
+    assert ours.high.tolist() == [2, 4, 3]
+    assert np.isnan(pearl.low).all(), "one task has no interval"
+    assert (ours.at(3), ours.at(10), pearl.at(1)) == (2, None, 0)
+
+
+def test_a_report_has_picture_table_and_the_curves_themselves(adapted: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    assert run(["spirl", "report", str(adapted), "--output", str(tmp_path / "report"), "--html"], monkeypatch) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| ours | 2 | 2 | 1.00 [0.00, 2.00] | 3.00 [2.00, 4.00] |" in text
+    assert "| PEARL | 1 | 1 | 0.00 | 0.00 |" in text
+    assert imread(tmp_path / "report" / "adaptation.png").shape[:2] == (700, 1200)
+    assert "data:image/png" in (tmp_path / "report" / "report.html").read_text()
+    assert not (tmp_path / "report" / "curves.json").exists(), "nothing was trained"
+    again = write_report([f"new={tmp_path / 'report'}"], tmp_path / "again").read_text()
+    assert "| new ours | 2 |" in again, "a report can be reported"
+    both = write_report([adapted, f"Other={adapted / 'adaptation.json'}"], tmp_path / "both").read_text()
+    assert re.findall(r"^\| (\w+ ?\w*) \|", both, re.M) == ["method", "ours", "PEARL", "Other ours", "Other PEARL"]
+
+
+def test_long_curves_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    points = [(episode, float(np.log(episode))) for episode in range(1, 201)]
+    adaptation_curves.add(tmp_path, "ours", 0, {"a": points, "b": points[:150]})
+    text = write_report([tmp_path], tmp_path / "report").read_text()
+    assert "episode 200" in text
+    (curve,) = adaptation_curves.aggregate(adaptation_curves.load(tmp_path / "adaptation.json"))
+    assert len(curve.episodes) == 200
+    assert np.isnan(curve.low[-1]), "one task is left"
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "is no file of adaptation curves, .*Invalid JSON"),
+        ('{"ours": {"a": [[1, 2]]}}', "is no file of adaptation curves, .*ours a: Input should be an object"),
+        ('{"ours": {"a": {"0": []}}}', "is no file of adaptation curves, .*ours a 0: List should have at least 1"),
+        ('{"ours": {"a": {"0": [[1, null]]}}}', "is no file of adaptation curves, .*ours a 0 0 1"),
+        ("{}", "has no curve"),
+        ('{"ours": {}}', "has no curve, or a method without one"),
+    ],
+)
+def test_other_files_are_one_clear_line(document: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "adaptation.json").write_text(document)
+    with pytest.raises(UserError, match=message) as caught:
+        write_report([tmp_path], tmp_path / "report")
+    assert "\n" not in str(caught.value)
