@@ -1,7 +1,10 @@
 """What the documentation shows: its commands, its programs and its files."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +30,14 @@ def lines(commands: str) -> list[str]:
     return [shorn for line in whole if (shorn := re.sub(r"(^|\s+)#.*", "", line).strip())]
 
 
+def commands_as_written(page: Path) -> list[str]:
+    """The command lines of a page."""
+    return [line for language, block in blocks(page) if not language for line in lines(block)]
+
+
 def commands(page: Path) -> list[list[str]]:
     """The command lines of a page, as words."""
-    return [shlex.split(line) for language, block in blocks(page) if not language for line in lines(block)]
+    return list(map(shlex.split, commands_as_written(page)))
 
 
 def mentions(page: Path) -> list[str]:
@@ -43,3 +51,28 @@ def reader(page: Path, folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     for name, body in _SHOWN.findall(page.read_text()):
         (folder / name).write_text(body)
+
+
+class Reader:
+    """Runs commands as a shell in a folder does that is the home as well.
+
+    Args:
+        folder: The folder.
+        variables: More of the shell's variables.
+    """
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        own = {"PATH": path, "HOME": str(folder), "RLLIB_SPIRL_HOME": str(folder / "home")}
+        self.variables = os.environ | own | variables
+
+    def run(self, command: str) -> str:
+        """What it prints. Fails if it fails."""
+        if command.startswith("export "):
+            name, _, value = command.removeprefix("export ").partition("=")
+            self.variables[name] = value.replace("$PWD", str(self.folder))
+            return ""
+        ended = subprocess.run(command, shell=True, cwd=self.folder, env=self.variables, capture_output=True, text=True)
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout + ended.stderr

@@ -4,11 +4,8 @@ What takes hours as written is given settings with which it takes seconds. Not r
 the benchmarks' page, and the commands of a cluster, for which see `test_cluster`.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +19,10 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from rllib_spirl import Episode, TrajectoryWriter
 from rllib_spirl.data import recipe as recipes
-from tests.documentation import PAGES, ROOT, blocks, lines, reader
+from tests.documentation import PAGES, ROOT, Reader, blocks, lines, reader
 from tests.test_ogbench import arrays
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 AGENT = [
     "compile_updates=false",
@@ -61,11 +58,12 @@ SMALL = {
         "--only=scene_task1",
     ],
     "rllib train file tuned_examples/pendulum": ["--stop=training_iteration=1", "--set=config.evaluation_interval=1"],
-    "rllib train file robot.yaml": [*(f"--set=config.{each}" for each in AGENT[2:]), "--stop=training_iteration=2"],
+    "rllib train file robot.yaml": [*KITCHEN[:-3], "--stop=training_iteration=2"],
     "rllib evaluate": ["--episodes=1"],
     "spirl adapt": ["--episodes=2"],
     "spirl pretrain": [*(f"--set={each}" for each in SKILLS), "--rollouts=1"],
     "spirl data build offline_data/kitchen": ["--set=demonstrations=3"],
+    "spirl data render offline_data/kitchen": ["--set=demonstrations=3"],
     "spirl data build offline_data/ogbench": ["--set=episodes=2", "--set=steps=30"],
     "spirl data build offline_data/metaworld": ["--set=episodes=1", "--set=tasks=[drawer-close-v3]"],
 }
@@ -73,31 +71,14 @@ NEEDS = {"ogbench": "ogbench", "metaworld": "metaworld", "--wandb": "wandb", "--
 NOT_RUN = ("make", "pip", "rllib train file kitchen_smoke", "rllib train file tuned_examples/metaworld")
 
 
-class Reader:
-    """Runs commands and programs in a folder, with a home of its own."""
-
-    def __init__(self, folder: Path, minari_root: Path) -> None:
-        self.folder = folder
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "RLLIB_SPIRL_HOME": str(folder / "home"),
-            "MINARI_DATASETS_PATH": str(minari_root),
-            "WANDB_MODE": "offline",
-            "MLFLOW_ALLOW_FILE_STORE": "true",
-            "MLFLOW_TRACKING_URI": f"file://{folder / 'mlruns'}",
-        }
-
-    def run(self, command: str) -> str:
-        if command.startswith("export "):
-            name, _, value = command.removeprefix("export ").partition("=")
-            self.environment[name] = value.replace("$PWD", str(self.folder))
-            return ""
-        outcome = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True
-        )
-        assert outcome.returncode == 0, f"{command}\n{outcome.stdout}\n{outcome.stderr}"
-        return outcome.stdout
+def follower(folder: Path, library: Path) -> Reader:
+    return Reader(
+        folder,
+        MINARI_DATASETS_PATH=str(library / "minari"),
+        WANDB_MODE="offline",
+        MLFLOW_ALLOW_FILE_STORE="true",
+        MLFLOW_TRACKING_URI=f"file://{folder / 'mlruns'}",
+    )
 
 
 def small(command: str) -> str:
@@ -168,7 +149,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_d4rl(folder / "kitchen_mixed-v0.hdf5", episodes)
     np.savez_compressed(folder / "scene-play-v0.npz", **arrays(rows=30))
     write_arm(folder / "path" / "to" / "lerobot-dataset")
-    here = Reader(folder, folder / "minari")
+    here = follower(folder, folder)
     here.run("spirl data import-minari D4RL/kitchen/complete-v2 --output kitchen-human --state-columns 0:9,18:39")
     (folder / "DATA").symlink_to("kitchen-human")
     (folder / "PATH").symlink_to("kitchen-human")
@@ -185,7 +166,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(library: Path) -> None:
     """An agent of the kitchen: its run and its checkpoint are in the library."""
-    here = Reader(library, library / "minari")
+    here = follower(library, library)
     here.run(f"rllib train file {ROOT}/tuned_examples/kitchen.yaml --set storage_path=runs {shlex.join(KITCHEN)}")
     (library / "RUN").symlink_to("runs/kitchen")
     (library / "ray_results").mkdir()
@@ -196,7 +177,7 @@ def trained(library: Path) -> None:
 @pytest.fixture(scope="module")
 def met(library: Path) -> None:
     """An agent of many tasks of the kitchen."""
-    here = Reader(library, library / "minari")
+    here = follower(library, library)
     here.run(f"rllib train file {ROOT}/tuned_examples/kitchen_meta.yaml --set storage_path=runs {shlex.join(KITCHEN)}")
     (library / "MANY").symlink_to(next((library / "runs" / "kitchen_meta").glob("MetaSPiRL_*/checkpoint_*")))
 
@@ -215,7 +196,7 @@ FOLLOWED = [
 @pytest.mark.parametrize("page", [ROOT / "README.md", *FOLLOWED], ids=lambda page: page.stem)
 def test_a_page_can_be_followed(page: Path, library: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     reader(page, tmp_path)
-    here = Reader(tmp_path, library / "minari")
+    here = follower(tmp_path, library)
 
     def fetch(text: str) -> str:
         """Bring what a command reads from the library, unless the page has made it."""

@@ -1,34 +1,31 @@
-"""The tutorial for one's own environment, as a reader follows it: its files, then its commands, in an empty folder."""
+"""The tutorials that are followed as they are written: their files, then their commands, in an empty folder."""
 
-import os
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "your_environment.md"
+from tests.documentation import ROOT, Reader, commands_as_written, reader
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
-@pytest.mark.long
-def test_the_tutorial_runs_from_start_to_end(tmp_path: Path) -> None:
-    text = PAGE.read_text()
-    blocks: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (tmp_path / "record.py").write_text(next(body for kind, body in blocks if kind == "python"))
-    (tmp_path / "reacher.yaml").write_text(next(body for kind, body in blocks if kind == "yaml"))
-    commands = [line for kind, body in blocks if kind == "" for line in body.splitlines()]
-    assert len(commands) == 7
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RLLIB_SPIRL_HOME": str(tmp_path / "home"),
-        "HOME": str(tmp_path),
-    }
-    told = {}
-    for command in commands:
-        run = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
-        told[command] = run.stdout + run.stderr
+def follow(page: str, folder: Path, *, until: str = "") -> dict[str, str]:
+    """What each command of a page printed; ``until`` begins the first command that is left out."""
+    file, told = ROOT / "docs" / page, {}
+    reader(file, folder)
+    here = Reader(folder)
+    for command in commands_as_written(file):
+        if until and command.startswith(until):
+            break
+        told[command] = here.run(command)
+    return told
+
+
+def test_ones_own_environment_from_recording_to_a_video(tmp_path: Path) -> None:
+    told = follow("your_environment.md", tmp_path)
+    assert len(told) == 7
     assert "200 episodes, 10000 steps" in told["python record.py"]
     assert "-11.5" in told["spirl data inspect reacher-data --horizon 5"]
     assert "learning_curve.png" in told["rllib train file reacher.yaml"]
@@ -37,3 +34,12 @@ def test_the_tutorial_runs_from_start_to_end(tmp_path: Path) -> None:
     evaluated = next(out for command, out in told.items() if command.startswith("rllib evaluate"))
     score = float(re.search(r"episode_return\s+(-?[\d.]+)", evaluated)[1])  # type: ignore[index]
     assert score > -9.0  # the script that was recorded earns -11.5, what skills from the prior earn is about -8.4
+
+
+def test_new_tasks_are_met_within_a_few_episodes(tmp_path: Path) -> None:
+    told = follow("new_tasks.md", tmp_path, until="rllib train file tuned_examples/kitchen_meta")
+    assert len(told) == 3
+    curves = json.loads((tmp_path / "adaptation" / "adaptation.json").read_text())["MetaSPiRL"]
+    assert set(curves) == {"30.0", "150.0"}
+    mean = [sum(curve["0"][episode][1] for curve in curves.values()) / 2 for episode in range(5)]
+    assert mean[-1] > mean[0] + 3  # who explores earns about -15, who goes straight to the goal about -5.5
