@@ -42,4 +42,5 @@ def test_new_tasks_are_met_within_a_few_episodes(tmp_path: Path) -> None:
     curves = json.loads((tmp_path / "adaptation" / "adaptation.json").read_text())["MetaSPiRL"]
     assert set(curves) == {"30.0", "150.0"}
     mean = [sum(curve["0"][episode][1] for curve in curves.values()) / 2 for episode in range(5)]
-    assert mean[-1] > mean[0] + 3  # who explores earns about -15, who goes straight to the goal about -5.5
+    # The first two episodes explore, which earns about -20; going straight to the goal earns about -5.5.
+    assert min(mean[2:]) > max(mean[:2]) + 3
