@@ -91,9 +91,7 @@ def main(
     counts = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
     start_ray(cpus=most + 1)
     config = kitchen_config(kitchen_skills(decoder), warmup_steps=100).environment(Sleeping, env_config={})
-    algorithm = config.env_runners(
-        num_env_runners=1, max_requests_in_flight_per_env_runner=2, rollout_fragment_length=16
-    ).build_algo()
+    algorithm = config.env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=2).build_algo()
     algorithm.offline = SkillReplay(20_000, 30, 10)
     algorithm.offline.add(random_transitions(20_000))
     algorithm._warm = True
