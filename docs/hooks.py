@@ -20,7 +20,8 @@ sys.path.insert(0, str(DOCS))  # figures.py lies beside this file
 
 import figures  # noqa: E402
 
-from rllib_spirl import MetaSPiRLConfig, PretrainConfig, SPiRLConfig  # noqa: E402
+from rllib_spirl import MAMLConfig, MetaSPiRLConfig, PretrainConfig, SPiRLConfig  # noqa: E402
+from rllib_spirl.algorithm.checked_config import CheckedConfig  # noqa: E402
 from rllib_spirl.cli import rllib, spirl  # noqa: E402
 from rllib_spirl.cli.prepare import SkillsSection  # noqa: E402
 from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe  # noqa: E402
@@ -92,6 +93,8 @@ def settings() -> str:
         _table(("setting", "default"), [(f"`{name}`", _value(getattr(config, name))) for name in own]),
         "## Learning to learn\n\nWhat `MetaSPiRL` has beside them, arguments of `MetaSPiRLConfig.training`.",
         _arguments(MetaSPiRLConfig),
+        "Those of `MAML`, arguments of `MAMLConfig.training`:",
+        _arguments(MAMLConfig),
         "## Skills\n\nThe section `skills:` of an experiment file.",
         _fields(SkillsSection),
         "## Skill training\n\nKeys of `skills.pretrain:`, of `spirl pretrain --set`, fields of `PretrainConfig`.",
@@ -104,7 +107,7 @@ def settings() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _arguments(kind: type[SPiRLConfig]) -> str:
+def _arguments(kind: type[CheckedConfig]) -> str:
     """The arguments of a configuration's ``training``, as its docstring tells them."""
     config = kind()
     documented = griffe.Docstring(inspect.getdoc(kind.training) or "", lineno=1).parse("google", warnings=False)

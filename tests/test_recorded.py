@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rllib_spirl.cli.experiment import load
+from rllib_spirl.yaml_text import parse_file
 
 ROOT = Path(__file__).parents[1]
 RUNS: list[tuple[str, dict[str, Any]]] = [
@@ -15,6 +16,23 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     for run in json.loads(file.read_text()).get("runs", [])
     if "experiment" in run  # noted since a later version
 ]
+
+
+@pytest.mark.parametrize("queue", ["kitchen_queue", "adaptation_queue"])
+def test_a_queue_names_experiments_that_there_are(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from adaptation import Row  # scripts, and no package
+    from learning import Method, specifications, steps_of
+
+    kind = Row if queue == "adaptation_queue" else Method
+    rows = [kind.model_validate(values) for values in parse_file(ROOT / f"benchmarks/{queue}.yaml")]
+    for row in rows:
+        assert steps_of(row, specifications([row])[row.title]) > 0
+        if isinstance(row, Row) and row.anew:
+            assert row.test_tasks
+        if isinstance(row, Row) and row.trained:
+            (first,) = (other for other in rows if (other.title, other.table) == (row.trained, row.table))
+            assert (first.example, first.settings, first.steps) == (row.example, row.settings, row.steps)
 
 
 @pytest.mark.parametrize(("results", "run"), RUNS, ids=[f"{r}-{x['method']}-{x['seed']}" for r, x in RUNS])
