@@ -123,7 +123,7 @@ def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_pa
     assert json.loads((trial / "params.json").read_text())["num_epochs"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, local_ray):
     output = invoke(
         "train", "file", experiment, "--stop", "env_steps=100", "--set", "config.lr={grid_search: [0.01, 0.001]}",
@@ -177,7 +177,7 @@ def test_mistakes_end_with_one_line_before_ray_starts(experiment, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interrupt_leaves_a_checkpoint_and_resume_goes_on(experiment, tmp_path):
     """Ctrl-C in the terminal reaches the whole process group, so the signal is sent to it."""
     command = [sys.executable, "-c", "from rllib_spirl.cli.rllib import main; main()", "train", "file", str(experiment)]

@@ -45,7 +45,7 @@ def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Pat
         pretrain(opened(point_data), SHORT.model_copy(update={"beta": 0.5}), output=folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
     pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
     deadline = time.monotonic() + 60

@@ -319,7 +319,7 @@ def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int, r
         algorithm.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluation_does_not_depend_on_who_runs_it(config: Maker) -> None:
     returns = []
     for explore in (False, True):
