@@ -69,7 +69,7 @@ types: install
 check: lint types
 
 docs: install
-	$(BIN)/python -m pip install -q -e '.[docs]'
+	@$(call telling,what the documentation needs,-e '.[docs]')
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:

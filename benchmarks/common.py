@@ -13,7 +13,8 @@ import ray
 import torch
 import typer
 
-from rllib_spirl.algorithm.spirl import SPiRLConfig
+from rllib_spirl.algorithm.replay_buffer import SkillReplay
+from rllib_spirl.algorithm.spirl import SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.progress import track
@@ -70,6 +71,14 @@ def random_transitions(count: int) -> dict[str, torch.Tensor]:
         "next_states": torch.randn(count, 30),
         "terminated": (torch.rand(count) > 0.98).float(),
     }
+
+
+def warm(algorithm: SPiRL) -> SPiRL:
+    """The algorithm past its warm-up, with random demonstrations."""
+    algorithm.offline = SkillReplay(20_000, 30, 10)
+    algorithm.offline.add(random_transitions(20_000))
+    algorithm._warm = True
+    return algorithm
 
 
 class RecordedKitchen(KitchenEnv):

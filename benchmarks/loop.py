@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import typer
-from common import SHORT_S, Long, compare, kitchen_config, kitchen_skills, random_transitions, report, rounds, start_ray
+from common import SHORT_S, Long, compare, kitchen_config, kitchen_skills, report, rounds, start_ray, warm
 
-from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
 
 
@@ -21,11 +20,7 @@ def build(skills: str, updates_per_step: float, compiled: bool) -> SPiRL:
     config = kitchen_config(
         skills, updates_per_step=updates_per_step, warmup_steps=100, compile_updates=compiled
     ).env_runners(num_env_runners=1)
-    algorithm = config.build_algo()
-    algorithm.offline = SkillReplay(20_000, 30, 10)
-    algorithm.offline.add(random_transitions(20_000))
-    algorithm._warm = True
-    return algorithm
+    return warm(config.build_algo())
 
 
 def env_steps(algorithm: SPiRL) -> float:

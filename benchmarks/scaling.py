@@ -17,9 +17,8 @@ import gymnasium as gym
 import numpy as np
 import psutil
 import typer
-from common import Long, kitchen_config, kitchen_skills, random_transitions, report, start_ray
+from common import Long, kitchen_config, kitchen_skills, random_transitions, report, start_ray, warm
 
-from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
 from rllib_spirl.progress import track
 
@@ -91,10 +90,7 @@ def main(
     counts = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
     start_ray(cpus=most + 1)
     config = kitchen_config(kitchen_skills(decoder), warmup_steps=100).environment(Sleeping, env_config={})
-    algorithm = config.env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=2).build_algo()
-    algorithm.offline = SkillReplay(20_000, 30, 10)
-    algorithm.offline.add(random_transitions(20_000))
-    algorithm._warm = True
+    algorithm = warm(config.env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=2).build_algo())
     algorithm.replay.add(random_transitions(20_000))
     spent, driver = timed(algorithm), psutil.Process()
 

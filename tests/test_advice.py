@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
-from rllib_spirl.skills.advice import advise, advise_beta, posterior_warning, ranges
+from rllib_spirl.skills.advice import Advice, advise, advise_beta, posterior_warning, ranges
 from tests.conftest import TINY, CommandResult
 
 
@@ -31,8 +31,12 @@ def written(path: Path, *, fps: float = 12.5, wait: int = 0) -> DataSet:
     return writer.data_set
 
 
+def advised(data: DataSet) -> Advice:
+    return advise(data, data.load())
+
+
 def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
-    advice = advise(written(tmp_path / "waves"))
+    advice = advised(written(tmp_path / "waves"))
     assert advice.settings == {"state_columns": "0:2"}
     text = "\n".join(advice.sentences)
     assert "Columns 2 never change." in text
@@ -42,14 +46,14 @@ def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
 
 
 def test_waiting_and_another_rate_are_told(tmp_path: Path) -> None:
-    advice = advise(written(tmp_path / "waves", fps=50, wait=10))
+    advice = advised(written(tmp_path / "waves", fps=50, wait=10))
     assert advice.settings["horizon"] == 20
     assert any("At 50 steps/s" in sentence and "0.2 s" in sentence for sentence in advice.sentences)
     assert any("repeat the state before: the robot waits" in sentence for sentence in advice.sentences)
 
 
 def test_of_good_data_nothing_is_said(point_data: Path) -> None:
-    advice = advise(DataSet.open(str(point_data)))
+    advice = advised(DataSet.open(str(point_data)))
     assert advice.sentences == []
     assert advice.settings == {}
 

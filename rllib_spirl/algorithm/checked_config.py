@@ -9,6 +9,11 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 class CheckedConfig(AlgorithmConfig):
     """What the configurations of this package's algorithms share."""
 
+    @property
+    def vectorize_mode(self) -> str:
+        """`gym_env_vectorize_mode` as a name."""
+        return str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower()
+
     def _take(self, arguments: dict[str, Any]) -> Self:
         """Set what was given of the arguments of a ``training``, which are its locals."""
         for name, value in arguments.items():

@@ -98,7 +98,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
 
     def _begin_episodes(self, seed: int | None) -> None:
         if not self._many:
-            self._begin_episode(0, seed)
+            self._begin_episode(seed)
             return
         env = self._skill_env
         self._shown, _ = env.reset(seed=seed)
@@ -133,7 +133,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         observation, reward, is_terminated, is_truncated, info = env.step(z)
         self._note(0, observation, z, float(reward), is_terminated, is_truncated, info, finished)
         if (is_terminated or is_truncated) and (wanted is None or len(finished) < wanted):
-            self._begin_episode(0)
+            self._begin_episode()
         return 1
 
     def _note(
@@ -169,9 +169,9 @@ class SkillEnvRunner(SingleAgentEnvRunner):
     def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
         return self._policy.sample(state, self._rng) if explore else self._policy.best(state)
 
-    def _begin_episode(self, index: int, seed: int | None = None) -> None:
+    def _begin_episode(self, seed: int | None = None) -> None:
         """In the only environment."""
-        self._note_beginning(index, *self._skill_env.reset(seed=seed))
+        self._note_beginning(0, *self._skill_env.reset(seed=seed))
 
     def _cut_episodes(self) -> list[SingleAgentEpisode]:
         """What has been sampled of ongoing episodes; these go on in the next call."""

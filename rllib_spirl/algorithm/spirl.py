@@ -295,11 +295,6 @@ class SPiRLConfig(CheckedConfig):
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
 
-    @property
-    def vectorize_mode(self) -> str:
-        """`gym_env_vectorize_mode` as a name."""
-        return str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower()
-
     def check_skills(self) -> None:
         """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.
 
@@ -427,12 +422,7 @@ class SPiRL(Algorithm):
         self.check_whole()
         skills = self.config.min_sample_timesteps_per_iteration
         with stage("sampling and learning", skills, watched_only=True) as self._stage:
-            result = super().step()
-        # RLlib repeats an evaluation in the results of later iterations, as NaN; a curve needs each one once.
-        if not self._evaluated:
-            result.pop(EVALUATION_RESULTS, None)
-        self._evaluated = False
-        return result
+            return evaluated_once(self, super().step())
 
     def training_step(self) -> None:
         demonstrations = self.offline  # here: what is wrong with them shows before anything is sampled
@@ -711,6 +701,17 @@ def evaluated(
     algorithm.metrics.aggregate([log.reduce()], key=EVALUATION_RESULTS)
     algorithm._evaluated = True
     return summary, steps, steps
+
+
+def evaluated_once(algorithm: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """An iteration's result, with an evaluation only if there was one in it, see `evaluated`.
+
+    RLlib repeats an evaluation in the results of later iterations, as NaN; a curve needs each one once.
+    """
+    if not algorithm._evaluated:
+        result.pop(EVALUATION_RESULTS, None)
+    algorithm._evaluated = False
+    return result
 
 
 class _RunEpisodes:

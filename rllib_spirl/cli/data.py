@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rllib_spirl import examples
 from rllib_spirl.cli.errors import run
-from rllib_spirl.data import DataSet, importing
+from rllib_spirl.data import DataSet, Trajectories, importing
 from rllib_spirl.data import recipe as recipes
 from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
 from rllib_spirl.data.lerobot import LeRobotRecipe
@@ -188,8 +188,9 @@ def inspect(
     from rllib_spirl.skills.training import PretrainConfig
 
     data = DataSet.open(path)
-    advice = [advise(data)]
-    facts = describe(data, horizon)
+    frames = data.load()
+    advice = [advise(data, frames)]
+    facts = describe(data, frames, horizon)
     if try_beta:
         advice.append(advise_beta(data, PretrainConfig(horizon=horizon)))
     facts["suggested"] = {name: value for each in advice for name, value in each.settings.items()}
@@ -251,9 +252,8 @@ def render(
     print(output)
 
 
-def describe(data: DataSet, horizon: int) -> dict[str, Any]:
-    """What ``inspect`` tells, as JSON values. Raises UserError as `DataSet.load` and `DataSet.windows` do."""
-    frames = data.load()
+def describe(data: DataSet, frames: Trajectories, horizon: int) -> dict[str, Any]:
+    """What ``inspect`` tells, as JSON values. Raises UserError as `DataSet.windows` does."""
     lengths = np.diff(frames.episode_starts)
     tasks = Counter(frames.tasks[i] for i in frames.task_index[frames.episode_starts[:-1]])
     subtasks: Counter[str] = Counter()

@@ -20,7 +20,7 @@ from rllib_spirl.envs import headless
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
-from rllib_spirl.skills.model import SkillModelConfig
+from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 from rllib_spirl.yaml_text import did_you_mean
 
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
@@ -55,12 +55,8 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         model, card = load_skills(skill_checkpoint)
         check_skills(env, skill_checkpoint, card.model)
         self.horizon = card.model.horizon
-        bound = np.full(card.model.latent_dim, np.inf, np.float32)
-        self.action_space = Box(-bound, bound)
+        self.observation_space, self.action_space = skill_spaces(env, card.model)
         self._prior = model.prior if card.model.prior_images else None
-        if self._prior is not None:
-            size = flatdim(state_space(env, images=True)) + 2 * card.model.latent_dim
-            self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self._painter = None if self._prior is None else painter(env)
         assert isinstance(env.action_space, Box)
         self._low, self._high = env.action_space.low, env.action_space.high
@@ -90,8 +86,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         if self._prior is None:
             return self._observation
         images = self._painter.paint() if self._painter else self._observation["images"]
-        state = torch.as_tensor(self._state(), dtype=torch.float32)
-        return self._prior.observe(state[None], torch.as_tensor(images)[None])[0].numpy()
+        return with_said(self._prior, self._state(), images)
 
     def get_state(self) -> dict[str, Any] | None:
         """What `set_state` needs to go on between two skills; None if there is no `env_state`."""
@@ -107,6 +102,21 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
 def bounded(action: NDArray[np.float32], skill_bound: float | None) -> NDArray[np.float32]:
     """z, (..., Z), of actions (..., Z) of an environment of skills."""
     return action if skill_bound is None else np.float32(skill_bound) * np.tanh(action)
+
+
+def skill_spaces(env: Environment, model: SkillModelConfig) -> tuple[gym.Space, Box]:
+    """The spaces of one environment of skills: its observations, see `SkillEnv`, and z, (Z,)."""
+    bound = np.full(model.latent_dim, np.inf, np.float32)
+    observations = state_space(env, images=model.prior_images)
+    if model.prior_images:
+        observations = Box(-np.inf, np.inf, (flatdim(observations) + 2 * model.latent_dim,), np.float32)
+    return observations, Box(-bound, bound)
+
+
+def with_said(prior: SkillPrior, state: NDArray[np.floating], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What is observed where the prior sees pictures, (S + 2 Z,): a state (S,), and what it says of its pictures."""
+    states = torch.as_tensor(state, dtype=torch.float32)[None]
+    return prior.observe(states, torch.as_tensor(images)[None])[0].numpy()
 
 
 def painter(env: gym.Env) -> Any:

@@ -6,8 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from gymnasium.spaces import Box, flatdim
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -23,7 +22,8 @@ from rllib_spirl.envs.skill_env import (
     make_env,
     painter,
     set_env_state,
-    state_space,
+    skill_spaces,
+    with_said,
 )
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
@@ -45,8 +45,8 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
     - terminated, truncated: of episodes that have ended with the skill;
     - infos: masks (K,) of the environments that are ``due``; whose skill has ``ended``; and whose episode has
       ``begun``, its first observation being that in observations. ``final_obs`` (K, ...) has the observations in which
-      skills have ended, and ``low_level_steps`` (K,) their lengths. ``last`` is a list of the infos of their last
-      low-level steps, None where no skill has ended.
+      skills have ended, and ``low_level_steps`` (K,) their lengths. ``last`` has the infos of their last low-level
+      steps, by the environment's index.
 
     Args:
         env: With flat Box observations (K, S), or dicts of them and pictures, and Box actions (K, A). It begins the
@@ -60,23 +60,19 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, env: VectorEnv, skill_checkpoint: SkillSource, skill_bound: float | None = None) -> None:
         self.env, self.num_envs, self.spec = env, env.num_envs, env.spec
-        self._resets_later = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP) == AutoresetMode.NEXT_STEP
-        if env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED:
+        mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._resets_later = mode == AutoresetMode.NEXT_STEP
+        if mode == AutoresetMode.DISABLED:
             raise UserError("An environment that is many must begin each one's next episode itself (autoreset_mode).")
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self._skill_bound = skill_bound
         model, card = load_skills(skill_checkpoint)
         check_skills(env, skill_checkpoint, card.model)
-        self.horizon, latent_dim = card.model.horizon, card.model.latent_dim
-        bound = np.full(latent_dim, np.inf, np.float32)
-        self.single_action_space = Box(-bound, bound)
+        self.horizon = card.model.horizon
+        self.single_observation_space, self.single_action_space = skill_spaces(env, card.model)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._prior = model.prior if card.model.prior_images else None
-        self.single_observation_space = state_space(env, images=self._prior is not None)
-        if self._prior is not None:
-            size = flatdim(self.single_observation_space) + 2 * latent_dim
-            self.single_observation_space = Box(-np.inf, np.inf, (size,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._painters: list[Any] = []
         if self._prior is not None and isinstance(env, SyncVectorEnv):
             self._painters = [painter(each) for each in env.envs]
@@ -121,7 +117,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         final = self._shown.copy()
         for index in np.flatnonzero(gone).tolist():
             final[index] = self._observe(_row(infos["final_obs"], index, self.num_envs))
-        last = [_row(infos, index, self.num_envs) if ended[index] else None for index in range(self.num_envs)]
+        last = {index: _row(infos, index, self.num_envs) for index in np.flatnonzero(ended).tolist()}
         return (
             self._shown.copy(),
             np.where(ended, self._rewards, 0.0),
@@ -133,7 +129,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
                 "begun": begun,
                 "final_obs": final,
                 "low_level_steps": np.where(ended, self._steps, 0),
-                "last": [info and info.get("final_info", info) for info in last],
+                "last": {index: info.get("final_info", info) for index, info in last.items()},
             },
         )
 
@@ -151,14 +147,13 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         images = self._observations["images"]
         for index in np.flatnonzero(rows):
             painted = self._painters[index].paint() if self._painters else images[index]
-            self._shown[index] = self._observe({"state": self._observations["state"][index], "images": painted})
+            self._shown[index] = with_said(self._prior, self._states()[index], painted)
 
     def _observe(self, observation: Any) -> NDArray[np.floating]:
         """What is observed of one environment's observation."""
         if self._prior is None:
             return observation
-        state = torch.as_tensor(observation["state"], dtype=torch.float32)
-        return self._prior.observe(state[None], torch.as_tensor(observation["images"])[None])[0].numpy()
+        return with_said(self._prior, observation["state"], observation["images"])
 
     def get_state(self) -> dict[str, Any] | None:
         """What `set_state` needs to go on, in the middle of skills; None if an environment cannot tell its state."""
@@ -189,7 +184,7 @@ def _row(infos: Any, index: int, count: int) -> Any:
     return {
         name: _row(value, index, count)
         for name, value in infos.items()
-        if not name.startswith("_") and infos.get(f"_{name}", np.ones(count, bool))[index]
+        if not name.startswith("_") and (f"_{name}" not in infos or infos[f"_{name}"][index])
     }
 
 

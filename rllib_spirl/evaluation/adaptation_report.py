@@ -6,8 +6,8 @@ from pathlib import Path
 from rllib_spirl.evaluation.adaptation_curves import EPISODES, AdaptationCurve, Document, find, load, merged
 from rllib_spirl.evaluation.aggregate import BOOTSTRAP_SEED
 from rllib_spirl.evaluation.runs import holds_runs, named
-from rllib_spirl.evaluation.statistics import CONFIDENCE, RESAMPLES, Interval
-from rllib_spirl.evaluation.tables import shown, table
+from rllib_spirl.evaluation.statistics import CONFIDENCE, RESAMPLES
+from rllib_spirl.evaluation.tables import estimate, table
 
 PICTURE = "adaptation.png"
 
@@ -49,9 +49,7 @@ def score_table(curves: Sequence[AdaptationCurve], columns: Mapping[str, Mapping
     reached = [episode for episode in EPISODES if any(curve.at(episode) is not None for curve in curves)]
 
     def cell(curve: AdaptationCurve, index: int | None) -> str:
-        if index is None:
-            return "–"
-        return f"{curve.mean[index]:.2f}{shown(Interval(float(curve.low[index]), float(curve.high[index])))}"
+        return "–" if index is None else estimate(curve.mean[index], curve.low[index], curve.high[index])
 
     header = ["method", "tasks", "seeds", *columns, *(f"episode {episode}" for episode in reached)]
     rows = [

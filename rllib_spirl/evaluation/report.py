@@ -38,7 +38,7 @@ from rllib_spirl.evaluation.statistics import (
     mean,
     probability_of_improvement,
 )
-from rllib_spirl.evaluation.tables import shown, table
+from rllib_spirl.evaluation.tables import estimate, shown, table
 from rllib_spirl.files import replacing
 
 MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
@@ -302,10 +302,7 @@ def _milestone_table(methods: Sequence[MethodCurve]) -> str:
         return ""
 
     def cell(method: MethodCurve, index: int | None) -> str:
-        if index is None:
-            return "–"
-        interval = Interval(float(method.low[index]), float(method.high[index]))
-        return f"{method.iqm[index]:.2f}{shown(interval)}"
+        return "–" if index is None else estimate(method.iqm[index], method.low[index], method.high[index])
 
     rows = [[m.method, *(cell(m, indices[step][i]) for step in reached)] for i, m in enumerate(methods)]
     return table(["method", *(f"{step:,}" for step in reached)], rows)

@@ -13,6 +13,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
+def estimate(value: float, low: float, high: float) -> str:
+    """A number and its interval, in a table."""
+    return f"{value:.2f}{shown(Interval(float(low), float(high)))}"
+
+
 def shown(interval: Interval) -> str:
     """As it stands behind a number; nothing for one without ends."""
     return "" if np.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"

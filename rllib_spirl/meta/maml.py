@@ -13,7 +13,6 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
-    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     SYNCH_WORKER_WEIGHTS_TIMER,
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from rllib_spirl.algorithm.checked_config import CheckedConfig
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.algorithm.spirl import dealt_out
+from rllib_spirl.algorithm.spirl import dealt_out, evaluated_once
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.meta.adapting_env_runner import AdaptingEnvRunner, Meeting, RunMeetings
 from rllib_spirl.meta.advantages import padded
@@ -133,7 +132,7 @@ class MAMLConfig(CheckedConfig):
                 "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, "
                 f"{self.adaptation_episodes}, which they run together; got {self.num_envs_per_env_runner}."
             )
-        if str(getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)).lower() != "sync":
+        if self.vectorize_mode != "sync":
             self._value_error("MAML sets the tasks of its environments: `gym_env_vectorize_mode` must be 'sync'.")
         if self.num_learners > 1:
             self._value_error(f"MAML trains with one learner, got num_learners={self.num_learners}. Use 0 or 1.")
@@ -189,11 +188,7 @@ class MAML(Algorithm):
         self._evaluated = False
 
     def step(self) -> dict[str, Any]:
-        result = super().step()
-        if not self._evaluated:  # RLlib repeats an evaluation in later results
-            result.pop(EVALUATION_RESULTS, None)
-        self._evaluated = False
-        return result
+        return evaluated_once(self, super().step())
 
     def training_step(self) -> None:
         group = self.env_runner_group

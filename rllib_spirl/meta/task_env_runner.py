@@ -61,9 +61,9 @@ class TaskEnvRunner(SkillEnvRunner):
         for _, seed in zip(range(episodes), seeds, strict=False):
             yield met.run(seed)
 
-    def _begin_episode(self, index: int, seed: int | None = None) -> None:
-        settable(self.env.unwrapped.envs[index]).set_task(self._rollout.task)
-        super()._begin_episode(index, self._rollout.seed)
+    def _begin_episode(self, seed: int | None = None) -> None:
+        settable(self._skill_env).set_task(self._rollout.task)
+        super()._begin_episode(self._rollout.seed)
 
     def _act(self, state: NDArray[np.floating], explore: bool) -> NDArray[np.float32]:
         return super()._act(np.concatenate([state, self._e]), explore)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,10 @@ class Advice:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def advise(data: DataSet) -> Advice:
-    """What the states and the rate of a data set suggest; reads it once, and looks at the first episodes of it."""
+def advise(data: DataSet, frames: Trajectories) -> Advice:
+    """What the states and the rate of a data set suggest, of whose ``frames`` the first episodes are looked at."""
     advice = Advice()
-    frames = _first_episodes(data)
+    frames = _first_episodes(frames)
     columns = about_columns(frames)
     if columns:
         advice.sentences += list(columns.values())
@@ -114,9 +113,7 @@ def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
 def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
     """Columns of states that say nothing, or what others say, each with a sentence."""
     states = frames.states.astype(np.float64)
-    inside = np.ones(len(states), bool)
-    inside[frames.episode_starts[:-1]] = False
-    now, before = states[inside], states[np.flatnonzero(inside) - 1]
+    now, before = _steps(states, frames)
     spread = states.std(0)
     constant = spread <= 1e-9 * np.maximum(1, np.abs(states).max(0))
     found: dict[tuple[int, ...], str] = {}
@@ -160,9 +157,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
     return standard(a).T @ standard(b) / len(a)
 
 
-def _first_episodes(data: DataSet) -> Trajectories:
-    """The frames of the first file, as far as some hundred episodes."""
-    frames = next(islice(data.stream(), 1))
+def _first_episodes(frames: Trajectories) -> Trajectories:
     if frames.num_episodes <= _EPISODES:
         return frames
     stop = int(frames.episode_starts[_EPISODES])
@@ -173,10 +168,14 @@ def _first_episodes(data: DataSet) -> Trajectories:
 
 def _still_frames(frames: Trajectories) -> float:
     """The share of frames whose state is that of the frame before."""
-    inside = np.ones(len(frames.states), bool)
-    inside[frames.episode_starts[:-1]] = False
-    rows = np.flatnonzero(inside)
-    return float((frames.states[rows] == frames.states[rows - 1]).all(1).mean()) if len(rows) else 0.0
+    now, before = _steps(frames.states, frames)
+    return float((now == before).all(1).mean()) if len(now) else 0.0
+
+
+def _steps(states: NDArray[Any], frames: Trajectories) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The states (N, S) of frames that are not the first of their episode, and those of the frames before them."""
+    rows = np.delete(np.arange(len(states)), frames.episode_starts[:-1])
+    return states[rows], states[rows - 1]
 
 
 def ranges(places: Sequence[int]) -> str:
