@@ -41,12 +41,12 @@ kitchen: install
 smoke: install
 	$(BIN)/rllib train file tuned_examples/kitchen_smoke.yaml
 
-# Two processes: a test waits for Ray's processes half of its time.
+# Three processes: a test often waits for Ray's processes.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 slow: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 long: install
 	$(BIN)/python -m pytest -m long

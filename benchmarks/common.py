@@ -44,7 +44,7 @@ def kitchen_config(skills: str, **training: Any) -> SPiRLConfig:
 
 def start_ray(cpus: int = 2) -> None:
     """A local Ray without its own output."""
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def synthetic_data(path: Path, transitions: int, seed: int = 0) -> DataSet:

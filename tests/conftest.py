@@ -116,7 +116,7 @@ def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """A local Ray with the point mass registered as "point"."""
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     register_env("point", PointEnv)
     register_trainable("SPiRL", SPiRL)  # Tune forgets at the end of a session what was registered by name
     yield

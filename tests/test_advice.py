@@ -58,6 +58,7 @@ def test_of_good_data_nothing_is_said(point_data: Path) -> None:
     assert advice.settings == {}
 
 
+@pytest.mark.slow
 def test_beta_is_suggested_that_brings_the_posterior_into_range(point_data: Path) -> None:
     data = DataSet.open(str(point_data))
     config = TINY.model_copy(update={"beta": 3.0})

@@ -144,7 +144,7 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
         return float(np.sqrt(np.mean((output[:, :2].detach().numpy() - actions) ** 2)))
 
     assert pq.read_schema(data / FILE).field("observation.state").type.list_size == 3
-    ray.init(num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
         config = (
             BCConfig()

@@ -89,6 +89,7 @@ def test_train_then_evaluate(experiment, tmp_path, local_ray):
         invoke("evaluate", checkpoint)
 
 
+@pytest.mark.slow
 def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_path, local_ray):
     changes = {
         "env": "rllib_spirl/BlockStacking-v0",

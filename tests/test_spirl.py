@@ -296,7 +296,7 @@ def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Mak
         restored.stop()
 
 
-@pytest.mark.parametrize(("learners", "requests"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("learners", "requests"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int, requests: int) -> None:
     made = config().env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=requests)
     algorithm = made.learners(num_learners=learners).build_algo()
