@@ -36,6 +36,7 @@ def train(point_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     return call
 
 
+@pytest.mark.slow
 def test_results_go_to_mlflow(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -69,6 +70,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
             record = b""
 
 
+@pytest.mark.slow
 def test_results_go_to_weights_and_biases(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -108,6 +110,18 @@ def test_a_run_that_weights_and_biases_refuses_is_one_line(
     callback.on_experiment_end([trial])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: Weights & Biases has not all results of SPiRL_point_1: Invalid project name")
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+def test_a_trial_that_fails_before_it_has_begun_is_no_error_of_the_tracker(
+    tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tracker)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for callback in tracking.callbacks(**{"mlflow": None, "wandb": None} | {tracker: "points"}):
+        callback.on_trial_error(1, [], "a trial that has not begun")
 
 
 def test_a_tracker_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

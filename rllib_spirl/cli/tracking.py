@@ -28,9 +28,9 @@ def callbacks(wandb: str | None, mlflow: str | None) -> list[Callback]:
         made["--wandb"] = WeightsAndBiases(wandb)
     if mlflow is not None:
         _installed("mlflow", "--mlflow")
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
+        from rllib_spirl.cli.mlflow_runs import MLflow
 
-        made["--mlflow"] = MLflowLoggerCallback(experiment_name=mlflow)
+        made["--mlflow"] = MLflow(experiment_name=mlflow)
     for option, callback in made.items():
         try:
             callback.setup()  # Tune does it again, but only after skills are trained

@@ -8,6 +8,7 @@ import ray
 import wandb
 from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 
+from rllib_spirl.cli.begun_trials import BegunTrials
 from rllib_spirl.errors import one_line
 from rllib_spirl.progress import tell
 
@@ -27,7 +28,7 @@ class _WholeRun(_WandbLoggingActor):
             wandb.teardown()
 
 
-class WeightsAndBiases(WandbLoggerCallback):
+class WeightsAndBiases(BegunTrials, WandbLoggerCallback):
     """Ray's callback. Its files lie where W&B's always do: in ``wandb``, below ``$WANDB_DIR`` or the working directory.
 
     Ray's own choice is a folder of its session, which is copied to the results before a run is whole.
