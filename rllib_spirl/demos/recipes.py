@@ -14,8 +14,16 @@ from rllib_spirl.data.recipe import one_of
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
 
-DEMONSTRATORS = {"kitchen": "rllib_spirl.demos.kitchen", "block_stacking": "rllib_spirl.demos.block_stacking"}
-ENVIRONMENTS = {"kitchen": "rllib_spirl/Kitchen-v0", "block_stacking": "rllib_spirl/BlockStacking-v0"}
+DEMONSTRATORS = {
+    "kitchen": "rllib_spirl.demos.kitchen",
+    "block_stacking": "rllib_spirl.demos.block_stacking",
+    "maze": "rllib_spirl.demos.maze",
+}
+ENVIRONMENTS = {
+    "kitchen": "rllib_spirl/Kitchen-v0",
+    "block_stacking": "rllib_spirl/BlockStacking-v0",
+    "maze": "rllib_spirl/Maze-v0",
+}
 """The names of the environments whose states they record."""
 
 
@@ -187,7 +195,31 @@ class BlockStackingRecipe(ScriptedRecipe):
         return len(demonstration.completed) == task["stacks"]
 
 
-_RECIPES: dict[str, type[ScriptedRecipe]] = {"kitchen": KitchenRecipe, "block_stacking": BlockStackingRecipe}
+class MazeRecipe(ScriptedRecipe):
+    """Ways between random squares of many mazes."""
+
+    environment: Literal["maze"]
+    size: int = Field(20, ge=10, le=40, description="squares along an edge of a maze")
+    mazes: int = Field(500, ge=1, description="how many different ones")
+    first_maze: int = Field(1000, ge=0, description="their first number; others are left for tests")
+    images: bool = Field(default=False, description="record pictures too, for a prior that sees them")
+
+    def env_config(self) -> dict[str, Any]:
+        return {"size": self.size, "images": self.images}
+
+    def variants(self) -> list[dict[str, Any]]:
+        numbers = range(self.first_maze, self.first_maze + self.mazes)
+        return [{"size": self.size, "maze": number, "images": self.images} for number in numbers]
+
+    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
+        return bool(demonstration.success)
+
+
+_RECIPES: dict[str, type[ScriptedRecipe]] = {
+    "kitchen": KitchenRecipe,
+    "block_stacking": BlockStackingRecipe,
+    "maze": MazeRecipe,
+}
 
 
 def scripted_recipe(values: Mapping[str, Any], file: Path) -> type[ScriptedRecipe]:

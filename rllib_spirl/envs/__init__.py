@@ -14,6 +14,7 @@ __all__ = ["ENVIRONMENTS", "our_name", "register_environments"]
 ENVIRONMENTS = {
     "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
     "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
+    "rllib_spirl/Maze-v0": "rllib_spirl.envs.maze:MazeEnv",
     "rllib_spirl/PointTasks-v0": "rllib_spirl.envs.point_tasks:PointTasksEnv",
     "rllib_spirl/HalfCheetahVelocity-v0": "rllib_spirl.envs.half_cheetah_tasks:HalfCheetahVelocityEnv",
     "rllib_spirl/Trials-v0": "rllib_spirl.envs.trials:TrialEnv",

@@ -26,6 +26,7 @@ from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.progress import stage
+from rllib_spirl.ray_start import ensure_ray
 from rllib_spirl.skills.checkpoint import SkillSource
 
 # Fewer than these take longer to hand to another process than to run.
@@ -125,8 +126,7 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progr
 def evaluate_policy(restored: Restored, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
     """`evaluate_checkpoint` of a checkpoint that is loaded already."""
     env = restored.make_env()  # Before any process is started: what is wrong shows here, in one line.
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+    ensure_ray()
     workers = max(1, min(episodes // EPISODES_PER_PROCESS, int(ray.cluster_resources().get("CPU", 1))))
     seeds = list(range(seed, seed + episodes))
     results: list[EpisodeResult] = []

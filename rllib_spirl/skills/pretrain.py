@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import resource
 import shutil
 import signal
@@ -29,6 +28,7 @@ from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
+from rllib_spirl.ray_start import ensure_ray
 from rllib_spirl.skills.advice import posterior_warning
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
@@ -135,8 +135,7 @@ def trained(folder: Path, key: str) -> bool:
 def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
     """Run the Ray Train job and write what it has trained."""
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ensure_ray()
     if show_progress:
         tell(f"training skills, into {folder}")
     with watch("starting the workers", show=show_progress):
