@@ -17,8 +17,8 @@ from rllib_spirl.errors import UserError
 
 @pytest.fixture
 def train(point_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Trains a point mass for two iterations with more options, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+    """Trains a point mass for two iterations with more options; trackers keep their files in an empty folder."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     experiment = {
         "run": "SPiRL",
         "env": "tests.point:Point-v0",
@@ -26,10 +26,11 @@ def train(point_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
         "storage_path": str(tmp_path / "results"),
         "config": point_settings | {"min_sample_timesteps_per_iteration": 24, "seed": 0},
     }
-    (tmp_path / "point.yaml").write_text(yaml.safe_dump({"point": experiment}))
+    file = tmp_path / "point.yaml"
+    file.write_text(yaml.safe_dump({"point": experiment}))
 
     def call(*options: str) -> str:
-        outcome = CliRunner().invoke(app, ["train", "file", "point.yaml", "--no-plot", *options])
+        outcome = CliRunner().invoke(app, ["train", "file", str(file), "--no-plot", *options])
         assert outcome.exit_code == 0, outcome.output
         return outcome.output
 
