@@ -8,32 +8,12 @@ python benchmarks/block_stacking.py --seeds 3 --example block_stacking_sparse
 python benchmarks/block_stacking.py --seeds 3 --example block_stacking_baselines --experiment flat_prior
 """
 
-from pathlib import Path
 from typing import Any
 
 import typer
-from learning import RESULTS, Method, learn, numbers
+from learning import command, numbers
 
 from rllib_spirl.evaluation.curve import Curve
-
-
-def main(
-    example: str = "block_stacking",
-    experiment: str | None = None,
-    seeds: int = 3,
-    first: int = 0,
-    steps: int | None = None,
-    folder: Path = Path("~/rllib_spirl_runs"),
-    settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
-    name: str = "",
-    jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
-) -> None:
-    """Train, then aggregate."""
-    numbers_of_seeds = list(range(first, first + seeds))
-    method = Method(
-        example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
-    )
-    learn([method], folder, jobs, record=record, results=RESULTS / "block_stacking.json")
 
 
 def record(name: str, curve: Curve) -> dict[str, Any]:
@@ -53,4 +33,4 @@ def record(name: str, curve: Curve) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(command("block_stacking", 3, record, "block_stacking.json"))

@@ -11,35 +11,12 @@ python benchmarks/kitchen.py --queue benchmarks/kitchen_queue.yaml --jobs 2
 python benchmarks/kitchen.py --seeds 3 --steps 50000 --name "delta 5" --set config.target_divergence=5
 """
 
-from pathlib import Path
 from typing import Any
 
 import typer
-from learning import RESULTS, Method, learn, numbers
+from learning import command, numbers
 
 from rllib_spirl.evaluation.curve import Curve
-from rllib_spirl.yaml_text import parse_file
-
-
-def main(
-    example: str = "kitchen",
-    experiment: str | None = None,
-    seeds: int = 5,
-    first: int = 0,
-    steps: int | None = None,
-    folder: Path = Path("~/rllib_spirl_runs"),
-    settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
-    name: str = "",
-    jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
-    queue: Path | None = typer.Option(None, help="A YAML list of methods, see learning.Method, instead of one."),
-) -> None:
-    """Train, then aggregate."""
-    numbers_of_seeds = list(range(first, first + seeds))
-    one = Method(
-        example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
-    )
-    methods = [Method.model_validate(values) for values in parse_file(queue)] if queue else [one]
-    learn(methods, folder, jobs, record=record, results=RESULTS / "kitchen.json", published=True)
 
 
 def record(name: str, curve: Curve) -> dict[str, Any]:
@@ -56,4 +33,4 @@ def record(name: str, curve: Curve) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(command("kitchen", 5, record, "kitchen.json", published=True))

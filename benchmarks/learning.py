@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import typer
 from common import report
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +23,7 @@ from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.report import write_report
 from rllib_spirl.evaluation.runs import read_runs
+from rllib_spirl.yaml_text import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -103,6 +105,35 @@ def learn(
     here = [method for method in methods if all(place.exists() for place in places[method.title])]
     summaries = [summarize(method, folder.expanduser() / method.title, published) for method in here]
     report(summaries[0] if len(summaries) == 1 else {"name": "methods", "methods": summaries})
+
+
+def command(
+    example: str, seeds: int, record: Callable[[str, Curve], dict[str, Any]], results: str, published: bool = False
+) -> Callable[..., None]:
+    """A script's command line: one method by options, or many by a queue."""
+    name_of_example, number_of_seeds = example, seeds
+
+    def main(
+        example: str = name_of_example,
+        experiment: str | None = None,
+        seeds: int = number_of_seeds,
+        first: int = 0,
+        steps: int | None = None,
+        folder: Path = Path("~/rllib_spirl_runs"),
+        settings: list[str] = typer.Option([], "--set", help="As for 'rllib train file'; for ablations, with --name."),
+        name: str = "",
+        jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
+        queue: Path | None = typer.Option(None, help="A YAML list of methods, see learning.Method, instead of one."),
+    ) -> None:
+        """Train, then aggregate."""
+        numbers_of_seeds = list(range(first, first + seeds))
+        one = Method(
+            example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
+        )
+        methods = [Method.model_validate(values) for values in parse_file(queue)] if queue else [one]
+        learn(methods, folder, jobs, record=record, results=RESULTS / results, published=published)
+
+    return main
 
 
 def specifications(methods: Sequence[Method]) -> dict[str, Experiment]:
@@ -199,7 +230,8 @@ def write_tables(file: Path) -> None:
     """Write the curves of ``file`` that belong into tables, each as {method: {task: {seed: [[env_steps, score]]}}}."""
     tables: dict[str, Any] = {}
     for run in recorded(file):
-        curve = [[steps, score] for steps, score in zip(run["env_steps"], run["completed_subtasks"], strict=True)]
+        scores = run["completed_subtasks" if "completed_subtasks" in run else "success"]
+        curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
         for name in run.get("tables", []):
             methods = tables.setdefault(name, {})
             methods.setdefault(run["method"], {}).setdefault(run["task"], {})[str(run["seed"])] = curve

@@ -9,10 +9,11 @@ import numpy as np
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
 
-Metric = Literal["completed_subtasks", "all_completed", "stacked_blocks", "tower_height", "episode_return"]
+Metric = Literal["completed_subtasks", "all_completed", "success", "stacked_blocks", "tower_height", "episode_return"]
 METRICS: dict[Metric, str] = {
     "completed_subtasks": "completed subtasks",
     "all_completed": "episodes with all subtasks completed",
+    "success": "success rate",
     "stacked_blocks": "stacked blocks",
     "tower_height": "height of the tower",
     "episode_return": "episode return",
@@ -65,7 +66,7 @@ def choose_metric(curves: Sequence[Curve]) -> Metric:
     """What the task is about where every evaluated run reports it, else the episode return."""
     evaluated = [c for c in curves if len(c.env_steps)]
     sparse = all(c.rule == "sparse reward" for c in evaluated)
-    metrics: tuple[Metric, ...] = ("completed_subtasks", "tower_height" if sparse else "stacked_blocks")
+    metrics: tuple[Metric, ...] = ("completed_subtasks", "success", "tower_height" if sparse else "stacked_blocks")
     for metric in metrics:
         if all(np.isfinite(getattr(c, metric)).any() for c in evaluated):
             return metric

@@ -19,7 +19,7 @@ class Curve:
     seed: int | None
     env: str
     task: str
-    """Target subtasks, ``microwave, kettle``; empty where the environment has none."""
+    """Target subtasks, ``microwave, kettle``, or which maze; empty where the environment has but one task."""
     rule: str
     """"in this order", "in any order", "sparse reward" and the like, where the environment distinguishes them."""
     data: str
@@ -34,6 +34,7 @@ class Curve:
     episodes: Array
     completed_subtasks: Array
     all_completed: Array
+    success: Array
     stacked_blocks: Array
     tower_height: Array
     episode_return: Array

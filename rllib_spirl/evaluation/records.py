@@ -22,6 +22,7 @@ _EVALUATED = (
     "episodes",
     "completed_subtasks",
     "all_completed",
+    "success",
     "stacked_blocks",
     "tower_height",
     "episode_return",
@@ -47,6 +48,7 @@ class _Run(BaseModel):
     episodes: Series = []
     completed_subtasks: Series = []
     all_completed: Series = []
+    success: Series = []
     stacked_blocks: Series = []
     tower_height: Series = []
     episode_return: Series = []

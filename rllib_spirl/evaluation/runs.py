@@ -24,6 +24,7 @@ RESULTS = "result.json"
 RECORD = "experiment.yaml"
 KITCHEN = "rllib_spirl/Kitchen-v0"
 BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
+MAZE = "rllib_spirl/Maze-v0"
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
 _TUNE_NAME = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
@@ -301,7 +302,7 @@ def _read(
         trial=trial,
         seed=int(seed) if isinstance(seed, int | float) else None,
         env=str(config.get("env") or ""),
-        task=", ".join(map(str, tasks)),
+        task=_maze(env_config) if config.get("env") == MAZE else ", ".join(map(str, tasks)),
         rule=_rule(config.get("env"), env_config),
         data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
         skill_checkpoint=skill_checkpoint,
@@ -312,6 +313,7 @@ def _read(
         episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),
         completed_subtasks=evaluations("completed_subtasks"),
         all_completed=evaluations("all_completed"),
+        success=evaluations("success"),
         stacked_blocks=evaluations("stacked_blocks"),
         tower_height=evaluations("tower_height"),
         episode_return=np.array([_return(r["evaluation"]) for r in evaluated]),
@@ -338,6 +340,10 @@ def _rule(env: Any, env_config: Mapping[str, Any]) -> str:
         return f"{env_config.get('reward', 'dense')} reward"
     ordered = env_config.get("ordered", True if env == KITCHEN else None)
     return "" if ordered is None else "in this order" if ordered else "in any order"
+
+
+def _maze(env_config: Mapping[str, Any]) -> str:
+    return f"maze {env_config.get('maze', 0)} of size {env_config.get('size', 40)}"
 
 
 def _base_name(location: Any) -> str:
