@@ -45,8 +45,9 @@ smoke: install
 test: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
+# Two: most of these tests start several processes themselves.
 slow: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m slow
 
 long: install
 	$(BIN)/python -m pytest -m long

@@ -1,28 +1,49 @@
-"""How fast the agent-centred pictures of block stacking are drawn. The last line is one JSON object.
+"""How fast the agent-centred pictures of block stacking or of a maze are drawn. The last line is one JSON object.
 
 ``pictures_per_second`` is that of recorded states drawn together, ``one_at_a_time`` that of an environment;
-``env_steps`` and ``env_steps_with_images`` are BlockStacking-v0's own. Each is the median over
-rounds, in CPU seconds of one core.
+``env_steps`` and ``env_steps_with_images`` are the environment's own. Each is the median over rounds, in CPU seconds of
+one core.
+
+python benchmarks/raster.py
+python benchmarks/raster.py --environment maze
 """
 
 import json
 import time
 from collections.abc import Callable
+from typing import Literal
 
+import gymnasium as gym
 import numpy as np
 import typer
 
-from rllib_spirl.envs.block_stacking import BlockStackingEnv, pictures
+from rllib_spirl.envs import block_stacking, maze
 
 
-def main(blocks: int = 11, states: int = 512, rounds: int = 9, seed: int = 0) -> None:
+def main(
+    environment: Literal["block_stacking", "maze"] = "block_stacking",
+    blocks: int = 11,
+    size: int = 40,
+    states: int = 512,
+    rounds: int = 9,
+    seed: int = 0,
+) -> None:
     """Time them on the states of smooth random actions."""
     rng = np.random.default_rng(seed)
-    actions = np.sin(np.cumsum(rng.normal(0, 0.3, (states, 3)), axis=0))
-    plain = BlockStackingEnv(blocks=blocks, max_episode_steps=states + 1)
-    seeing = BlockStackingEnv(blocks=blocks, images=True, max_episode_steps=states + 1)
+    pictures = block_stacking.pictures
+    if environment == "maze":
+        plain, seeing = (maze.MazeEnv(size, images=images, max_episode_steps=states + 1) for images in (False, True))
 
-    def steps(env: BlockStackingEnv) -> list:
+        def pictures(states):
+            return maze.pictures(plain.walls, states[..., :2])
+    else:
+        plain, seeing = (
+            block_stacking.BlockStackingEnv(blocks, images=images, max_episode_steps=states + 1)
+            for images in (False, True)
+        )
+    actions = np.sin(np.cumsum(rng.normal(0, 0.3, (states, *plain.action_space.shape)), axis=0))
+
+    def steps(env: gym.Env) -> list:
         env.reset(seed=seed)
         return [env.step(action)[0] for action in actions]
 
@@ -40,7 +61,7 @@ def main(blocks: int = 11, states: int = 512, rounds: int = 9, seed: int = 0) ->
             run()
             rates[name].append(states / (time.process_time() - start))
     medians = {name: round(float(np.median(values))) for name, values in rates.items()}
-    print(json.dumps({"name": "32x32 agent-centred pictures", "blocks": blocks, "rounds": rounds, **medians}))
+    print(json.dumps({"name": "32x32 agent-centred pictures", "environment": environment, "rounds": rounds, **medians}))
 
 
 if __name__ == "__main__":

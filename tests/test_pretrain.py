@@ -54,7 +54,7 @@ def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_job_goes_on_from_its_last_checkpoint(point_data: Path, tmp_path: Path) -> None:
     output, config = tmp_path / "skills", SHORT.model_copy(update={"updates": 3000, "report_every": 100})
     settings = config.model_dump(exclude_defaults=True)
@@ -84,7 +84,7 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(point_data: Path, tmp_pat
     assert starts[-1] > 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_that_want_the_same_skills_train_them_once(point_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "skills"
     command = [sys.executable, "-m", "rllib_spirl.cli.spirl", "pretrain", str(point_data), "--output", str(output)]
