@@ -212,7 +212,7 @@ def test_interrupt_leaves_a_checkpoint_and_resume_goes_on(experiment, tmp_path):
     assert steps == [100 * i for i in iterations]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sac_on_pendulum(tmp_path, local_ray):
     example = Path(__file__).parent.parent / "tuned_examples" / "pendulum_sac.yaml"
     invoke("train", "file", example, "--stop", "env_steps=1200", "--set", f"storage_path={tmp_path / 'out'}")

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from rllib_spirl.cli.rllib import app
 from rllib_spirl.errors import UserError
 
-pytestmark = pytest.mark.slow
 POINT = "tests.point:Point-v0"
 EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
 # What the learner uses, and not what Tune has on record. Absent from the first results, like an evaluation.
@@ -59,6 +58,7 @@ def used(result: dict[str, Any]) -> float:
     return float(result["learners"]["default_policy"]["target_divergence"])
 
 
+@pytest.mark.long
 def test_asha_stops_trials_by_env_steps(sweep: Callable[..., Results]) -> None:
     """Judged by δ itself, so that who is stopped is certain: all but the first, which nobody is compared with yet."""
     trials = sweep(
@@ -75,6 +75,7 @@ def test_asha_stops_trials_by_env_steps(sweep: Callable[..., Results]) -> None:
     assert all(300 <= steps < 600 for steps in ends.values())
 
 
+@pytest.mark.long
 def test_a_learner_uses_the_divergence_that_pbt_gave_it(sweep: Callable[..., Results], tmp_path: Path) -> None:
     trials = sweep(
         {"target_divergence": {"grid_search": [1.0, 2.0, 8.0]}},
@@ -104,12 +105,14 @@ def test_a_learner_uses_the_divergence_that_pbt_gave_it(sweep: Callable[..., Res
     assert used(mutated[0]) in [pytest.approx(json.loads(line)[5]["target_divergence"]) for line in exploits]
 
 
+@pytest.mark.slow
 def test_a_grid_ends_with_a_picture(sweep: Callable[..., Results], tmp_path: Path) -> None:
     config = {"evaluation_interval": 5, "evaluation_duration": 1}
     sweep({"target_divergence": {"grid_search": [1.0, 4.0]}, **config}, stop={"env_steps": 600})
     assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -126,6 +129,7 @@ def test_a_metric_that_judges_nothing_is_refused(
         sweep({}, scheduler="asha", stop={"training_iteration": 1}, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["delta", "asha", "pbt"])
 def test_the_examples_are_accepted(name: str, tmp_path: Path) -> None:
     """All of it is checked before the first thing that takes long, here a recipe that is not there."""

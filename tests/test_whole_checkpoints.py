@@ -120,8 +120,7 @@ def test_evaluation_film_and_policy_need_nothing_else(
     assert json.loads(outcome.output.splitlines()[-1])["episode_return"] == evaluation["episode_return"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("learners", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
 def test_processes_of_their_own_get_the_skills_too(
     settings: dict[str, Any], tmp_path: Path, leave: Any, built: Any, learners: int
 ) -> None:
