@@ -108,10 +108,13 @@ def learn(
 
 
 def command(
-    example: str, seeds: int, record: Callable[[str, Curve], dict[str, Any]], results: str, published: bool = False
+    name_of_example: str,
+    number_of_seeds: int,
+    record: Callable[[str, Curve], dict[str, Any]],
+    results: str,
+    published: bool = False,
 ) -> Callable[..., None]:
-    """A script's command line: one method by options, or many by a queue."""
-    name_of_example, number_of_seeds = example, seeds
+    """A script's command line: one method by options, or many by a queue; by default this example on so many seeds."""
 
     def main(
         example: str = name_of_example,

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
 from common import report
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rllib_spirl.envs.maze import MazeEnv
 from rllib_spirl.envs.rollout import run_episode
+from rllib_spirl.evaluation.prior import prior_policy
 from rllib_spirl.evaluation.restore import Restored, load_policy
 from rllib_spirl.progress import track
 
@@ -44,19 +41,13 @@ class Path2D(gym.Wrapper):
         return result
 
 
-def ways_to_act(restored: Restored, rng: np.random.Generator) -> dict[str, tuple[bool, Policy]]:
+def ways_to_act(restored: Restored, seed: int) -> dict[str, tuple[bool, Policy]]:
     """Names of policies, whether they choose skills, and themselves."""
-    prior, latent = restored.module.prior, restored.module.prior.said // 2
-
-    def from_prior(observation: Any) -> Any:
-        with torch.inference_mode():
-            z = prior.at(torch.as_tensor(observation)[None])
-            return (z.mean + z.stddev * torch.as_tensor(rng.standard_normal((1, latent), np.float32)))[0].numpy()
-
+    prior, rng = restored.module.prior, np.random.default_rng(seed)
     return {
         "random actions": (False, lambda _: rng.uniform(-1, 1, 2)),
-        "skills, no prior": (True, lambda _: rng.standard_normal(latent, np.float32)),
-        "skills from the prior": (True, from_prior),
+        "skills, no prior": (True, lambda _: rng.standard_normal(prior.said // 2, np.float32)),
+        "skills from the prior": (True, prior_policy(prior, torch.Generator().manual_seed(seed), sample=True)),
         "policy": (True, restored.policy),
     }
 
@@ -73,8 +64,9 @@ def main(
     maze = low_level.unwrapped
     assert isinstance(maze, MazeEnv)
     skilled = restored.with_skills(low_level)
-    ways = ways_to_act(restored, np.random.default_rng(seed))
-    figure, panels = plt.subplots(1, len(ways), figsize=(4 * len(ways), 4.6), layout="constrained")
+    ways = ways_to_act(restored, seed)
+    figure = Figure(figsize=(4 * len(ways), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(ways))
     results = {}
     for panel, (name, (skills, policy)) in zip(
         panels, track(ways.items(), "ways to act", total=len(ways)), strict=True

@@ -17,7 +17,8 @@ import gymnasium as gym
 import numpy as np
 import typer
 
-from rllib_spirl.envs import block_stacking, maze
+from rllib_spirl.envs.block_stacking import BlockStackingEnv
+from rllib_spirl.envs.maze import MazeEnv
 
 
 def main(
@@ -30,17 +31,12 @@ def main(
 ) -> None:
     """Time them on the states of smooth random actions."""
     rng = np.random.default_rng(seed)
-    pictures = block_stacking.pictures
-    if environment == "maze":
-        plain, seeing = (maze.MazeEnv(size, images=images, max_episode_steps=states + 1) for images in (False, True))
-
-        def pictures(states):
-            return maze.pictures(plain.walls, states[..., :2])
-    else:
-        plain, seeing = (
-            block_stacking.BlockStackingEnv(blocks, images=images, max_episode_steps=states + 1)
-            for images in (False, True)
-        )
+    plain, seeing = (
+        MazeEnv(size, images=images, max_episode_steps=states + 1)
+        if environment == "maze"
+        else BlockStackingEnv(blocks, images=images, max_episode_steps=states + 1)
+        for images in (False, True)
+    )
     actions = np.sin(np.cumsum(rng.normal(0, 0.3, (states, *plain.action_space.shape)), axis=0))
 
     def steps(env: gym.Env) -> list:
@@ -49,8 +45,8 @@ def main(
 
     recorded = np.array(steps(plain))
     runs: dict[str, Callable[[], object]] = {
-        "pictures_per_second": lambda: pictures(recorded),
-        "one_at_a_time": lambda: [pictures(state) for state in recorded],
+        "pictures_per_second": lambda: plain.pictured(recorded),
+        "one_at_a_time": lambda: [plain.pictured(state) for state in recorded],
         "env_steps": lambda: steps(plain),
         "env_steps_with_images": lambda: steps(seeing),
     }

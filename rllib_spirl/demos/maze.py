@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.demos.recorder import Recorder
-from rllib_spirl.envs.maze import SPEED, MazeEnv, Square, graph, pictures, way
+from rllib_spirl.envs.maze import SPEED, MazeEnv, Square, graph, way
 
 # Part of every recipe's hash: raise it when the same seed gives another demonstration.
 VERSION = 1
@@ -60,7 +60,7 @@ def demonstrate(size: int, maze: int, seed: int, noise: float = 0.2, images: boo
         terminated=False,
         truncated=True,
         task="reach a square",
-        images=pictures(env.walls, np.array(recorder.states[:-1])[:, :2]) if images else None,
+        images=env.pictured(np.array(recorder.states[:-1])) if images else None,
     )
     return Demonstration(episode, len(path) - 1, any(recorder.rewards[-1:]))
 

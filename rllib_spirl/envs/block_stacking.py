@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.envs.raster import rasterise
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
+from rllib_spirl.envs.seeing import SeeingEnv
 from rllib_spirl.errors import UserError
 
 Reward = Literal["dense", "sparse"]
@@ -218,7 +219,7 @@ def pictures(states: NDArray[np.floating]) -> NDArray[np.uint8]:
     return rasterise(boxes, painted, _SKY, PICTURE, PIXEL)
 
 
-class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
+class BlockStackingEnv(SeeingEnv):
     """Blocks to be stacked into one tower, ``rllib_spirl/BlockStacking-v0``.
 
     Observation (6 + 6 blocks,) float32, the same for any number of blocks but for its length. First the gripper:
@@ -238,10 +239,8 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
     5      free height above it, at most 0.1: whether another lies on it, or is held over it
     ====== ======================================================================================
 
-    With ``images`` it is a dict of this ("state") and "images" (2, 32, 32, 3) uint8: the agent-centred pictures of
-    `pictures` before and after the step (the same picture twice after a reset). Painting them takes longer than the
-    physics does; who needs only some of them sets ``paint_on_demand`` and calls `paint` for each: "images" stay as they
-    are in between.
+    With ``images`` there are the agent-centred `pictures` as well, see `SeeingEnv`. Painting them takes longer than the
+    physics does.
 
     Action (3,) in [-1, 1], clipped: velocity along y and z in units of 0.8 m/s, and the fingers' wanted opening, from
     closed (-1) to open (1), for 0.05 s.
@@ -288,21 +287,14 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
             raise UserError("BlockStacking: max_episode_steps must be at least 1.")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"BlockStacking: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
-        self.blocks, self.reward, self.images, self.max_episode_steps = blocks, reward, images, max_episode_steps
+        super().__init__(self.GRIPPER_DIM + self.BLOCK_DIM * blocks, images)
+        self.blocks, self.reward, self.max_episode_steps = blocks, reward, max_episode_steps
         self.render_mode, self._picture_size = render_mode, (width, height)
         self.model = load_model(blocks)
         self.data = mujoco.MjData(self.model)
-        size = self.GRIPPER_DIM + self.BLOCK_DIM * blocks
-        self.observation_space: gym.Space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        if images:
-            images_space = gym.spaces.Box(0, 255, (2, PICTURE, PICTURE, 3), np.uint8)
-            self.observation_space = gym.spaces.Dict({"state": self.observation_space, "images": images_space})
         self.action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self._worth = 0.0
         self._steps = 0
-        self.paint_on_demand = False
-        self._images = np.zeros((2, PICTURE, PICTURE, 3), np.uint8)
-        self._last_two: list[NDArray[np.float32]] = []  # states
         self._renderers: dict[int, OffscreenRenderer] = {}  # by the number of blocks
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -321,10 +313,9 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0
         state = self.state()
-        self._last_two = [state, state]
         level = levels(state)
         self._worth = float(_potential(state, level, self.reward))
-        return self._observe(state), self._info(level)
+        return self._observe_first(state), self._info(level)
 
     def step(self, action: NDArray[np.floating]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         y, z, opening = np.asarray(action, np.float64).clip(-1.0, 1.0).tolist()
@@ -394,18 +385,8 @@ class BlockStackingEnv(gym.Env[Any, NDArray[np.floating]]):
             renderer.close()
         self._renderers.clear()
 
-    def _observe(self, state: NDArray[np.float32]) -> Any:
-        if not self.images:
-            return state
-        self._last_two = [self._last_two[1], state]
-        if not self.paint_on_demand:
-            self.paint()
-        return {"state": state, "images": self._images}
-
-    def paint(self) -> NDArray[np.uint8]:
-        """The pictures (2, 32, 32, 3) before and after the last step."""
-        self._images = pictures(np.stack(self._last_two))
-        return self._images
+    def pictured(self, states: NDArray[np.floating]) -> NDArray[np.uint8]:
+        return pictures(states)
 
     def _info(self, level: NDArray[np.intp]) -> dict[str, Any]:
         return {"measures": {"tower_height": int(level.max()) + 1, "stacked_blocks": int((level > 0).sum())}}

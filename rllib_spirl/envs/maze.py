@@ -13,6 +13,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.seeing import SeeingEnv
 from rllib_spirl.errors import UserError
 
 Square = tuple[int, int]
@@ -33,7 +34,7 @@ _PIXELS, _SQUARES = np.float32(PIXEL) * np.arange(PICTURE, dtype=np.float32)[:, 
 _AGENT, _GOAL = (214, 69, 65), (60, 160, 90)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # demonstrations are of hundreds of mazes
 def graph(size: int, maze: int) -> nx.Graph:
     """The free squares of a maze, joined where one leads to another. The same numbers give the same maze anywhere.
 
@@ -54,7 +55,7 @@ def graph(size: int, maze: int) -> nx.Graph:
     return free
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def walls(size: int, maze: int) -> NDArray[np.bool_]:
     """Which squares [x, y] of a maze are walls: (size, size). To be treated as read-only."""
     solid = np.ones((size, size), bool)
@@ -105,14 +106,13 @@ def _at_goal(states: NDArray[np.float32], goal: Square) -> NDArray[np.bool_]:
     return np.hypot(states[..., 0] - (goal[0] + 0.5), states[..., 1] - (goal[1] + 0.5)) < GOAL_RADIUS
 
 
-class MazeEnv(gym.Env[Any, NDArray[np.floating]]):
+class MazeEnv(SeeingEnv):
     """A point mass in a maze, ``rllib_spirl/Maze-v0``: from one corner to a goal, by default the opposite corner.
 
     A task is the free square [x, y] where the goal is. The observation does not tell it.
 
-    Observation (4,): position and velocity (squares, and squares a step). With ``images`` it is a dict of this
-    ("state") and "images" (2, 32, 32, 3) uint8: the `pictures` before and after the step (the same twice after a
-    reset). Who needs only some of them sets ``paint_on_demand`` and calls `paint` for each.
+    Observation (4,): position and velocity (squares, and squares a step). With ``images`` there are the agent-centred
+    `pictures` as well, see `SeeingEnv`.
 
     Action (2,) in [-1, 1], clipped: the wanted velocity in units of 0.2 squares a step. The velocity follows with
     momentum; walls take the part of it that points into them, and nothing passes through them.
@@ -152,25 +152,18 @@ class MazeEnv(gym.Env[Any, NDArray[np.floating]]):
             raise UserError("Maze: max_episode_steps must be at least 1.")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"Maze: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
-        self.size, self.maze, self.images, self.max_episode_steps = size, maze, images, max_episode_steps
+        super().__init__(4, images)
+        self.size, self.maze, self.max_episode_steps = size, maze, max_episode_steps
         self.render_mode = render_mode
         self.walls = walls(size, maze)
         # Looked at several times a step: lists are faster than arrays there.
         self._columns, self._rows = self.walls.tolist(), self.walls.T.tolist()
-        self.observation_space: gym.Space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
-        if images:
-            images_space = gym.spaces.Box(0, 255, (2, PICTURE, PICTURE, 3), np.uint8)
-            self.observation_space = gym.spaces.Dict({"state": self.observation_space, "images": images_space})
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         corner = 2 * ((size - 1) // 2) - 1
         self.set_task([corner, corner] if goal is None else goal)
         self.goal = self._task
         self._position, self._velocity = (1.5, 1.5), (0.0, 0.0)
         self._steps = 0
-        self.paint_on_demand = False
-        self._images = np.zeros((2, PICTURE, PICTURE, 3), np.uint8)
-        self._last_two: list[NDArray[np.float32]] = []  # states
-        self._painted: NDArray[np.float32] | None = None  # the state that the later picture shows
 
     def sample_tasks(self, n_tasks: int) -> list[list[int]]:
         """Free squares drawn uniformly, but the start."""
@@ -193,9 +186,7 @@ class MazeEnv(gym.Env[Any, NDArray[np.floating]]):
         self._position = (x + 0.5 + self.np_random.uniform(-room, room), y + 0.5 + self.np_random.uniform(-room, room))
         self._velocity = (0.0, 0.0)
         self._steps = 0
-        state = self.state()
-        self._last_two = [state, state]
-        return self._observe(state), {"measures": {"success": 0.0}}
+        return self._observe_first(self.state()), {"measures": {"success": 0.0}}
 
     def step(self, action: NDArray[np.floating]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         (x, y), (vx, vy) = self._position, self._velocity
@@ -224,13 +215,8 @@ class MazeEnv(gym.Env[Any, NDArray[np.floating]]):
         """The flat observation of the moment."""
         return np.array((*self._position, *self._velocity), np.float32)
 
-    def paint(self) -> NDArray[np.uint8]:
-        """The pictures (2, 32, 32, 3) before and after the last step."""
-        before, now = self._last_two
-        earlier = self._images[1] if self._painted is before else pictures(self.walls, before[:2])
-        self._images = np.stack([earlier, earlier if now is before else pictures(self.walls, now[:2])])
-        self._painted = now
-        return self._images
+    def pictured(self, states: NDArray[np.floating]) -> NDArray[np.uint8]:
+        return pictures(self.walls, states[..., :2])
 
     def render(self) -> Any:
         """A picture (H, W, 3) uint8 of the whole maze, or None without ``render_mode="rgb_array"``."""
@@ -252,14 +238,6 @@ class MazeEnv(gym.Env[Any, NDArray[np.floating]]):
     def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:
         """Navigation has no subtasks."""
         return {}
-
-    def _observe(self, state: NDArray[np.float32]) -> Any:
-        if not self.images:
-            return state
-        self._last_two = [self._last_two[1], state]
-        if not self.paint_on_demand:
-            self.paint()
-        return {"state": state, "images": self._images}
 
     def _free_square(self, square: Any, what: str) -> Square:
         try:

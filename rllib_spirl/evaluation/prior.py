@@ -1,17 +1,33 @@
 """What skills alone achieve: episodes in which z comes from the prior, before any reinforcement learning."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage
 from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.model import SkillPrior
+
+
+def prior_policy(prior: SkillPrior, generator: torch.Generator, sample: bool) -> Callable[[Any], NDArray[np.float32]]:
+    """From an observation of an environment of skills to z, sampled from the prior, or its mean."""
+
+    def policy(observation: Any) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            z = prior.at(torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0))
+            noise = torch.randn(z.mean.shape, generator=generator) if sample else 0
+            return (z.mean + z.stddev * noise)[0].numpy()
+
+    return policy
 
 
 def prior_episode(
@@ -19,15 +35,8 @@ def prior_episode(
 ) -> EpisodeResult:
     """One episode on ``seed`` with z sampled from the prior, or its mean."""
     torch.set_num_threads(1)
-    prior = load_skills(skill_checkpoint)[0].prior
     generator = torch.Generator().manual_seed(seed)
-
-    def policy(observation: Any) -> Any:
-        with torch.inference_mode():
-            z = prior.at(torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0))
-            noise = torch.randn(z.mean.shape, generator=generator) if sample else 0
-            return (z.mean + z.stddev * noise)[0].numpy()
-
+    policy = prior_policy(load_skills(skill_checkpoint)[0].prior, generator, sample)
     skill_env = make_skill_env({"env": env, "env_config": env_config, "skill_checkpoint": skill_checkpoint})
     try:
         return run_episode(skill_env, policy, seed)
