@@ -19,6 +19,7 @@ from common import report
 from pydantic import BaseModel, ConfigDict
 
 from rllib_spirl.cli.experiment import Experiment, load
+from rllib_spirl.cli.storage import resumable
 from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.report import write_report
@@ -264,7 +265,7 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
         return command
     storage.mkdir(parents=True, exist_ok=True)
     (storage / "made").write_text(made)
-    resume = ["--resume"] if (storage / spec.name).exists() else []
+    resume = ["--resume"] if resumable(str(storage / spec.name)) else []  # not where only skills were in training
     with (storage / COMMITS).open("a") as commits:
         commits.write(f"{commit()}\n")
     call("rllib", [*command[1:], "--set", f"storage_path={storage}", *resume], storage)

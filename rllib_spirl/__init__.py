@@ -16,6 +16,7 @@ from ray.tune.registry import register_trainable
 from rllib_spirl import demos, envs
 from rllib_spirl.algorithm import SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet, Episode, RecordTrajectories, Trajectories, TrajectoryWriter
+from rllib_spirl.envs.seeing import PictureWrapper
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.restore import load_policy
@@ -34,6 +35,7 @@ __all__ = [
     "MAMLConfig",
     "MetaSPiRL",
     "MetaSPiRLConfig",
+    "PictureWrapper",
     "PretrainConfig",
     "RecordTrajectories",
     "SPiRL",

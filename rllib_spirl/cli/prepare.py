@@ -74,7 +74,7 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
         run: The experiment's algorithm, for a hint where a key belongs.
 
     Raises:
-        UserError: An unknown key or an impossible value, in one line.
+        UserError: An unknown key, an impossible value, or a file that does not hold what it should, in one line.
     """
     try:
         section = SkillsSection.model_validate(skills)
@@ -88,6 +88,8 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
         raise UserError(f"{'.'.join([*levels, key])}: {problem['msg']} (got {problem['input']!r})") from None
     if section.chunk is not None and section.checkpoint is not None:
         raise UserError("skills: `chunk` makes its own skills: leave `checkpoint` out.")
+    with at("skills.pretrain.picture_weights"):
+        section.pretrain.check_picture_weights()
     if section.data is None and section.checkpoint is None and section.chunk is None:
         raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
     return section

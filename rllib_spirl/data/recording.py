@@ -5,14 +5,28 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
+from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.data.importing import scale_actions
 from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.errors import UserError
+
+
+def state_part(space: gym.Space) -> gym.Space | None:
+    """The space of states in observations that show pictures, too; None where observations are something else.
+
+    These observations are a dict of "state" (S,) and "images" (2, 32, 32, 3) uint8: the pictures around the agent
+    before and after the last step, after a reset twice the same.
+    """
+    if isinstance(space, Dict) and {"state", "images"} <= set(space):
+        pair = space["images"]
+        if isinstance(pair, Box) and (pair.shape, pair.dtype) == ((2, *PICTURE), np.uint8):
+            return space["state"]
+    return None
 
 
 class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]):
@@ -32,7 +46,8 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         ...             done = terminated or truncated
 
     Args:
-        env: With flat Box observations (S,) and bounded flat Box actions (A,).
+        env: With flat Box observations (S,), or a dict of "state" and "images", see `state_part`, and bounded flat Box
+            actions (A,).
         path: The directory to make.
         task: What the next episodes do. It may be set anew, as the attribute `task`, before any reset.
         fps: Low-level steps per second; by default what the environment is rendered with, else 10.
@@ -54,7 +69,9 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         super().__init__(env)
         name = env.spec.id if env.spec else None
         self.task = self._task = task or name or type(env.unwrapped).__name__
-        for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        states = state_part(env.observation_space)
+        self._sees = states is not None
+        for what, space in (("observations", states or env.observation_space), ("actions", env.action_space)):
             if not isinstance(space, Box) or len(space.shape) != 1:
                 raise UserError(
                     f"{name or self.task}: {what} are {space}, but only a flat Box can be recorded; wrap the "
@@ -72,6 +89,7 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         self._writer = TrajectoryWriter(path, fps=rate, env=name, source=facts, overwrite=overwrite)
         self._writer.__enter__()
         self._states: list[NDArray[Any]] = []
+        self._pictures: list[NDArray[np.uint8]] = []
         self._actions: list[NDArray[Any]] = []
         self._rewards: list[float] = []
         self._closed = False
@@ -85,13 +103,13 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         self._add(terminated=False)
         self._task = self.task
         observation, info = self.env.reset(seed=seed, options=options)
-        self._states = [np.array(observation)]
+        self._keep(observation)
         return observation, info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         executed = np.clip(action, self._low, self._high)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._states.append(np.array(observation))
+        self._keep(observation)
         self._actions.append(scale_actions(executed, self._low, self._high))
         self._rewards.append(float(reward))
         if terminated or truncated:
@@ -109,6 +127,11 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
                 self._writer.discard()
         super().close()
 
+    def _keep(self, observation: Any) -> None:
+        self._states.append(np.array(observation["state"] if self._sees else observation))
+        if self._sees:
+            self._pictures.append(np.array(observation["images"][1]))  # the later one shows this state
+
     def _add(self, *, terminated: bool) -> None:
         """End the episode that is going on, if it has any steps."""
         if self._actions:
@@ -120,6 +143,7 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
                     terminated=terminated,
                     truncated=not terminated,
                     task=self._task,
+                    images=np.array(self._pictures[:-1]) if self._sees else None,
                 )
             )
-        self._states, self._actions, self._rewards = [], [], []
+        self._states, self._pictures, self._actions, self._rewards = [], [], [], []

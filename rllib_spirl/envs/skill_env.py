@@ -2,21 +2,23 @@
 
 import inspect
 import pkgutil
+from copy import copy
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box, Dict, flatdim
+from gymnasium.spaces import Box, flatdim
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from rllib_spirl.data.columns import PICTURE
+from rllib_spirl.data.recording import state_part
 from rllib_spirl.envs import headless
+from rllib_spirl.envs.seeing import PictureWrapper
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
@@ -174,14 +176,14 @@ def state_space(env: Environment, *, images: bool) -> gym.Space:
     space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
     if not images:
         return space
-    if isinstance(space, Dict) and {"state", "images"} <= set(space):
-        pair = space["images"]
-        if isinstance(pair, Box) and (pair.shape, pair.dtype) == ((2, *PICTURE), np.uint8):
-            return space["state"]
-    raise UserError(
-        f"{_name(env)}: observations are {type(space).__name__}, but the skills' prior sees pictures: give a dict of "
-        f"state and images, {(2, *PICTURE)} uint8. Set images: true in env_config, or wrap the environment."
-    )
+    states = state_part(space)
+    if states is None:
+        raise UserError(
+            f"{_name(env)}: observations are {type(space).__name__}, but the skills' prior sees pictures. Set in "
+            "env_config images: true for an environment that has them, else images: METHOD, its method that returns a "
+            "picture around the agent, e.g. render."
+        )
+    return states
 
 
 def action_space(env: Environment) -> gym.Space:
@@ -237,6 +239,9 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
 
 def create(env: Any, env_config: dict[str, Any]) -> Environment:
     """What `make_env` makes, or the many environments at once that the same name may stand for."""
+    method = env_config.get("images")
+    if isinstance(method, str):
+        return _with_pictures(env, env_config, method)
     if env_config.get("render_mode") is not None:
         headless.prepare()
     if not isinstance(env, str):
@@ -246,6 +251,17 @@ def create(env: Any, env_config: dict[str, Any]) -> Environment:
     if "." in env and ":" not in env and env not in gym.registry:
         return pkgutil.resolve_name(env)(env_config)
     return gym.make(env, **env_config)
+
+
+def _with_pictures(env: Any, env_config: dict[str, Any], method: str) -> PictureWrapper:
+    config = copy(env_config)  # Ray's is a dict that knows more
+    del config["images"]
+    if method == "render":
+        config.setdefault("render_mode", "rgb_array")
+    made = create(env, config)
+    if isinstance(made, VectorEnv):
+        raise UserError(f"images: {env} makes {made.num_envs} copies, of which none has a {method} of its own.")
+    return PictureWrapper(made, method)
 
 
 def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:

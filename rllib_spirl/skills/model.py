@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.nets import PictureEncoder, SetEncoder, mlp
+from rllib_spirl.resnet import ResNet18Features
 
 # Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -63,6 +64,10 @@ Decoder = Literal["closed_loop", "open_loop", "identity"]
 """p(a|z, s), which sees the state at each step; p(a|z), as in the paper; or none: z is a chunk of H actions itself."""
 
 
+PictureEncoding = Literal["conv", "resnet18"]
+"""How a prior sees pictures: by three convolutions that are trained with it, or by a frozen ResNet-18."""
+
+
 class SkillModelConfig(BaseModel):
     """What fixes a skill model's shape. It travels in the checkpoint's card."""
 
@@ -73,6 +78,7 @@ class SkillModelConfig(BaseModel):
     """Where there is one, the model works with states of any number of items."""
     prior_images: bool = False
     """Whether the prior sees pictures instead of states."""
+    picture_encoder: PictureEncoding = "conv"
     action_dim: int = Field(gt=0)
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0)
@@ -99,6 +105,13 @@ class SkillModelConfig(BaseModel):
             )
         return self
 
+    def prior_encoder(self) -> tuple[nn.Module, int]:
+        """A new network from what the prior sees to features (..., F), and F."""
+        if not self.prior_images:
+            return self.state_encoder()
+        encoder = ResNet18Features() if self.picture_encoder == "resnet18" else PictureEncoder()
+        return encoder, encoder.outputs
+
     def fits(self, state_dim: int) -> bool:
         """Whether the model works with states of ``state_dim`` numbers."""
         if self.state_set is None:
@@ -118,11 +131,6 @@ def gaussian(parameters: Tensor) -> Normal:
     """A diagonal Gaussian from a network's output, (..., 2·Z): means and bounded log standard deviations."""
     mean, log_std = parameters.chunk(2, dim=-1)
     return Normal(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp(), validate_args=False)
-
-
-def _picture_encoder() -> tuple[nn.Module, int]:
-    encoder = PictureEncoder()
-    return encoder, encoder.outputs
 
 
 class SkillPrior(nn.Module):
@@ -147,7 +155,7 @@ class SkillPrior(nn.Module):
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.features, inputs = _picture_encoder() if self.images else config.state_encoder()
+        self.features, inputs = config.prior_encoder()
         self.net = mlp(inputs, 2 * config.latent_dim, hidden=config.hidden, layers=config.prior_layers)
 
     @torch.no_grad()

@@ -46,9 +46,11 @@ _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 def skills_key(data: DataSet, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
-    for name, usual in (("prior", "state"), ("noise_like", "states")):
-        if settings[name] == usual:
+    for name in ("prior", "noise_like", "picture_encoder", "picture_weights"):
+        if settings[name] == PretrainConfig.model_fields[name].default:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
+    if config.picture_weights is not None:
+        settings["picture_weights"] = hashlib.sha256(Path(config.picture_weights).read_bytes()).hexdigest()
     if config.state_set is not None:
         settings["state_set"] = config.state_set.model_dump(exclude_defaults=True)  # for the same reason
     text = json.dumps([data.fingerprint, settings], sort_keys=True)
@@ -70,9 +72,10 @@ def pretrain(
             named after data and settings.
 
     Raises:
-        UserError: If the data set is invalid, too short for the horizon, or the output is no local
-            folder or holds other skills.
+        UserError: If the data set is invalid, too short for the horizon, the output is no local folder or holds other
+            skills, or there are no such weights for the encoder of pictures.
     """
+    config.check_picture_weights()
     key = skills_key(data, config)
     folder = skills_folder(key, output)
     if trained(folder, key):

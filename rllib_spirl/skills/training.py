@@ -2,18 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rllib_spirl.files import replacing
 from rllib_spirl.nets import fast_matmul
+from rllib_spirl.resnet import ResNet18Features
 from rllib_spirl.skills.dataset import SkillData, WindowStream
-from rllib_spirl.skills.model import Decoder, SkillModel, SkillModelConfig, StateSet, skill_loss
+from rllib_spirl.skills.model import (
+    Decoder,
+    PictureEncoding,
+    SkillModel,
+    SkillModelConfig,
+    StateSet,
+    skill_loss,
+)
 
 
 class PretrainConfig(BaseModel):
@@ -29,6 +37,12 @@ class PretrainConfig(BaseModel):
     prior_layers: int = Field(default=4, gt=0)
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
+    picture_encoder: PictureEncoding = Field(
+        default="conv", description="How it sees pictures: trained with it, or frozen, with picture_weights."
+    )
+    picture_weights: str | None = Field(
+        default=None, description="File with torchvision's weights of resnet18 (.pth or .safetensors), on every node."
+    )
 
     updates: int = Field(default=10_000, gt=0, description="Gradient steps in all.")
     batch_size: int = Field(default=128, gt=0, description="Windows per gradient step, over all workers.")
@@ -52,8 +66,35 @@ class PretrainConfig(BaseModel):
     )
     memory_gib: float = Field(default=1.0, gt=0, description="Frames a worker holds; data beyond that is streamed.")
 
+    @model_validator(mode="after")
+    def _pretrained(self) -> Self:
+        if (self.picture_encoder == "resnet18") != (self.picture_weights is not None):
+            raise ValueError("picture_encoder: resnet18 needs picture_weights, and nothing else has a use for them")
+        if self.picture_encoder != "conv" and self.prior != "images":
+            raise ValueError("picture_encoder: only a prior that sees pictures has one; set prior: images")
+        return self
+
+    @field_validator("picture_weights")
+    @classmethod
+    def _absolute(cls, file: str | None) -> str | None:
+        return file and str(Path(file).expanduser().absolute())  # workers have working directories of their own
+
+    def load_picture_weights(self, encoder: nn.Module) -> None:
+        """Give a prior's encoder of pictures its published weights, if it is one that has some.
+
+        Raises:
+            UserError: If there is no such file, or it holds something else.
+        """
+        if self.picture_weights is not None and isinstance(encoder, ResNet18Features):
+            encoder.load(self.picture_weights)
+
+    def check_picture_weights(self) -> None:
+        """As `load_picture_weights` for an encoder that nobody keeps: what is wrong is found before anything begins."""
+        if self.picture_weights is not None:
+            self.load_picture_weights(ResNet18Features())
+
     def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
-        names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
+        names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set", "picture_encoder"}
         shape = self.model_dump(include=names)
         if self.decoder == "identity":
             shape["latent_dim"] = self.horizon * action_dim
@@ -97,6 +138,7 @@ class SkillTrainer:
 
         std = np.maximum(data.statistics.std, config.std_floor)
         self.model = SkillModel(config.model(data.state_dim, data.action_dim)).to(device)
+        config.load_picture_weights(self.model.prior.features)
         self.model.prior.set_scale(torch.from_numpy(data.statistics.mean), torch.from_numpy(std))
         correction = data.statistics.correction(std)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
@@ -108,7 +150,10 @@ class SkillTrainer:
         self._trained = wrap(loss_module) if wrap else loss_module
 
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=config.updates)
         self._order = torch.Generator().manual_seed(config.seed + 1000 * rank)
