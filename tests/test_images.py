@@ -268,10 +268,10 @@ class TestSkillEnv:
         assert len(painted) == 3
 
     def test_an_environment_without_pictures_is_a_clear_error(self, skills: str) -> None:
-        with pytest.raises(UserError, match=r"observations are Box.*Set images: true in env_config"):
+        with pytest.raises(UserError, match=r"observations are Box.*Set in env_config images: true"):
             SkillEnv(BlockStackingEnv(blocks=5), skills)
         flat_env = gym.wrappers.FlattenObservation(BlockStackingEnv(blocks=5, images=True))
-        with pytest.raises(UserError, match="give a dict of state and images"):
+        with pytest.raises(UserError, match=r"observations are Box.*prior sees pictures"):
             SkillEnv(flat_env, skills)
 
 
@@ -349,9 +349,32 @@ class TestLearning:
         finally:
             algorithm.stop()
 
-    def test_what_cannot_work_is_refused(self, skills: str) -> None:
-        with pytest.raises(ValueError, match="`policy` must be 'residual'"):
-            self.config(skills, images=True).training(policy="copied").check_skills()
+    @pytest.mark.parametrize("reference", ["prior", "unit"])
+    def test_a_copied_policy_starts_as_what_the_prior_says(self, skills: str, reference: str) -> None:
+        """What it is regularised to is another matter: cloned behaviour may be rewarded for entropy."""
+        config = self.config(skills, images=True).training(policy="copied", regularize_to=reference, prior_spread=0.5)
+        algorithm = config.build_algo()
+        try:
+            module, acting = algorithm.env_runner.module, algorithm.env_runner._policy
+            state_dim = module.observation_space.shape[0] - module.prior.said
+            observed = torch.cat([torch.zeros(1, state_dim), torch.tensor([[0.5, 0, -1, 2, 1, 0.1]])], -1)
+            z, kl = module.skills(observed)
+            assert z.mean[0].tolist() == pytest.approx([0.5, 0, -1])
+            assert z.stddev[0].tolist() == pytest.approx([2, 1, 0.1])
+            ratios = torch.tensor([2, 1, 0.1])
+            if reference == "prior":
+                expected = 3 * (2 - 0.5 + np.log(0.5))  # every deviation is twice the reference's
+            else:
+                expected = (0.5 * (ratios**2 + torch.tensor([0.25, 0, 1]) - 1) - ratios.log()).sum().item()
+            assert kl.item() == pytest.approx(expected, abs=1e-4)
+            module.policy.net[-1].weight.data.normal_(0, 0.1)
+            z, _ = module.skills(observed)
+            mean, std = acting._skills(observed[0].numpy())
+            np.testing.assert_allclose(mean, z.mean[0].detach(), atol=1e-5)
+            np.testing.assert_allclose(std, z.stddev[0].detach(), atol=1e-5)
+            assert algorithm.train()["updates"] > 0
+        finally:
+            algorithm.stop()
 
     def test_the_prior_alone_acts(self, skills: str) -> None:
         env_config = {"blocks": 11, "max_episode_steps": 20, "images": True}

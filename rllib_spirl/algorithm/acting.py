@@ -67,13 +67,14 @@ class ActingPolicy:
         mean, log_std = self._policy(states, context)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
         std = np.exp(LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND))
-        if not self._module.regularized_to_prior:
+        if not (self._module.regularized_to_prior or self._module.around_said):
             return mean, std
         if self._prior is None:
             prior_mean, prior_std = np.split(observations[..., said_at:context_at], 2, -1)
         else:
             prior_mean, prior_std = _gaussian(*self._prior(states))
-        prior_std = self._module.prior_spread * prior_std
+        if not self._module.around_said:
+            prior_std = self._module.prior_spread * prior_std
         return prior_mean + prior_std * mean, prior_std * std
 
 

@@ -183,7 +183,8 @@ class SPiRLConfig(CheckedConfig):
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
             conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
             cloning: Weight of behaviour cloning in the policy's loss, see `losses.cloning_loss`; 0 is off.
-            policy: "residual" around the prior; "copied": a trainable copy of its network, as in the paper; or "flow":
+            policy: "residual" around the prior; "copied": a trainable copy of its network, as in the paper, or of
+                what it says where it sees pictures, with a network over states around that; or "flow":
                 flow matching that clones the skills in its batches, among whose samples the best by value is taken. A
                 flow has no divergence and no α.
             regularize_to: "prior", or "unit": N(0, I), which makes the entropy term that of maximum-entropy SAC in the
@@ -303,8 +304,7 @@ class SPiRLConfig(CheckedConfig):
             ValueError: If a setting does not suit them.
         """
         assert self.skill_checkpoint is not None
-        if load_card(self.skill_checkpoint).model.prior_images and self.policy == "copied":
-            self._value_error("`policy` must be 'residual': skills with a prior over images have no copy over states.")
+        load_card(self.skill_checkpoint)
 
     def build_algo(self, *args: Any, **kwargs: Any) -> "SPiRL":
         """The algorithm. Raises UserError if its skills cannot be read."""

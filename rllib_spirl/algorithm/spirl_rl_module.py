@@ -194,7 +194,9 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         self.uniform = c.get("regularize_to") == "uniform"
         self.prior_spread: float = c.get("prior_spread", 1.0)
         self.policy: ResidualPolicy | CopiedPolicy | FlowPolicy
-        if c["policy"] == "residual":
+        # Observations hold what a prior over pictures says, not the pictures: the copy is a residual around that.
+        self.around_said = c["policy"] == "copied" and self.prior.images
+        if c["policy"] == "residual" or self.around_said:
             self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"], context_dim)
         elif c["policy"] == "flow":
             self.policy = FlowPolicy(card.model, c["policy_hidden"], c["policy_layers"])
@@ -297,7 +299,10 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
     def _around_prior(self, policy: nn.Module, states: Tensor, prior: Normal) -> tuple[Normal, Tensor]:
         inputs = self.inputs(states) if isinstance(policy, ResidualPolicy) else states
-        return policy(prior, inputs)
+        if not self.around_said:
+            return policy(prior, inputs)
+        z, _ = policy(self.prior.at(self._split(states)[0]), inputs)
+        return z, kl_divergence(z, prior).sum(-1)
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTIONS: self.best_skills(batch[Columns.OBS].float())}
