@@ -55,3 +55,18 @@ def test_temperature_grows_while_the_divergence_exceeds_its_target(kl: float, gr
     assert log_alpha.grad is not None
     assert log_alpha.grad.item() == pytest.approx(5.0 - kl)
     assert (log_alpha.grad.item() < 0) == grows  # gradient descent moves against the gradient
+
+
+@pytest.mark.parametrize(("alpha", "kl", "gradient"), [(0.5, 1.0, 0.0), (0.5, 9.0, -2.0), (2.0, 1.0, 8.0)])
+def test_temperature_does_not_fall_below_its_least(alpha: float, kl: float, gradient: float) -> None:
+    log_alpha = torch.tensor(alpha).log().requires_grad_()
+    temperature_loss(log_alpha, torch.tensor([kl]), target_divergence=5.0, least_alpha=0.6).backward()
+    assert log_alpha.grad is not None
+    assert log_alpha.grad.item() == pytest.approx(gradient)
+
+
+def test_each_row_has_its_own_least_temperature() -> None:
+    log_alpha = torch.tensor([0.5, 2.0]).log().requires_grad_()
+    temperature_loss(log_alpha, torch.tensor([1.0, 1.0]), torch.tensor([5.0, 5.0]), least_alpha=0.6).backward()
+    assert log_alpha.grad is not None
+    assert log_alpha.grad.tolist() == pytest.approx([0.0, 4.0])  # of a mean of two

@@ -82,10 +82,17 @@ def policy_loss(q: Tensor, kl: Tensor, alpha: Tensor, *, mean: bool = False) -> 
     return (alpha * kl - (q.mean(0) if mean else q.min(0).values)).mean()
 
 
-def temperature_loss(log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor) -> Tensor:
+def temperature_loss(
+    log_alpha: Tensor, kl: Tensor, target_divergence: float | Tensor, least_alpha: float = 0.0
+) -> Tensor:
     """α (δ − KL), KL without gradient: a step down makes α grow while KL > δ and shrink while KL < δ. Equation (8).
 
-    Where rows have temperatures of their own, α and δ are (B,), and this is the mean over the rows.
+    At ``least_alpha`` it shrinks no further. Where rows have temperatures of their own, α and δ are (B,), and this is
+    the mean over the rows.
     """
     kl = kl.detach() if log_alpha.ndim else kl.detach().mean()
-    return (log_alpha.exp() * (target_divergence - kl)).mean()
+    alpha = log_alpha.exp()
+    slack = target_divergence - kl
+    if least_alpha > 0:
+        slack = torch.where(alpha > least_alpha, slack, slack.clamp(max=0))
+    return (alpha * slack).mean()

@@ -80,6 +80,7 @@ class SPiRLConfig(CheckedConfig):
         self.initial_divergence: float | None = None
         self.divergence_steps = 30_000
         self.initial_alpha = 0.1
+        self.least_alpha = 0.0
         self.kl_in_target = False
         self.target_bounds: tuple[float, float] | None = None
         self.conservatism = 0.0
@@ -134,6 +135,7 @@ class SPiRLConfig(CheckedConfig):
         initial_divergence: float | None = NotProvided,
         divergence_steps: int = NotProvided,
         initial_alpha: float = NotProvided,
+        least_alpha: float = NotProvided,
         kl_in_target: bool = NotProvided,
         target_bounds: tuple[float, float] | None = NotProvided,
         conservatism: float = NotProvided,
@@ -178,6 +180,9 @@ class SPiRLConfig(CheckedConfig):
             initial_divergence: δ at the start, if it is another; it then changes linearly to target_divergence.
             divergence_steps: Low-level environment steps until δ is target_divergence.
             initial_alpha: α at the start.
+            least_alpha: What α does not fall below. As long as rewards are rare, values differ by noise alone, which an
+                α that falls until the KL is δ lets the policy follow, away from the prior with which it explores. Of
+                the size of the difference between a good skill's value and that of a bad one, or less.
             kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
                 time-outs the bootstrapped penalties add up to more than any return.
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
@@ -257,7 +262,7 @@ class SPiRLConfig(CheckedConfig):
         if not 0 <= self.offline_fraction <= 1:
             self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
         self._require(
-            ("warmup_steps", "offline_updates", "conservatism", "cloning"),
+            ("warmup_steps", "offline_updates", "conservatism", "least_alpha", "cloning"),
             lambda value: not value < 0,
             "not be negative",
         )

@@ -166,6 +166,7 @@ class SPiRLLearner(TorchLearner):
             "target_bounds": config.target_bounds,
             "conservatism": config.conservatism,
             "cloning": config.cloning,
+            "least_alpha": config.least_alpha,
             "policy_value_mean": config.policy_value == "mean",
         }
 
@@ -195,6 +196,7 @@ def spirl_loss(
     conservatism: float,
     cloning: float = 0.0,
     policy_value_mean: bool = False,
+    least_alpha: float = 0.0,
     log_alpha: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum of critic, policy and temperature losses on a batch with its prior, and values whose means are logged.
@@ -210,7 +212,7 @@ def spirl_loss(
     states, next_states = batch["states"], batch["next_states"]
     if log_alpha is None:
         log_alpha = module.log_alpha
-    alpha = log_alpha.detach().exp()
+    alpha = log_alpha.detach().exp().clamp(min=least_alpha)
     with torch.no_grad():
         _, next_z, next_kl = _drawn(module, next_states, prior_in(batch, "next_prior"), noise[0])
         next_q = module.target_critic(module.inputs(next_states), next_z)
@@ -232,7 +234,7 @@ def spirl_loss(
     actor = policy_loss(policy_q, kl, alpha, mean=policy_value_mean)
     if cloning > 0:
         actor = actor + cloning * cloning_loss(policy, batch["z"])
-    temperature = temperature_loss(log_alpha, kl, target_divergence)
+    temperature = temperature_loss(log_alpha, kl, target_divergence, least_alpha)
     values = {
         "critic_loss": critic,
         "policy_loss": actor,
