@@ -23,6 +23,8 @@ from rllib_spirl.skills.model import (
     skill_loss,
 )
 
+PICTURES_AT_ONCE = 256  # windows whose pictures are looked at together in validation
+
 
 class PretrainConfig(BaseModel):
     """Hyper-parameters of skill pretraining. The paper's are in ``tuned_examples/kitchen_paper.yaml``."""
@@ -183,18 +185,26 @@ class SkillTrainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss terms on the held-out windows, without corrective noise. All workers of a run call it together."""
-        states, actions, *images = (x.to(self._device) for x in self._validation)
-        if len(states) == 0:
+        count = len(self._validation[0])
+        if count == 0:
             return {}
+        sums: dict[str, Tensor] = {}
         self.model.eval()
-        _, parts = skill_loss(self.model, states, actions, beta=self.config.beta, images=images[0] if images else None)
+        # Where there are pictures, a part at a time: their features take a hundred times the memory of states.
+        at_once = PICTURES_AT_ONCE if len(self._validation) > 2 else count
+        for part in zip(*(x.split(at_once) for x in self._validation), strict=True):
+            states, actions, *images = (x.to(self._device) for x in part)
+            _, parts = skill_loss(
+                self.model, states, actions, beta=self.config.beta, images=images[0] if images else None
+            )
+            sums = {name: sums.get(name, 0) + len(states) * value for name, value in parts.items()}
         self.model.train()
-        values = torch.stack(list(parts.values()))
+        values = torch.stack(list(sums.values())) / count
         if self._validates_share:
-            sums = torch.cat([values * len(states), values.new_tensor([len(states)])])
-            torch.distributed.all_reduce(sums)
-            values = sums[:-1] / sums[-1]
-        return {f"validation_{name}": value for name, value in zip(parts, values.tolist(), strict=True)}
+            pooled = torch.cat([values * count, values.new_tensor([count])])
+            torch.distributed.all_reduce(pooled)
+            values = pooled[:-1] / pooled[-1]
+        return {f"validation_{name}": value for name, value in zip(sums, values.tolist(), strict=True)}
 
     def save(self, path: Path) -> None:
         """Write everything a resumed run needs, as plain tensors."""
