@@ -98,6 +98,43 @@ def _files(point_data: Path, path: Path) -> Path:
     return path
 
 
+def walks(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States of positions (2,), their velocities and a number of its own; actions, which accelerate; and the starts."""
+    states, actions = [], []
+    for _ in range(20):
+        position, velocity = rng.normal(0, 1, 2), np.zeros(2)
+        for _ in range(50):
+            action = rng.uniform(-1, 1, 2)
+            states.append(np.concatenate([position, velocity, rng.normal(0, 1, 1)]))
+            actions.append(action)
+            velocity = 0.9 * velocity + 0.1 * action
+            position = position + 0.1 * velocity
+    return np.array(states), np.array(actions), np.arange(0, 1001, 50)
+
+
+def test_velocities_are_told_from_what_they_change() -> None:
+    states, actions, starts = walks(np.random.default_rng(0))
+    statistics = StateStatistics(5, 2)
+    statistics.add(states, actions, starts)
+    assert statistics.velocities == {2: 0, 3: 1}
+    times = 0.1 * np.arange(1000)[:, None]
+    swings = StateStatistics(2, 1)  # each is in proportion to the change of the other
+    swings.add(np.concatenate([np.sin(times), np.cos(times)], 1), np.zeros((1000, 1)), np.array([0, 1000]))
+    assert swings.velocities == {1: 0}
+    assert StateStatistics(5, 2).velocities == {}
+
+
+def test_a_correction_that_is_blind_is_that_of_the_other_dimensions() -> None:
+    states, actions, starts = walks(np.random.default_rng(1))
+    seen = [0, 1, 4]
+    whole, part = StateStatistics(5, 2), StateStatistics(3, 2)
+    whole.add(states, actions, starts)
+    part.add(states[:, seen], actions, starts)
+    found = whole.correction(np.ones(5), blind=(2, 3))
+    np.testing.assert_allclose(found[:, seen], part.correction(np.ones(3)), rtol=1e-4, atol=1e-6)
+    assert not found[:, 2:4].any()
+
+
 @pytest.mark.parametrize("memory", [1e9, 400.0])
 def test_a_pass_takes_every_window_of_its_episodes_once(point_data: Path, tmp_path: Path, memory: float) -> None:
     """From memory, and streamed with room for a few files at a time."""
@@ -207,6 +244,25 @@ def test_the_running_decoder_equals_the_model(decoder: str) -> None:
         running.start(z[0].numpy())
         actions = np.stack([running.act(state.numpy()) for state in states[0]])
         np.testing.assert_allclose(actions, model.decode(z, states)[0].detach().numpy(), atol=1e-5)
+
+
+def test_skills_do_not_depend_on_what_they_are_blind_to() -> None:
+    model = SkillModel(SMALL.model_copy(update={"blind": (1,)}))
+    model.prior.set_scale(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 2.0, 1.0]))
+    states = torch.randn(6, 4, 3)
+    others = states.clone()
+    others[..., 1] += torch.randn(6, 4)
+    actions, z = torch.randn(6, 4, 2), torch.randn(6, 2)
+    with torch.no_grad():
+        assert torch.equal(model.posterior(states, actions).mean, model.posterior(others, actions).mean)
+        assert torch.equal(model.prior(states[:, 0]).mean, model.prior(others[:, 0]).mean)
+        assert torch.equal(model.decode(z, states), model.decode(z, others))
+        assert not torch.equal(model.prior.normalize(states), model.prior.normalize(others))  # what a policy sees
+        decoder = SkillDecoder(model)
+        decoder.start(z.numpy())
+        for t in range(4):
+            expected = model.decode(z, states[:, t : t + 1])[:, 0]
+            np.testing.assert_allclose(decoder.act(others[:, t].numpy()), expected, atol=1e-5)
 
 
 def test_the_card_is_readable_without_weights(point_skills: str) -> None:

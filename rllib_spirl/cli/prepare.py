@@ -148,7 +148,8 @@ def check_frames(frames: Frames, config: PretrainConfig, env: gym.Env | None) ->
         model = config.model(frames.state_dim, frames.action_dim)
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"skills.pretrain.state_set: {frames.source}: {problem}") from None
+        key = "blind" if problem.startswith("blind") else "state_set"
+        raise UserError(f"skills.pretrain.{key}: {frames.source}: {problem}") from None
     if config.prior == "images" and not frames.images:
         raise UserError(f"skills.pretrain.prior: {frames.source} has no pictures; set prior: state, or record some")
     if env is not None:

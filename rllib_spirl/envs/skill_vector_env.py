@@ -201,6 +201,8 @@ def make_vector_env(env: Any, env_config: dict[str, Any], num_envs: int, *, batc
     if not batched:
         make = partial(make_env, env, env_config)
         return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    if isinstance(env_config.get("images"), str):
+        raise UserError(f"images: {env} makes {num_envs} copies at once, which have no pictures of their own.")
     if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env) and env in gym.registry:
         made: Environment = gym.make_vec(
             env, num_envs, vectorization_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT, **env_config

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.progress import stage
+from rllib_spirl.skills.correction import StateStatistics
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 
@@ -20,7 +21,6 @@ SKILL_S = 0.8
 HORIZONS = (5, 20)
 TRIALS, TRIAL_UPDATES, TRIAL_FACTOR = 5, 600, 5.0
 _EPISODES = 200
-_ALIKE = 0.95
 
 
 @dataclass
@@ -113,7 +113,6 @@ def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
 def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
     """Columns of states that say nothing, or what others say, each with a sentence."""
     states = frames.states.astype(np.float64)
-    now, before = _steps(states, frames)
     spread = states.std(0)
     constant = spread <= 1e-9 * np.maximum(1, np.abs(states).max(0))
     found: dict[tuple[int, ...], str] = {}
@@ -134,27 +133,15 @@ def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
     same = np.abs(scaled.T @ scaled) / len(scaled) > 1 - 1e-6
     doubles = [(j, i) for j in moving for i in moving if i < j and same[i, j]]
     note(_one_each(doubles), "Columns {} say the same as {}.")
-    repeats = [(j, i) for j in moving for i in moving if i != j and np.array_equal(now[:, j], before[:, i])]
-    note(_one_each(repeats), "Columns {} repeat the state before, {}.")
-    steps, rates = now - before, (now + before) / 2
-    likeness = np.abs(_correlation(steps, rates))
-    velocities = [(j, int(np.argmax(likeness[:, j]))) for j in moving if likeness[:, j].max() > _ALIKE]
-    note([(j, i) for j, i in velocities if i != j], "Columns {} look like velocities of {}.")
+    statistics = StateStatistics(frames.state_dim, frames.action_dim)
+    statistics.add(states, frames.actions, frames.episode_starts)
+    note(list(statistics.repeats.items()), "Columns {} repeat the state before, {}.")
+    note(list(statistics.velocities.items()), "Columns {} look like velocities of {}.")
     return found
 
 
 def _one_each(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict(reversed(pairs)).items())
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the columns of a (N, S) with those of b (N, S), (S, S); 0 for what does not change."""
-
-    def standard(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        spread = x.std(0)
-        return (x - x.mean(0)) / np.where(spread > 0, spread, np.inf)
-
-    return standard(a).T @ standard(b) / len(a)
 
 
 def _first_episodes(frames: Trajectories) -> Trajectories:

@@ -8,8 +8,13 @@ inverse model
 fitted by ridge regression, says that reaching the same s_{t+1} from a path displaced by e takes Δa = (W₀ − W₊) e.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+ALIKE = 0.95  # least correlation of a velocity with the change of what it is the velocity of
+SAME = 1 - 1e-9  # of what repeats another dimension
 
 
 class StateStatistics:
@@ -67,16 +72,49 @@ class StateStatistics:
         values, vectors = np.linalg.eigh(self._xx[:dim, :dim] / n - np.outer(mean, mean))
         return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
 
-    def correction(self, state_std: NDArray[np.floating], ridge: float = 1e-3) -> NDArray[np.float32]:
+    @property
+    def velocities(self) -> dict[int, int]:
+        """Which dimensions of a state are velocities of others, and of which.
+
+        A velocity, in the mean of two states, is in proportion to the change of something else between them. Where each
+        of two seems to be the other's, as in oscillations, the later one is the velocity.
+        """
+        change, both, now = self._covariances()
+        # Of the changes s_t − s_{t−1}, in rows, with the means of both states, s_t less half the change.
+        common = both - change / 2
+        means = np.diag(now) - np.diag(both) + np.diag(change) / 4
+        alike = _alike(common, np.diag(change), means, ALIKE)
+        return {j: i for j, i in alike.items() if not (j < i and alike.get(i) == j)}
+
+    @property
+    def repeats(self) -> dict[int, int]:
+        """Which dimensions of a state are what others were a step before, and which."""
+        change, both, now = self._covariances()
+        before = np.diag(now) - 2 * np.diag(both) + np.diag(change)
+        return _alike(now - both, before, np.diag(now), SAME)
+
+    def _covariances(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(S, S) each: of the changes s_t − s_{t−1}, of these, in rows, with s_t, and of s_t."""
+        dim, n = len(self._sum), max(self._samples, 1)
+        covariance = self._xx / n - np.outer(self._x / n, self._x / n)
+        change, state = slice(dim, 2 * dim), slice(2 * dim, None)
+        return covariance[change, change], covariance[change, state], covariance[state, state]
+
+    def correction(
+        self, state_std: NDArray[np.floating], blind: Sequence[int] = (), ridge: float = 1e-3
+    ) -> NDArray[np.float32]:
         """The matrix C (A, S) for which Δa = C e undoes a displacement e of the state (environment units).
 
         Args:
             state_std: (S,) the scale that normalises a state.
+            blind: Dimensions that are not displaced, nor looked at.
             ridge: Weight of ‖W‖² with every regressor scaled to unit variance, as a share of the number of samples.
         """
-        n = self._samples
+        n, dim = self._samples, len(self._sum)
+        found = np.zeros((len(self._y), dim))
+        seen = np.setdiff1d(np.arange(dim), blind)
         if n == 0:
-            return np.zeros((len(self._y), len(self._sum)), np.float32)
+            return found.astype(np.float32)
         mean = self._x / n
         covariance = self._xx / n - np.outer(mean, mean)
         deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
@@ -85,6 +123,24 @@ class StateStatistics:
         scale = np.maximum(deviation, np.concatenate([0.1 * state_std, 0.1 * state_std, state_std]))
         gram = covariance / np.outer(scale, scale) + ridge * np.eye(len(scale))
         moments = (self._xy / n - np.outer(mean, self._y / n)) / scale[:, None]
-        weights = np.linalg.solve(gram, moments).T / scale  # (A, 3·S)
+        used = np.concatenate([seen, dim + seen, 2 * dim + seen])
+        weights = np.linalg.solve(gram[np.ix_(used, used)], moments[used]).T / scale[used]  # (A, 3·S)
         forward, _, here = np.split(weights, 3, axis=1)
-        return (here - forward).astype(np.float32)
+        found[:, seen] = here - forward
+        return found.astype(np.float32)
+
+
+def _alike(
+    covariance: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64], least: float
+) -> dict[int, int]:
+    """For each column that correlates more than ``least`` with a row of another number, the first row that does most.
+
+    Args:
+        covariance: (S, S).
+        rows, columns: Variances (S,).
+        least: Of the correlation's amount.
+    """
+    width = np.sqrt(np.maximum(np.outer(rows, columns), 0))
+    likeness = np.abs(covariance) / np.where(width > 0, width, np.inf)
+    best = (likeness >= likeness.max(0) - 1e-9).argmax(0)
+    return {j: int(i) for j, i in enumerate(best) if likeness[i, j] > least and i != j}

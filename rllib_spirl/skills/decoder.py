@@ -18,6 +18,7 @@ class NumpyStates:
     def __init__(self, prior: SkillPrior, encoder: nn.Module, *, of_skills: bool) -> None:
         self._prior = prior
         self._state_set = prior.state_set if of_skills else None
+        self._blind = prior.blind if of_skills else []
         self._encoder = NumpySetEncoder(encoder) if isinstance(encoder, SetEncoder) else None
         self._mean, self._std = np.zeros(0, np.float32), np.ones(0, np.float32)
 
@@ -29,6 +30,8 @@ class NumpyStates:
         normalized = (states - self._mean) / self._std
         if self._state_set is not None:
             self._state_set.show_skills(normalized, states)
+        if self._blind:
+            normalized[..., self._blind] = 0
         if self._encoder is None:
             return normalized
         if normalized.ndim == 1:
@@ -60,6 +63,7 @@ class SkillDecoder:
             self._encoder = NumpyStates(model.prior, model.features, of_skills=True)
         elif self._closed_loop:  # the normalisation of states as part of the first layer
             from_state = from_state / model.prior.std.numpy()
+            from_state[:, model.prior.blind] = 0
             self._bias = self._bias - from_state @ model.prior.mean.numpy()
         self._from_state = np.ascontiguousarray(from_state.T)
         self._from_z = np.ascontiguousarray(weight[:, inputs:].T)

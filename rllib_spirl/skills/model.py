@@ -76,6 +76,8 @@ class SkillModelConfig(BaseModel):
     state_dim: int = Field(gt=0)
     state_set: StateSet | None = None
     """Where there is one, the model works with states of any number of items."""
+    blind: tuple[int, ...] = ()
+    """Dimensions of flat states that skills and their prior do not see; policy and critics do."""
     prior_images: bool = False
     """Whether the prior sees pictures instead of states."""
     picture_encoder: PictureEncoding = "conv"
@@ -94,6 +96,14 @@ class SkillModelConfig(BaseModel):
                 f"states of {self.state_dim} numbers are not {self.state_set.own} and a number of items of "
                 f"{self.state_set.item}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _flat(self) -> Self:
+        if self.blind and self.state_set is not None:
+            raise ValueError("blind: is for flat states; in a state_set it is blind_own and blind_item")
+        if not all(0 <= place < self.state_dim for place in self.blind):
+            raise ValueError(f"blind {list(self.blind)}: places are from 0 to {self.state_dim - 1}")
         return self
 
     @model_validator(mode="after")
@@ -150,6 +160,7 @@ class SkillPrior(nn.Module):
     def __init__(self, config: SkillModelConfig) -> None:
         super().__init__()
         self.state_set = config.state_set
+        self.blind = list(config.blind)
         self.images = config.prior_images
         self.said = 2 * config.latent_dim if self.images else 0  # numbers in an observation after the state
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
@@ -193,6 +204,8 @@ class SkillPrior(nn.Module):
         normalized = self.normalize(states)
         if self.state_set is not None:
             self.state_set.show_skills(normalized, states)
+        if self.blind:
+            normalized[..., self.blind] = 0
         return normalized
 
     def forward(self, observed: Tensor) -> Normal:

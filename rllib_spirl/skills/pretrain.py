@@ -46,7 +46,7 @@ _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 def skills_key(data: DataSet, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
-    for name in ("prior", "noise_like", "picture_encoder", "picture_weights"):
+    for name in ("blind", "prior", "noise_like", "picture_encoder", "picture_weights"):
         if settings[name] == PretrainConfig.model_fields[name].default:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
     if config.picture_weights is not None:
@@ -166,7 +166,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
             raise user_error(error) or UserError(f"Skill pretraining failed: {one_line(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
-    shape = config.model(scanned.state_dim, scanned.action_dim)
+    shape = config.model_of(scanned)
     with result.checkpoint.as_directory() as directory:
         model = trained_model(Path(directory, STATE), shape)
     metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}

@@ -38,6 +38,10 @@ class PretrainConfig(BaseModel):
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
+    blind: Literal["velocities"] | tuple[int, ...] = Field(
+        default="velocities",
+        description="Dimensions of flat states that skills do not see; by default those found to be velocities.",
+    )
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
     picture_encoder: PictureEncoding = Field(
         default="conv", description="How it sees pictures: trained with it, or frozen, with picture_weights."
@@ -95,13 +99,20 @@ class PretrainConfig(BaseModel):
         if self.picture_weights is not None:
             self.load_picture_weights(ResNet18Features())
 
-    def model(self, state_dim: int, action_dim: int) -> SkillModelConfig:
+    def model_of(self, data: SkillData) -> SkillModelConfig:
+        """The shape of skills of this data: with what they are blind to, which the data tells."""
+        velocities = () if self.state_set else tuple(sorted(data.statistics.velocities))
+        return self.model(data.state_dim, data.action_dim, velocities)
+
+    def model(self, state_dim: int, action_dim: int, velocities: tuple[int, ...] = ()) -> SkillModelConfig:
+        """The shape of skills of states and actions of so many numbers, of which these of a state are velocities."""
+        blind = velocities if self.blind == "velocities" else self.blind
         names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set", "picture_encoder"}
         shape = self.model_dump(include=names)
         if self.decoder == "identity":
             shape["latent_dim"] = self.horizon * action_dim
         images = self.prior == "images"
-        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, prior_images=images, **shape)
+        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, blind=blind, prior_images=images, **shape)
 
 
 class SkillTrainer:
@@ -139,12 +150,15 @@ class SkillTrainer:
         self._device = device
 
         std = np.maximum(data.statistics.std, config.std_floor)
-        self.model = SkillModel(config.model(data.state_dim, data.action_dim)).to(device)
+        self.model = SkillModel(config.model_of(data)).to(device)
         config.load_picture_weights(self.model.prior.features)
         self.model.prior.set_scale(torch.from_numpy(data.statistics.mean), torch.from_numpy(std))
-        correction = data.statistics.correction(std)
+        # What skills do not see is not displaced either: nothing would show what the action is corrected for.
+        blind = list(self.model.config.blind)
+        correction = data.statistics.correction(std, blind)
         self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
         noise = data.statistics.motion.T if config.noise_like == "motions" else np.diag(std)
+        noise[:, blind] = 0
         self._noise_scale = config.state_noise * torch.from_numpy(noise).to(device)
         torch.manual_seed(config.seed + 1000 * rank)  # every worker begins with the same weights and draws other noise
         self._rank = rank
