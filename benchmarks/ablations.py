@@ -42,6 +42,7 @@ class Change:
         return any(setting.startswith("skills.") for setting in self.settings)
 
 
+VELOCITIES = ("skills.data=offline_data/kitchen_mixed_velocities.yaml", "config.env_config.velocities=true")
 CHANGES = [
     Change("no corrective state noise in skill training", ("skills.pretrain.state_noise=0",)),
     Change("no demonstrations in replay", ("config.offline_fraction=0", "config.offline_updates=0")),
@@ -64,10 +65,8 @@ CHANGES = [
     Change("no weight decay in skill training", ("skills.pretrain.weight_decay=0",)),
     Change("skills bounded by 2·tanh, as in the paper", ("config.skill_bound=2",)),
     Change("δ from 3 to 1 in 30,000 steps", ("config.initial_divergence=3",)),
-    Change(
-        "velocities in the states",
-        ("skills.data=offline_data/kitchen_mixed_velocities.yaml", "config.env_config.velocities=true"),
-    ),
+    Change("velocities in the states", VELOCITIES),
+    Change("velocities that the skills see", (*VELOCITIES, "skills.pretrain.blind=[]")),
 ]
 
 
