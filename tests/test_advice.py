@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.skills.advice import Advice, advise, advise_beta, posterior_warning, ranges
+from rllib_spirl.skills.dataset import SkillData
+from rllib_spirl.skills.pretrain import skills_key
+from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, CommandResult
 
 
@@ -84,3 +88,18 @@ def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -
 
 def test_ranges_are_written_as_options_take_them() -> None:
     assert ranges([0, 1, 2, 5, 7, 8]) == "0:3,5,7:9"
+
+
+def test_skills_do_not_see_velocities_unless_they_are_asked_to(tmp_path: Path) -> None:
+    data = written(tmp_path / "waves")
+    shown = TINY.model_copy(update={"blind": ()})
+    scanned = SkillData.scan(data, TINY.horizon, TINY.validation_fraction, TINY.seed)
+    trainer = SkillTrainer(scanned, TINY)
+    assert trainer.model.config.blind == (3, 4)
+    states, actions = torch.zeros(500, TINY.horizon, 8), torch.zeros(500, TINY.horizon, 2)
+    perturbed, corrected = trainer._perturb(states, actions)
+    assert not perturbed[..., 3:5].any()
+    assert (perturbed[..., [0, 1, 5, 6, 7]].std((0, 1)) > 0).all()
+    assert corrected.any()
+    assert SkillTrainer(scanned, shown).model.config.blind == ()
+    assert skills_key(data, shown) != skills_key(data, TINY)

@@ -29,7 +29,7 @@ from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
 from rllib_spirl.ray_start import ensure_ray
-from rllib_spirl.skills.advice import posterior_warning
+from rllib_spirl.skills.advice import posterior_warning, ranges
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
@@ -139,7 +139,12 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     """Run the Ray Train job and write what it has trained."""
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     ensure_ray()
+    shape = config.model_of(scanned)
     if show_progress:
+        if shape.blind and config.blind == "velocities":
+            tell(
+                f"skills will not see the dimensions {ranges(shape.blind)} of states, velocities; blind: [] shows them"
+            )
         tell(f"training skills, into {folder}")
     with watch("starting the workers", show=show_progress):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}
@@ -166,7 +171,6 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
             raise user_error(error) or UserError(f"Skill pretraining failed: {one_line(error)}") from error
     assert result.checkpoint is not None
     assert result.metrics is not None
-    shape = config.model_of(scanned)
     with result.checkpoint.as_directory() as directory:
         model = trained_model(Path(directory, STATE), shape)
     metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
