@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-ALIKE = 0.95  # least correlation of a velocity with the change of what it is the velocity of
+ALIKE = 0.85  # least correlation of a velocity with the change of what it is the velocity of; positions have less
 SAME = 1 - 1e-9  # of what repeats another dimension
 
 
@@ -76,15 +76,16 @@ class StateStatistics:
     def velocities(self) -> dict[int, int]:
         """Which dimensions of a state are velocities of others, and of which.
 
-        A velocity, in the mean of two states, is in proportion to the change of something else between them. Where each
-        of two seems to be the other's, as in oscillations, the later one is the velocity.
+        A velocity, in the mean of two states, is in proportion to the change of something else between them, which is
+        no velocity itself. Where each of two seems to be the other's, as in oscillations, the later is the velocity.
         """
         change, both, now = self._covariances()
         # Of the changes s_t − s_{t−1}, in rows, with the means of both states, s_t less half the change.
         common = both - change / 2
         means = np.diag(now) - np.diag(both) + np.diag(change) / 4
         alike = _alike(common, np.diag(change), means, ALIKE)
-        return {j: i for j, i in alike.items() if not (j < i and alike.get(i) == j)}
+        found = {j: i for j, i in alike.items() if not (j < i and alike.get(i) == j)}
+        return {j: i for j, i in found.items() if i not in found}
 
     @property
     def repeats(self) -> dict[int, int]:
