@@ -143,7 +143,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     if show_progress:
         if shape.blind and config.blind == "velocities":
             tell(
-                f"skills will not see the dimensions {ranges(shape.blind)} of states, velocities; blind: [] shows them"
+                f"skills will not see the velocities in states, dimensions {ranges(shape.blind)}; blind: [] shows them"
             )
         tell(f"training skills, into {folder}")
     with watch("starting the workers", show=show_progress):
