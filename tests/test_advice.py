@@ -41,7 +41,7 @@ def advised(data: DataSet) -> Advice:
 
 def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
     advice = advised(written(tmp_path / "waves"))
-    assert advice.settings == {"state_columns": "0:2"}
+    assert advice.settings == {"state_columns": "0:2,3:5"}
     text = "\n".join(advice.sentences)
     assert "Columns 2 never change." in text
     assert "Columns 5 say the same as 0." in text
@@ -83,7 +83,7 @@ def test_pretraining_warns_of_a_posterior_out_of_range(divergence: float, told: 
 def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -> None:
     written(tmp_path / "waves")
     assert "look like velocities of 0:2" in spirl("inspect", tmp_path / "waves").out
-    assert json.loads(spirl("inspect", tmp_path / "waves", "--json").out)["suggested"] == {"state_columns": "0:2"}
+    assert json.loads(spirl("inspect", tmp_path / "waves", "--json").out)["suggested"] == {"state_columns": "0:2,3:5"}
 
 
 def test_ranges_are_written_as_options_take_them() -> None:

@@ -1,7 +1,7 @@
 """What a data set asks for: found from the data, so that nobody has to know another data set's history."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,9 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
     """What the states and the rate of a data set suggest, of whose ``frames`` the first episodes are looked at."""
     advice = Advice()
     frames = _first_episodes(frames)
-    columns = about_columns(frames)
+    statistics = StateStatistics(frames.state_dim, frames.action_dim)
+    statistics.add(frames.states, frames.actions, frames.episode_starts)
+    columns = about_columns(frames, statistics)
     if columns:
         advice.sentences += list(columns.values())
         superfluous = {place for places in columns for place in places}
@@ -44,6 +46,12 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
         advice.sentences.append(
             f"Without these columns a state would be {ranges(kept)} (state_columns of an import or a recipe; an "
             "environment of your own has to observe the same)."
+        )
+    velocities = {j: i for j, i in statistics.velocities.items() if not any(j in places for places in columns)}
+    if velocities:
+        advice.sentences.append(
+            f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}. Skills do "
+            "not see them, unless 'spirl pretrain' has --set blind=[]."
         )
     still = _still_frames(frames)
     if still > 0.1:
@@ -110,7 +118,7 @@ def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
     )
 
 
-def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
+def about_columns(frames: Trajectories, statistics: StateStatistics) -> dict[tuple[int, ...], str]:
     """Columns of states that say nothing, or what others say, each with a sentence."""
     states = frames.states.astype(np.float64)
     spread = states.std(0)
@@ -133,10 +141,7 @@ def about_columns(frames: Trajectories) -> dict[tuple[int, ...], str]:
     same = np.abs(scaled.T @ scaled) / len(scaled) > 1 - 1e-6
     doubles = [(j, i) for j in moving for i in moving if i < j and same[i, j]]
     note(_one_each(doubles), "Columns {} say the same as {}.")
-    statistics = StateStatistics(frames.state_dim, frames.action_dim)
-    statistics.add(states, frames.actions, frames.episode_starts)
     note(list(statistics.repeats.items()), "Columns {} repeat the state before, {}.")
-    note(list(statistics.velocities.items()), "Columns {} look like velocities of {}.")
     return found
 
 
@@ -165,7 +170,7 @@ def _steps(states: NDArray[Any], frames: Trajectories) -> tuple[NDArray[Any], ND
     return states[rows], states[rows - 1]
 
 
-def ranges(places: Sequence[int]) -> str:
+def ranges(places: Iterable[int]) -> str:
     """Column numbers as options take them: 0, 1, 2, 5 is ``0:3,5``."""
     parts: list[list[int]] = []
     for place in sorted(places):
