@@ -141,10 +141,8 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     ensure_ray()
     shape = config.model_of(scanned)
     if show_progress:
-        if shape.blind and config.blind == "velocities":
-            tell(
-                f"skills will not see the velocities in states, dimensions {ranges(shape.blind)}; blind: [] shows them"
-            )
+        if shape.blind and config.blind == "motion":
+            tell(f"skills will not see what tells of motion in a state, {ranges(shape.blind)}; blind: [] shows it")
         tell(f"training skills, into {folder}")
     with watch("starting the workers", show=show_progress):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}

@@ -38,9 +38,9 @@ class PretrainConfig(BaseModel):
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
-    blind: Literal["velocities"] | tuple[int, ...] = Field(
-        default="velocities",
-        description="Dimensions of flat states that skills do not see; by default those found to be velocities.",
+    blind: Literal["motion"] | tuple[int, ...] = Field(
+        default="motion",
+        description="Dimensions of flat states that skills do not see; by default those that tell of motion.",
     )
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
     picture_encoder: PictureEncoding = Field(
@@ -101,12 +101,13 @@ class PretrainConfig(BaseModel):
 
     def model_of(self, data: SkillData) -> SkillModelConfig:
         """The shape of skills of this data: with what they are blind to, which the data tells."""
-        velocities = () if self.state_set else tuple(sorted(data.statistics.velocities))
-        return self.model(data.state_dim, data.action_dim, velocities)
+        found = data.statistics
+        motion = set() if self.state_set else {*found.velocities, *found.repeats}
+        return self.model(data.state_dim, data.action_dim, tuple(sorted(motion)))
 
-    def model(self, state_dim: int, action_dim: int, velocities: tuple[int, ...] = ()) -> SkillModelConfig:
-        """The shape of skills of states and actions of so many numbers, of which these of a state are velocities."""
-        blind = velocities if self.blind == "velocities" else self.blind
+    def model(self, state_dim: int, action_dim: int, motion: tuple[int, ...] = ()) -> SkillModelConfig:
+        """The shape of skills of states and actions of so many numbers, of which these of a state tell of motion."""
+        blind = motion if self.blind == "motion" else self.blind
         names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set", "picture_encoder"}
         shape = self.model_dump(include=names)
         if self.decoder == "identity":
