@@ -98,16 +98,19 @@ def _files(point_data: Path, path: Path) -> Path:
     return path
 
 
-def walks(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States of positions (2,), their velocities and a number of its own; actions, which accelerate; and the starts."""
+def walks(rng: np.random.Generator, share: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States of positions (2,), their velocities and a number of its own; actions, and the starts of episodes.
+
+    An action is a velocity that is wanted, and one step makes up for this share of the difference to it.
+    """
     states, actions = [], []
     for _ in range(20):
-        position, velocity = rng.normal(0, 1, 2), np.zeros(2)
+        position, velocity, action = rng.normal(0, 1, 2), np.zeros(2), rng.uniform(-0.5, 0.5, 2)
         for _ in range(50):
-            action = rng.uniform(-1, 1, 2)
+            action = 0.9 * action + rng.uniform(-0.1, 0.1, 2)
             states.append(np.concatenate([position, velocity, rng.normal(0, 1, 1)]))
             actions.append(action)
-            velocity = 0.9 * velocity + 0.1 * action
+            velocity = velocity + share * (action - velocity)
             position = position + 0.1 * velocity
     return np.array(states), np.array(actions), np.arange(0, 1001, 50)
 
@@ -122,6 +125,19 @@ def test_velocities_are_told_from_what_they_change() -> None:
     swings.add(np.concatenate([np.sin(times), np.cos(times)], 1), np.zeros((1000, 1)), np.array([0, 1000]))
     assert swings.velocities == {1: 0}
     assert StateStatistics(5, 2).velocities == {}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_skills_are_blind_to_velocities_that_tell_the_actions(again: bool) -> None:
+    """Velocities themselves, or the positions of the step before; not those that actions only accelerate."""
+    for share, hidden in ((0.9, (2, 3)), (0.02, ())):
+        states, actions, starts = walks(np.random.default_rng(0), share)
+        if again:
+            states[1:, 2:4] = states[:-1, :2]
+            states[starts[:-1], 2:4] = states[starts[:-1], :2]
+        statistics = StateStatistics(5, 2)
+        statistics.add(states, actions, starts)
+        assert statistics.giveaways == hidden
 
 
 def test_a_correction_that_is_blind_is_that_of_the_other_dimensions() -> None:

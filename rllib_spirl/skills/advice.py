@@ -49,9 +49,10 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
         )
     velocities = {j: i for j, i in statistics.velocities.items() if not any(j in places for places in columns)}
     if velocities:
+        told = " They tell the actions, so skills do not see them unless 'spirl pretrain' has --set blind=[]."
         advice.sentences.append(
-            f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}. Skills do "
-            "not see them, unless 'spirl pretrain' has --set blind=[]."
+            f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}."
+            f"{told if statistics.giveaways else ''}"
         )
     still = _still_frames(frames)
     if still > 0.1:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIKE = 0.85  # least correlation of a velocity with the change of what it is the velocity of; positions have less
+TOLD = 0.3  # share of the actions' variance from which on velocities tell them
 SAME = 1 - 1e-9  # of what repeats another dimension
 
 
@@ -27,6 +28,7 @@ class StateStatistics:
         self._samples = 0
         inputs = 3 * state_dim
         self._x, self._y = np.zeros(inputs), np.zeros(action_dim)
+        self._action_squares = np.zeros(action_dim)
         self._xx, self._xy = np.zeros((inputs, inputs)), np.zeros((inputs, action_dim))
 
     def add(self, states: NDArray[np.floating], actions: NDArray[np.floating], starts: NDArray[np.int64]) -> None:
@@ -46,6 +48,7 @@ class StateStatistics:
             self._samples += len(t)
             self._x += x.sum(0)
             self._y += y.sum(0)
+            self._action_squares += np.square(y).sum(0)
             self._xx += x.T @ x
             self._xy += x.T @ y
 
@@ -93,6 +96,28 @@ class StateStatistics:
         change, both, now = self._covariances()
         before = np.diag(now) - 2 * np.diag(both) + np.diag(change)
         return _alike(now - both, before, np.diag(now), SAME)
+
+    @property
+    def giveaways(self) -> tuple[int, ...]:
+        """The velocities and the repeated states, if they tell the action by themselves; else none.
+
+        A decoder that sees them copies the action from what the robot does already, and z says little. They tell it
+        where they explain a good part of the actions' variance, as they do if actions are velocities themselves. Where
+        actions are forces, they do not, and a decoder needs them.
+        """
+        velocities, repeats = self.velocities, self.repeats
+        dim, n = len(self._sum), self._samples
+        # Of a repeated state, what has changed since.
+        used = [2 * dim + j for j in velocities] + sorted({dim + i for i in repeats.values()})
+        if not used:
+            return ()
+        covariance = (self._xx / n - np.outer(self._x / n, self._x / n))[np.ix_(used, used)]
+        scale = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
+        common = (self._xy / n - np.outer(self._x / n, self._y / n))[used] / scale[:, None]
+        weights = np.linalg.solve(covariance / np.outer(scale, scale) + 1e-6 * np.eye(len(used)), common)
+        variance = self._action_squares / n - np.square(self._y / n)
+        told = (weights * common).sum() / max(variance.sum(), np.finfo(float).tiny)
+        return tuple(sorted({*velocities, *repeats})) if told > TOLD else ()
 
     def _covariances(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """(S, S) each: of the changes s_t − s_{t−1}, of these, in rows, with s_t, and of s_t."""

@@ -40,7 +40,7 @@ class PretrainConfig(BaseModel):
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
     blind: Literal["motion"] | tuple[int, ...] = Field(
         default="motion",
-        description="Dimensions of flat states that skills do not see; by default those that tell of motion.",
+        description="Dimensions of flat states that skills do not see; by default velocities that tell the actions.",
     )
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
     picture_encoder: PictureEncoding = Field(
@@ -101,9 +101,8 @@ class PretrainConfig(BaseModel):
 
     def model_of(self, data: SkillData) -> SkillModelConfig:
         """The shape of skills of this data: with what they are blind to, which the data tells."""
-        found = data.statistics
-        motion = set() if self.state_set else {*found.velocities, *found.repeats}
-        return self.model(data.state_dim, data.action_dim, tuple(sorted(motion)))
+        motion = () if self.state_set else data.statistics.giveaways
+        return self.model(data.state_dim, data.action_dim, motion)
 
     def model(self, state_dim: int, action_dim: int, motion: tuple[int, ...] = ()) -> SkillModelConfig:
         """The shape of skills of states and actions of so many numbers, of which these of a state tell of motion."""
