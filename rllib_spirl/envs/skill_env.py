@@ -258,10 +258,7 @@ def _with_pictures(env: Any, env_config: dict[str, Any], method: str) -> Picture
     del config["images"]
     if method == "render":
         config.setdefault("render_mode", "rgb_array")
-    made = create(env, config)
-    if isinstance(made, VectorEnv):
-        raise UserError(f"images: {env} makes {made.num_envs} copies, of which none has a {method} of its own.")
-    return PictureWrapper(made, method)
+    return PictureWrapper(make_env(env, config), method)
 
 
 def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:

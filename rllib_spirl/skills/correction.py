@@ -111,9 +111,10 @@ class StateStatistics:
         used = [2 * dim + j for j in velocities] + sorted({dim + i for i in repeats.values()})
         if not used:
             return ()
-        covariance = (self._xx / n - np.outer(self._x / n, self._x / n))[np.ix_(used, used)]
+        covariance, with_actions = self._moments()
+        covariance = covariance[np.ix_(used, used)]
         scale = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
-        common = (self._xy / n - np.outer(self._x / n, self._y / n))[used] / scale[:, None]
+        common = with_actions[used] / scale[:, None]
         weights = np.linalg.solve(covariance / np.outer(scale, scale) + 1e-6 * np.eye(len(used)), common)
         variance = self._action_squares / n - np.square(self._y / n)
         told = (weights * common).sum() / max(variance.sum(), np.finfo(float).tiny)
@@ -121,10 +122,16 @@ class StateStatistics:
 
     def _covariances(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """(S, S) each: of the changes s_t − s_{t−1}, of these, in rows, with s_t, and of s_t."""
-        dim, n = len(self._sum), max(self._samples, 1)
-        covariance = self._xx / n - np.outer(self._x / n, self._x / n)
+        dim = len(self._sum)
+        covariance, _ = self._moments()
         change, state = slice(dim, 2 * dim), slice(2 * dim, None)
         return covariance[change, change], covariance[change, state], covariance[state, state]
+
+    def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Covariances of the regressors, (3 S, 3 S), and of these, in rows, with the actions, (3 S, A)."""
+        n = max(self._samples, 1)
+        mean = self._x / n
+        return self._xx / n - np.outer(mean, mean), self._xy / n - np.outer(mean, self._y / n)
 
     def correction(
         self, state_std: NDArray[np.floating], blind: Sequence[int] = (), ridge: float = 1e-3
@@ -136,19 +143,18 @@ class StateStatistics:
             blind: Dimensions that are not displaced, nor looked at.
             ridge: Weight of ‖W‖² with every regressor scaled to unit variance, as a share of the number of samples.
         """
-        n, dim = self._samples, len(self._sum)
+        dim = len(self._sum)
         found = np.zeros((len(self._y), dim))
         seen = np.setdiff1d(np.arange(dim), blind)
-        if n == 0:
+        if self._samples == 0:
             return found.astype(np.float32)
-        mean = self._x / n
-        covariance = self._xx / n - np.outer(mean, mean)
+        covariance, with_actions = self._moments()
         deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
         # A dimension that hardly moves (an object at rest) must not pass for one that the action moves: floor its
         # scale.
         scale = np.maximum(deviation, np.concatenate([0.1 * state_std, 0.1 * state_std, state_std]))
         gram = covariance / np.outer(scale, scale) + ridge * np.eye(len(scale))
-        moments = (self._xy / n - np.outer(mean, self._y / n)) / scale[:, None]
+        moments = with_actions / scale[:, None]
         used = np.concatenate([seen, dim + seen, 2 * dim + seen])
         weights = np.linalg.solve(gram[np.ix_(used, used)], moments[used]).T / scale[used]  # (A, 3·S)
         forward, _, here = np.split(weights, 3, axis=1)

@@ -17,8 +17,7 @@ class NumpyStates:
 
     def __init__(self, prior: SkillPrior, encoder: nn.Module, *, of_skills: bool) -> None:
         self._prior = prior
-        self._state_set = prior.state_set if of_skills else None
-        self._blind = prior.blind if of_skills else []
+        self._of_skills = of_skills
         self._encoder = NumpySetEncoder(encoder) if isinstance(encoder, SetEncoder) else None
         self._mean, self._std = np.zeros(0, np.float32), np.ones(0, np.float32)
 
@@ -28,10 +27,8 @@ class NumpyStates:
             self._mean, self._std = (x.numpy() for x in self._prior.scale(states.shape[-1]))
         states = np.asarray(states, np.float32)
         normalized = (states - self._mean) / self._std
-        if self._state_set is not None:
-            self._state_set.show_skills(normalized, states)
-        if self._blind:
-            normalized[..., self._blind] = 0
+        if self._of_skills:
+            self._prior.show_skills(normalized, states)
         if self._encoder is None:
             return normalized
         if normalized.ndim == 1:

@@ -202,11 +202,15 @@ class SkillPrior(nn.Module):
     def seen(self, states: Tensor) -> Tensor:
         """What skills see of states (..., S), normalised; see `StateSet`."""
         normalized = self.normalize(states)
+        self.show_skills(normalized, states)
+        return normalized
+
+    def show_skills(self, normalized: Array, states: Array) -> None:
+        """Take from normalised states (..., S), in place, what skills do not see of these states (..., S)."""
         if self.state_set is not None:
             self.state_set.show_skills(normalized, states)
         if self.blind:
             normalized[..., self.blind] = 0
-        return normalized
 
     def forward(self, observed: Tensor) -> Normal:
         """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""
