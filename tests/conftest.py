@@ -113,6 +113,13 @@ def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return call
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ray_ends_with_its_module() -> Iterator[None]:
+    """Ends a Ray that a test's own work has started, which the next module's ``ray.init`` would otherwise find."""
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """A local Ray with the point mass registered as "point"."""
