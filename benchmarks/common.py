@@ -122,7 +122,7 @@ def rounds(
 
 
 def compare(name: str, rates: Mapping[str, np.ndarray], ours: str, reference: str, unit: str) -> dict[str, Any]:
-    """The figures of one bar: medians, and the median of the ratio within each round."""
+    """The figures of one bar: medians, and the median and quartiles of the ratio within each round."""
     ratio = rates[ours] / rates[reference]
     return {
         "name": name,
@@ -131,7 +131,7 @@ def compare(name: str, rates: Mapping[str, np.ndarray], ours: str, reference: st
         "unit": unit,
         "ratio": round(float(np.median(ratio)), 3),
         "rounds": len(ratio),
-        "spread": [round(float(ratio.min()), 3), round(float(ratio.max()), 3)],
+        "spread": [round(float(quartile), 3) for quartile in np.quantile(ratio, [0.25, 0.75])],
     }
 
 

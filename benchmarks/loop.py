@@ -27,10 +27,8 @@ def env_steps(algorithm: SPiRL) -> float:
     return float(algorithm.metrics.peek(ENV_STEPS, default=0))
 
 
-def main(count: int = 5, steps: int | None = None, compiled: bool = True, long: Long = False) -> None:
-    """Rounds of about ``steps`` low-level steps each: with --long 6,000, so that the first fragment, without learning,
-    hardly counts; else 2,000."""
-    steps = steps or (6000 if long else 2000)
+def main(count: int = 40, steps: int = 600, compiled: bool = True, long: Long = False) -> None:
+    """Rounds of about ``steps`` low-level steps each: shorter than the times for which the machine keeps its speed."""
     start_ray()
     skills = kitchen_skills()
     once, twice = (build(skills, updates, compiled) for updates in (1.0, 2.0))
@@ -42,6 +40,10 @@ def main(count: int = 5, steps: int | None = None, compiled: bool = True, long: 
             group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.1)
 
     def train(algorithm: SPiRL) -> float:
+        """From the first fragment on, so that learning overlaps sampling all the time."""
+        before = env_steps(algorithm)
+        while env_steps(algorithm) == before:
+            algorithm.training_step()
         before, start = env_steps(algorithm), time.perf_counter()
         while env_steps(algorithm) - before < steps:
             algorithm.training_step()
@@ -50,6 +52,7 @@ def main(count: int = 5, steps: int | None = None, compiled: bool = True, long: 
         return rate
 
     def sample_only() -> float:
+        once._sample()
         start, done = time.perf_counter(), 0
         while done < steps:
             for episode in once._sample():
