@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -22,13 +23,14 @@ from rllib_spirl.cli.experiment import Experiment, load
 from rllib_spirl.cli.storage import resumable
 from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
 from rllib_spirl.evaluation.curve import Curve
+from rllib_spirl.evaluation.records import CURVES
 from rllib_spirl.evaluation.report import write_report
 from rllib_spirl.evaluation.runs import read_runs
 from rllib_spirl.yaml_text import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MILESTONES = (10_000, 25_000, 50_000, 100_000, 150_000, 200_000, 600_000, 750_000)
+MILESTONES = (10_000, 20_000, 50_000, 100_000, 150_000, 200_000, 600_000, 750_000)
 COMMITS = "commits"
 # What of an experiment decides how it learns. It is kept with a run, and a test compares it with the example of today.
 SETTINGS = ("run", "env", "skills", "config")
@@ -231,17 +233,40 @@ def recorded(file: Path) -> list[dict[str, Any]]:
 
 
 def write_tables(file: Path) -> None:
-    """Write the curves of ``file`` that belong into tables, each as {method: {task: {seed: [[env_steps, score]]}}}."""
-    tables: dict[str, Any] = {}
+    """Write the curves of ``file`` that belong into tables: NAME.json and, of several methods, a report in NAME.
+
+    NAME.json is {method: {task: {seed: [[env_steps, score], …]}}}.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {}
     for run in recorded(file):
-        scores = run["completed_subtasks" if "completed_subtasks" in run else "success"]
-        curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
         for name in run.get("tables", []):
-            methods = tables.setdefault(name, {})
+            tables.setdefault(name, []).append(run)
+    for name, runs in tables.items():
+        methods: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
+        for run in runs:
+            scores = run["completed_subtasks" if "completed_subtasks" in run else "success"]
+            curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
             methods.setdefault(run["method"], {}).setdefault(run["task"], {})[str(run["seed"])] = curve
-    for name, methods in tables.items():
+            reported.setdefault(run["method"], {"runs": []})["runs"].append(_as_reported(run))
         lines = ",\n".join(f"{json.dumps(method)}: {json.dumps(tasks)}" for method, tasks in methods.items())
         (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
+        if len(methods) > 1:
+            with TemporaryDirectory() as folder:
+                (Path(folder) / CURVES).write_text(json.dumps({"methods": reported}))
+                write_report([folder], RESULTS / name)
+
+
+def _as_reported(run: dict[str, Any]) -> dict[str, Any]:
+    """What a report knows of a run, as far as it was recorded."""
+    series = {"completed_subtasks": "completed_subtasks", "all_completed": "all_four", "success": "success"}
+    return {
+        "trial": f"{run['method']}-{run['seed']}",
+        "env": run["experiment"]["env"],
+        **{key: run[key] for key in ("seed", "task", "data", "env_steps") if key in run},
+        **{key: run[name] for key, name in series.items() if name in run},
+        "episodes": [run["episodes"]] * len(run["env_steps"]),
+    }
 
 
 def commit() -> str:

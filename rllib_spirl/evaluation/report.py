@@ -41,7 +41,7 @@ from rllib_spirl.evaluation.statistics import (
 from rllib_spirl.evaluation.tables import estimate, shown, table
 from rllib_spirl.files import replacing
 
-MILESTONES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+MILESTONES = (20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 SKILLS_USED = "skills.png"
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
 
@@ -273,7 +273,7 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
         row = [
             method.method,
             _joined(run.data for run in method.runs),
-            f"{len(method.runs)} ({skills})",
+            f"{len(method.runs)} ({skills})" if skills else f"{len(method.runs)}",
             f"{np.median([run.env_steps[-1] for run in method.runs]):,.0f}",
             f"{float(iqm(scores)):.2f}{shown(interval)}",
             f"{float(mean(scores)):.2f}",
@@ -282,7 +282,8 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
             row.append(f"{np.mean([run.all_completed[-1] for run in method.runs]):.0%}")
         first = iqm([getattr(run, metric)[0] for run in method.runs])
         row.append(f"{float(first):.2f} @ {np.median([run.env_steps[0] for run in method.runs]):,.0f}")
-        row += [_prior_scores(method), f"{np.median([run.seconds[-1] for run in method.runs]) / 60:.0f}"]
+        minutes = np.median([run.seconds[-1] for run in method.runs]) / 60
+        row += [_prior_scores(method), "–" if np.isnan(minutes) else f"{minutes:.0f}"]
         rows.append(row)
     return table(header, rows)
 
