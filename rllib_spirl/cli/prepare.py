@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from gymnasium.spaces import Dict, flatdim
+from gymnasium.spaces import flatdim
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rllib_spirl import examples
@@ -14,6 +14,7 @@ from rllib_spirl.cli.levels import hint
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
 from rllib_spirl.data.recipe import build, built, default_place, read_recipe
+from rllib_spirl.data.recording import state_part
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
@@ -230,7 +231,7 @@ def frames_of(data: DataSet | RecordedRecipe | None) -> Frames | None:
     if isinstance(data, DataSet):
         return Frames(str(data), data.state_dim, data.action_dim, c.IMAGE in data.columns)
     env = try_env(data.env, data.env_config())
-    images = isinstance(env.observation_space, Dict)
+    images = state_part(env.observation_space) is not None
     try:
         state_dim, action_dim = flatdim(state_space(env, images=images)), flatdim(env.action_space)
     finally:
