@@ -31,7 +31,7 @@ from rllib_spirl.yaml_text import parse_file
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MILESTONES = (10_000, 20_000, 50_000, 100_000, 150_000, 200_000, 600_000, 750_000)
-COMMITS = "commits"
+COMMITS, VERSIONS = "commits", "versions"
 # What of an experiment decides how it learns. It is kept with a run, and a test compares it with the example of today.
 SETTINGS = ("run", "env", "skills", "config")
 PACKAGES = ("rllib_spirl", "ray", "torch", "mujoco", "gymnasium")
@@ -153,7 +153,9 @@ def making(method: Method, spec: Experiment, jobs: int) -> dict[str, Any]:
     """What decides how a method's runs learn, but for the seed; it is kept with their results."""
     one_process = ["config.num_env_runners=0"] if jobs > 1 else []
     experiment = {key: spec.given.get(key) for key in SETTINGS}
-    return {"example": method.example, "experiment": experiment, "settings": [*method.settings, *one_process]}
+    made = {"example": method.example, "experiment": experiment, "settings": [*method.settings, *one_process]}
+    as_recorded: dict[str, Any] = json.loads(json.dumps(made))  # keys that are numbers become texts
+    return as_recorded
 
 
 def steps_of(method: Method, spec: Experiment) -> int:
@@ -203,14 +205,19 @@ def numbers(values: np.ndarray) -> list[float | None]:
 
 def provenance(curve: Curve, command: list[str]) -> dict[str, Any]:
     """How a run was made, with the commits of this repository that it was begun and gone on at."""
-    commits = curve.trial.parent.parent / COMMITS
+    commits, versions = (curve.trial.parent.parent / name for name in (COMMITS, VERSIONS))
     return {
         "commits": commits.read_text().split() if commits.exists() else [],
         "episodes": next((int(episodes) for episodes in curve.episodes[::-1] if np.isfinite(episodes)), None),
         "command": shlex.join(command),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": json.loads(versions.read_text()) if versions.exists() else installed(),
         "date": datetime.fromtimestamp((curve.trial / "result.json").stat().st_mtime, UTC).date().isoformat(),
     }
+
+
+def installed() -> dict[str, str]:
+    """The versions of the packages that decide how a run learns."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def keep(file: Path, records: list[dict[str, Any]]) -> None:
@@ -290,6 +297,7 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
         return command
     storage.mkdir(parents=True, exist_ok=True)
     (storage / "made").write_text(made)
+    (storage / VERSIONS).write_text(json.dumps(installed()))
     resume = ["--resume"] if resumable(str(storage / spec.name)) else []  # not where only skills were in training
     with (storage / COMMITS).open("a") as commits:
         commits.write(f"{commit()}\n")

@@ -12,6 +12,11 @@ from torch.nn import functional as F
 
 from rllib_spirl.errors import UserError, one_line
 
+# What damaged files, and files of something else, end in.
+UNREADABLE = (
+    OSError, EOFError, KeyError, IndexError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError
+)  # fmt: skip
+
 
 class ResNet18Features(nn.Module):
     """Features of the pictures before and after a step by a frozen ResNet-18 (He et al. 2016), trained on ImageNet.
@@ -50,13 +55,15 @@ class ResNet18Features(nn.Module):
             found = (
                 load_file(file) if str(file).endswith(".safetensors") else torch.load(file, "cpu", weights_only=True)
             )
-        except (OSError, pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{file} cannot be read as weights of a ResNet-18: {one_line(error)}") from None
         own, found = self.state_dict(), found if isinstance(found, dict) else {}
+        # How many batches normalisation has seen decides nothing here, and older files do not tell it.
+        own = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
         missing = [name for name, value in own.items() if getattr(found.get(name), "shape", None) != value.shape]
         if missing:
             raise UserError(f"{file} is no file of a ResNet-18's weights: {missing[0]} is missing or of another shape")
-        self.load_state_dict({name: found[name] for name in own})
+        self.load_state_dict({name: found[name] for name in own}, strict=False)
 
     def train(self, mode: bool = True) -> Self:
         """Nothing changes: the statistics of its normalisation are frozen as well."""

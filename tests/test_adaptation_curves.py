@@ -39,6 +39,19 @@ def test_what_is_added_is_in_the_layout_that_others_read(adapted: Path) -> None:
     assert json.loads((adapted / "adaptation.json").read_text())["PEARL"] == {"kettle": {"0": [[1, 1.0]]}}
 
 
+def test_curves_of_the_same_method_and_seed_are_told_before_they_are_replaced(adapted: Path, tmp_path: Path) -> None:
+    adaptation_curves.add(adapted, "PEARL", 1, {"kettle": [(1, 1.0)], "switch": [(1, 2.0)]})
+    assert adaptation_curves.present(adapted, "PEARL", 1) == {"kettle", "switch"}
+    assert not adaptation_curves.present(adapted, "PEARL", 2)
+    assert not adaptation_curves.present(tmp_path / "new", "PEARL", 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        adaptation_curves.present(tmp_path / "file", "PEARL", 1)
+    with pytest.raises(UserError, match="kettle, episode 2: the score is not finite"):
+        adaptation_curves.add(adapted, "PEARL", 1, {"kettle": [(1, 1.0), (2, float("nan"))]})
+    assert adaptation_curves.load(adapted / "adaptation.json")["PEARL"]["kettle"]["1"] == [(1, 1.0)]
+
+
 def test_a_task_counts_once_whatever_its_seeds(adapted: Path) -> None:
     ours, pearl = adaptation_curves.aggregate(adaptation_curves.load(adapted / "adaptation.json"))
     assert (ours.method, ours.tasks, ours.seeds) == ("ours", 2, 2)

@@ -500,7 +500,7 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
     def second_returns() -> Iterator[float]:
         for task, first in itertools.product((0.0, 180.0), (seed, seed + 50)):
             met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
-            seeds = episode_seeds(first, task, [task])
+            seeds = episode_seeds(first, task)
             met.run(next(seeds))
             yield met.run(next(seeds)).episode_return
 

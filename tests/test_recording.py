@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from rllib_spirl import RecordTrajectories, SPiRLConfig, UserError
+from rllib_spirl.data import DataSet
+from rllib_spirl.envs.skill_env import ActionBounds
 from rllib_spirl.skills.checkpoint import SkillCard, load_skills, save_skills
 from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, scan
@@ -76,6 +78,55 @@ def test_actions_are_recorded_as_executed_and_scaled(tmp_path: Path) -> None:
     assert read.actions[:, 0].tolist() == [0.5, -1.0, 1.0]
     assert env.data_set.ours["source"]["action_high"] == [2.0]
     assert read.episode(0).truncated  # the recording stops there
+
+
+def test_what_is_recorded_is_what_the_environment_did(tmp_path: Path) -> None:
+    class Pushed(gym.Env):
+        """Its state is its last action."""
+
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        action_space = gym.spaces.Box(0, 10, (1,), np.int64)
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            return np.zeros(1), {}
+
+        def step(self, action: Any) -> Any:
+            return np.asarray(action, np.float64), 0.0, False, False, {}
+
+    with RecordTrajectories(Pushed(), tmp_path / "data") as env:
+        env.reset()
+        for action in (0, 3, 7, 10, 12):
+            env.step(np.array([action]))
+    read = env.data_set.load()
+    np.testing.assert_allclose(read.next_states[:, 0], [0, 3, 7, 10, 10])
+    np.testing.assert_allclose(read.actions[:, 0], [-1, -0.4, 0.4, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(ActionBounds(Pushed())(read.actions), read.next_states, atol=1e-5)
+
+
+def test_an_episode_that_cannot_be_recorded_costs_no_other(tmp_path: Path) -> None:
+    class Failing(PointEnv):
+        """From its third episode on it observes NaN."""
+
+        episodes = 0
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.episodes += 1
+            return super().reset(**kwargs)
+
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return observation + (np.nan if self.episodes == 3 else 0), *rest
+
+    env = RecordTrajectories(Failing({"limit": 5}), tmp_path / "data")
+    for episode in range(3):
+        env.reset(seed=episode)
+        for _ in range(5 - (episode == 2)):
+            env.step(np.zeros(2))
+    with pytest.raises(UserError, match="episode 2, step 1: state is nan"):
+        env.close()
+    env.close()
+    assert DataSet.open(tmp_path / "data").num_episodes == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_an_end_of_the_task_is_recorded_as_one(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rllib_spirl.envs.skill_env import SkillEnv, make_env
+from rllib_spirl.data.importing import scale_actions
+from rllib_spirl.envs.skill_env import ActionBounds, SkillEnv, make_env
 from rllib_spirl.errors import UserError
 from tests.point import PointEnv
 
@@ -64,6 +65,15 @@ def test_large_actions_are_clipped_to_the_environments_bounds(point_skills: str)
     env = SkillEnv(Counting(length=100, terminates=True), point_skills)
     env.reset()
     env.step(np.full(2, 50, np.float32))  # Counting asserts that the action is within its space
+
+
+def test_actions_of_skills_are_mapped_to_the_environments_bounds() -> None:
+    env = gym.Env()
+    low, high = np.array([0, -2, -1, -np.inf, 0]), np.array([10, 2, 1, np.inf, np.inf])
+    env.action_space = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32))
+    executed = ActionBounds(env)(np.array([[-1, 0.5, 0.3, 7, -1], [0.2, 3, -4, -7, 5]], np.float32))
+    np.testing.assert_allclose(executed, [[0, 1, 0.3, 7, 0], [6, 2, -1, -7, 5]], rtol=1e-6)
+    np.testing.assert_allclose(scale_actions(executed, low, high)[:, :3], [[-1, 0.5, 0.3], [0.2, 1, -1]], atol=1e-6)
 
 
 def test_bounded_skills(point_skills: str) -> None:

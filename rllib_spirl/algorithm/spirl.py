@@ -266,6 +266,10 @@ class SPiRLConfig(CheckedConfig):
             lambda value: not value < 0,
             "not be negative",
         )
+        if self.least_alpha > self.initial_alpha:
+            self._value_error(
+                f"`least_alpha`, {self.least_alpha}, is above `initial_alpha`, {self.initial_alpha}: raise that too."
+            )
         if self.policy not in ("residual", "copied", "flow"):
             self._value_error(f"`policy` must be 'residual', 'copied' or 'flow', got {self.policy!r}.")
         if self.policy == "flow" and self.skill_bound is not None:

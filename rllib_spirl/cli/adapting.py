@@ -44,6 +44,10 @@ def adapt(
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
+    name = method or source.method
+    for known in sorted(adaptation_curves.present(output, name, seed) & {task_name(task) for task in wanted}):
+        typer.echo(f"{output}: the curve of {name}, seed {seed}, in {known} will be replaced; --method names another")
+
     def told(task: Any, episode: int, score: float) -> None:
         typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
 
@@ -64,7 +68,7 @@ def adapt(
     for number, points in enumerate(zip(*curves.values(), strict=True), 1):
         mean = sum(score for _, score in points) / len(points)
         typer.echo(f"mean of {len(curves)} tasks  episode {number}  {mean:.4g}")
-    typer.echo(f"curves  {adaptation_curves.add(output, method or source.method, seed, curves)}")
+    typer.echo(f"curves  {adaptation_curves.add(output, name, seed, curves)}")
 
 
 def _task(text: str) -> Any:

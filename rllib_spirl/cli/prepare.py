@@ -89,8 +89,9 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
         raise UserError(f"{'.'.join([*levels, key])}: {problem['msg']} (got {problem['input']!r})") from None
     if section.chunk is not None and section.checkpoint is not None:
         raise UserError("skills: `chunk` makes its own skills: leave `checkpoint` out.")
-    with at("skills.pretrain.picture_weights"):
-        section.pretrain.check_picture_weights()
+    if not section.given:
+        with at("skills.pretrain.picture_weights"):
+            section.pretrain.check_picture_weights()
     if section.data is None and section.checkpoint is None and section.chunk is None:
         raise UserError("skills: needs `data` (a recipe or a data set), or `checkpoint` (existing skills), or both.")
     return section

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rllib_spirl.data.columns import PICTURE
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import scale_actions
+from rllib_spirl.data.importing import floats, scale_actions
 from rllib_spirl.data.writer import TrajectoryWriter
 from rllib_spirl.errors import UserError
 
@@ -108,9 +108,9 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
 
     def step(self, action: NDArray[Any]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         executed = np.clip(action, self._low, self._high)
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(executed)
         self._keep(observation)
-        self._actions.append(scale_actions(executed, self._low, self._high))
+        self._actions.append(scale_actions(floats(executed), self._low, self._high))
         self._rewards.append(float(reward))
         if terminated or truncated:
             self._add(terminated=terminated)
@@ -120,12 +120,14 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         """Close the environment and write the data set. Of an environment that was never stepped nothing is left."""
         if not self._closed:
             self._closed = True
-            self._add(terminated=False)
-            if self._writer.num_episodes:
-                self._writer.close()
-            else:
-                self._writer.discard()
-        super().close()
+            try:
+                self._add(terminated=False)
+            finally:  # what was recorded before an episode that cannot be is kept
+                if self._writer.num_episodes:
+                    self._writer.close()
+                else:
+                    self._writer.discard()
+                super().close()
 
     def _keep(self, observation: Any) -> None:
         self._states.append(np.array(observation["state"] if self._sees else observation))
@@ -133,17 +135,18 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
             self._pictures.append(np.array(observation["images"][1]))  # the later one shows this state
 
     def _add(self, *, terminated: bool) -> None:
-        """End the episode that is going on, if it has any steps."""
-        if self._actions:
+        """End the episode that is going on, if it has any steps. It is over even where it cannot be written."""
+        states, pictures, actions, rewards = self._states, self._pictures, self._actions, self._rewards
+        self._states, self._pictures, self._actions, self._rewards = [], [], [], []
+        if actions:
             self._writer.add(
                 Episode(
-                    states=np.array(self._states),
-                    actions=np.array(self._actions),
-                    rewards=np.array(self._rewards),
+                    states=np.array(states),
+                    actions=np.array(actions),
+                    rewards=np.array(rewards),
                     terminated=terminated,
                     truncated=not terminated,
                     task=self._task,
-                    images=np.array(self._pictures[:-1]) if self._sees else None,
+                    images=np.array(pictures[:-1]) if self._sees else None,
                 )
             )
-        self._states, self._pictures, self._actions, self._rewards = [], [], [], []

@@ -43,7 +43,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
     ``info["low_level_steps"]`` counts the steps taken, and the rest of ``info`` is the last step's.
 
     Args:
-        env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,).
+        env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,), see `ActionBounds`.
         skill_checkpoint: Folder or URI of a skill checkpoint, or its files.
         skill_bound: Largest z there is, with actions u in place of z; None for no bound.
 
@@ -60,8 +60,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         self.observation_space, self.action_space = skill_spaces(env, card.model)
         self._prior = model.prior if card.model.prior_images else None
         self._painter = None if self._prior is None else painter(env)
-        assert isinstance(env.action_space, Box)
-        self._low, self._high = env.action_space.low, env.action_space.high
+        self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
         self._observation: Any = None  # the wrapped environment's last
 
@@ -75,7 +74,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         terminated = truncated = False
         info: dict[str, Any] = {}
         while steps < self.horizon and not (terminated or truncated):
-            low_level = np.clip(self._decoder.act(self._state()), self._low, self._high)
+            low_level = self._executed(self._decoder.act(self._state()))
             self._observation, reward, terminated, truncated, info = self.env.step(low_level)
             total += float(reward)
             steps += 1
@@ -99,6 +98,28 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         """Go on where the environment of `get_state` was, after a reset: Gymnasium's wrappers want to have seen one."""
         set_env_state(self.env, state)
         self._observation = state["observation"]
+
+
+class ActionBounds:
+    """The actions of an environment (..., A) that those of skills, within [-1, 1], stand for.
+
+    Data hold actions mapped from an action space's bounds to [-1, 1], see `rllib_spirl.data.importing.scale_actions`;
+    this maps them back. A dimension without finite bounds has the values of the data, within what bounds there are.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        space = action_space(env)
+        assert isinstance(space, Box)
+        low, high = space.low, space.high
+        finite = np.isfinite(low) & np.isfinite(high)
+        self._least, self._greatest = np.where(finite, -1, low), np.where(finite, 1, high)
+        self._middle = np.where(finite, (low + high) / 2, 0).astype(np.float32)
+        self._half = np.where(finite, (high - low) / 2, 1).astype(np.float32)
+        self._same = bool((self._middle == 0).all() and (self._half == 1).all())
+
+    def __call__(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
+        clipped = np.clip(actions, self._least, self._greatest)
+        return clipped if self._same else self._middle + self._half * clipped
 
 
 def bounded(action: NDArray[np.float32], skill_bound: float | None) -> NDArray[np.float32]:

@@ -6,15 +6,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.envs.skill_env import (
+    ActionBounds,
     Environment,
-    action_space,
     bounded,
     check_skills,
     create,
@@ -76,9 +75,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         self._painters: list[Any] = []
         if self._prior is not None and isinstance(env, SyncVectorEnv):
             self._painters = [painter(each) for each in env.envs]
-        low_level = action_space(env)
-        assert isinstance(low_level, Box)
-        self._low, self._high = low_level.low, low_level.high
+        self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
         self._observations: Any = None  # the wrapped environment's last
         self._shown = np.zeros(self.observation_space.shape or (), self.single_observation_space.dtype)
@@ -100,7 +97,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         self._decoder.start(bounded(np.asarray(actions, np.float32), self._skill_bound), self.due)
         self._steps[self.due], self._rewards[self.due] = 0, 0.0
         while True:
-            low_level = np.clip(self._decoder.act(self._states()), self._low, self._high)
+            low_level = self._executed(self._decoder.act(self._states()))
             self._observations, rewards, terminated, truncated, infos = self.env.step(low_level)
             ran = ~self._over
             self._steps += ran
@@ -146,7 +143,8 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
             return
         images = self._observations["images"]
         for index in np.flatnonzero(rows):
-            painted = self._painters[index].paint() if self._painters else images[index]
+            painter_of = self._painters[index] if self._painters else None  # None too where all pictures are painted
+            painted = images[index] if painter_of is None else painter_of.paint()
             self._shown[index] = with_said(self._prior, self._states()[index], painted)
 
     def _observe(self, observation: Any) -> NDArray[np.floating]:

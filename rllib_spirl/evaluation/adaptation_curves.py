@@ -1,7 +1,8 @@
 """Scores by the number of the episode in a new task: one curve per method out of one per task and seed."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -46,22 +47,45 @@ class AdaptationCurve:
         return index if abs(self.episodes[index] - episode) <= episode / 4 else None
 
 
-def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -> Path:
-    """Add the curves of a method in some tasks to the adaptation.json of a folder.
+def present(directory: Path, method: str, seed: int) -> set[str]:
+    """The tasks whose curves of this method and seed are in the adaptation.json of a folder, which is made.
 
     Raises:
-        UserError: If the file cannot be written, or is another one.
+        UserError: If the folder cannot be made, or the file is another one.
+    """
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    file = directory / CURVES
+    tasks = load(file).get(method, {}) if file.exists() else {}
+    return {task for task, seeds in tasks.items() if str(seed) in seeds}
+
+
+def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -> Path:
+    """Add the curves of a method in some tasks to the adaptation.json of a folder, in the place of those `present`.
+
+    Raises:
+        UserError: If the file cannot be written, or is another one; or if a score is no number.
     """
     file = directory / CURVES
     document: Document = load(file) if file.exists() else {}
     for task, points in curves.items():
+        wrong = next((episode for episode, score in points if not np.isfinite(score)), None)
+        if wrong is not None:
+            raise UserError(f"{task}, episode {wrong}: the score is not finite; look at the environment's rewards.")
         document.setdefault(method, {}).setdefault(task, {})[str(seed)] = points
-    try:
+    with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         write(document, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}. Name another folder.") from None
     return file
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{directory / CURVES} cannot be written: {reason}. Name another folder.") from None
 
 
 def write(document: Document, file: Path) -> None:

@@ -156,7 +156,7 @@ def adapt(
         if by_belief:
             return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tune_after, with_demonstrations)
         if issubclass(source.kind, MAML):
-            results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task, [task]))
+            results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task))
             return (score(result) for result in results)
         return islice(_in_a_trial(algorithm, task), episodes)
 

@@ -1,7 +1,8 @@
 """A task never seen: the belief about it is drawn anew after each episode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.skill_env import SkillEnv
-from rllib_spirl.envs.tasks import Task, canonical
+from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
@@ -51,9 +52,9 @@ class Acquaintance:
         return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
 
 
-def episode_seeds(seed: int, task: Task, tasks: Sequence[Task]) -> Iterator[int]:
-    """Seeds of a task's episodes, one after the other; other ones for each of the tasks and each ``seed``."""
-    rng = np.random.default_rng([seed, list(tasks).index(task)])
+def episode_seeds(seed: int, task: Task) -> Iterator[int]:
+    """Seeds of a task's episodes, one after the other; other ones for each task and each ``seed``."""
+    rng = np.random.default_rng([seed, crc32(task_name(task).encode())])
     while True:
         yield int(rng.integers(2**31))
 

@@ -42,7 +42,7 @@ def meet(
     """
     torch.manual_seed(seed)
     acquaintance = Acquaintance(env, algorithm.env_runner.module, task, exploring_episodes)
-    seeds = episode_seeds(seed, task, [task])
+    seeds = episode_seeds(seed, task)
     for _ in range(episodes if fine_tune_after is None else min(episodes, fine_tune_after)):
         yield acquaintance.run(next(seeds))
     if fine_tune_after is None or fine_tune_after >= episodes:

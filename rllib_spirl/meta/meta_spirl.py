@@ -16,6 +16,7 @@ from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mix
 from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.tasks import Task
+from rllib_spirl.errors import UserError
 from rllib_spirl.meta.meta_learner import CONTEXT, MetaSPiRLLearner
 from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, TaskEnvRunner
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
@@ -183,7 +184,14 @@ class MetaSPiRL(SPiRL):
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
-        capacity = len(config.training_tasks) * config.replay_capacity
+        tasks = len(config.training_tasks)
+        capacity = tasks * config.replay_capacity
+        if data.num_frames > capacity:  # some drawn from them would not follow on each other, as contexts are to
+            raise UserError(
+                f"{data} has {data.num_frames:,} steps, but {tasks} tasks with a replay_capacity of "
+                f"{config.replay_capacity:,} hold {capacity:,}. Set replay_capacity to at least "
+                f"{-(-data.num_frames // tasks):,}."
+            )
         return task_demonstrations(data, model, env, config.training_tasks, capacity, seed, config.skill_bound)
 
     def _load_demonstrations(self, file: Path) -> TaskDemonstrations:

@@ -31,12 +31,8 @@ class _MeetTasks:
     """A picklable call: an env runner's first episodes in each of some tasks."""
 
     def __init__(self, config: Any, tasks: Sequence[Task]) -> None:
-        self._all = list(config.test_tasks or config.training_tasks)
         self._tasks, self._episodes, self._seed = list(tasks), int(config.evaluation_duration), config.eval_seed
 
     def __call__(self, env_runner: Any) -> list[list[EpisodeResult]]:
         """What ``env_runner.meet`` comes to, see `rllib_spirl.meta.task_env_runner.TaskEnvRunner`."""
-        return [
-            list(env_runner.meet(task, self._episodes, episode_seeds(self._seed, task, self._all)))
-            for task in self._tasks
-        ]
+        return [list(env_runner.meet(task, self._episodes, episode_seeds(self._seed, task))) for task in self._tasks]
