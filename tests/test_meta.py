@@ -365,6 +365,13 @@ def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str,
     assert all(torch.equal(batch[name], same[name]) for name in COLUMNS)
 
 
+def test_demonstrations_that_are_not_kept_whole_are_refused(config: Maker, walks: Path, built: Any) -> None:
+    algorithm = built(config(replay_capacity=10, offline_data=str(walks)).build_algo())
+    enough = -(-opened(walks).num_frames // 3)
+    with pytest.raises(UserError, match=rf"3 tasks .* hold 30. Set replay_capacity to at least {enough}"):
+        _ = algorithm.offline
+
+
 def test_a_context_is_a_run_of_transitions(walks: Path, chunks: str) -> None:
     replay = SkillReplay(10, 1, 1)
     for first in (0, 6, 12):  # the ring has gone round: 8 to 17 are left

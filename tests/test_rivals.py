@@ -130,6 +130,7 @@ def test_each_method_trains_evaluates_and_is_restored(
         ({"policy_value": "most"}, "`policy_value` must be 'least' or 'mean'"),
         ({"policy": "flow", "skill_bound": 1.0}, "leave `skill_bound` out"),
         ({"cloning": -1}, "`cloning` must not be negative"),
+        ({"least_alpha": 0.5}, "`least_alpha`, 0.5, is above `initial_alpha`"),
     ],
 )
 def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
