@@ -108,8 +108,9 @@ def main(
 
 def write_table() -> list[dict[str, Any]]:
     """The rows, in the order of `CHANGES`, also as Markdown in ``TABLE``."""
-    defaults = [r | {"method": DEFAULT} for r in recorded(RESULTS / "kitchen.json") if r["method"] == "spirl"]
-    runs = [run for run in defaults if run["data"] == "scripted"] + recorded(RUNS)
+    known = recorded(RESULTS / "kitchen.json")
+    defaults = [run for run in known if (run["method"], run.get("example")) == ("spirl", "kitchen")]
+    runs = [run | {"method": DEFAULT} for run in defaults] + recorded(RUNS)
     rows = []
     for name in (DEFAULT, *(change.name for change in CHANGES)):
         scores = np.array([at(run, MILESTONES) for run in runs if run["method"] == name])  # (seeds, milestones)
