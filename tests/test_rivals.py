@@ -1,5 +1,6 @@
 """Chunks of actions as skills, and the parts of which RLPD and Q-chunking are made."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from pydantic import ValidationError
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from rllib_spirl.algorithm.losses import cloning_loss, policy_loss, uniform_divergence
+from rllib_spirl.algorithm.losses import cloning_loss, policy_loss, q_target, uniform_divergence
 from rllib_spirl.algorithm.spirl import SPiRLConfig
-from rllib_spirl.algorithm.spirl_rl_module import FlowPolicy
+from rllib_spirl.algorithm.spirl_rl_module import CriticEnsemble, FlowPolicy
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
@@ -88,12 +89,51 @@ def chunks(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 RLPD = {"skill_bound": 1.0, "regularize_to": "uniform", "target_divergence": 12.0, "critic_members": 5}
-RLPD |= {"target_members": 2, "policy_value": "mean", "kl_in_target": True}
+RLPD |= {"target_members": 2, "policy_value": "mean"}
 METHODS: dict[str, dict[str, Any]] = {
     "rlpd": RLPD,
-    "qc_rlpd": RLPD | {"cloning": 0.01},
-    "qc": {"policy": "flow", "skill_candidates": 4, "critic_members": 2},
+    "qc_rlpd": RLPD | {"cloning": 0.01, "target_members": None, "target_value": "mean", "kl_in_target": True},
+    "qc": {"policy": "flow", "skill_candidates": 4, "critic_members": 2, "warmup_steps": 0},
 }
+
+
+def test_critics_see_what_bounded_skills_come_to() -> None:
+    torch.manual_seed(0)
+    critic = CriticEnsemble(CHUNKS, hidden=8, layers=1, members=2, layer_norm=False, skill_bound=1.0)
+    plain = CriticEnsemble(CHUNKS, hidden=8, layers=1, members=2, layer_norm=False)
+    torch.nn.init.normal_(critic.weights[-1])
+    plain.load_state_dict(critic.state_dict())
+    states, u = torch.randn(4, 2), torch.randn(4, 6)
+    torch.testing.assert_close(critic(states, u), plain(states, torch.tanh(u)))
+    torch.testing.assert_close(critic(states, torch.full((4, 6), 9.0)), critic(states, torch.full((4, 6), 12.0)))
+
+
+def test_golden_numbers_of_a_target_by_the_mean() -> None:
+    next_q = torch.tensor([[1.0, 3.0], [2.0, 5.0]])
+    target = q_target(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0]), next_q, 0.5, mean=True)
+    assert target.tolist() == [1.75, 0.5]
+
+
+def test_an_env_runner_chooses_among_a_flows_skills_as_the_learner_does(
+    chunks: str, point_settings: dict[str, Any], ray_session: None
+) -> None:
+    algorithm = build(chunks, point_settings, "qc")
+    try:
+        module = algorithm.learner_group._learner.module["default_policy"]
+        torch.nn.init.normal_(module.target_critic.weights[-1])
+        states, noise = torch.randn(50, 2), torch.randn(4, 50, module.latent_dim)
+        runner = copy.deepcopy(algorithm.env_runner.module)
+        assert not torch.equal(*(m.choose(m.policy, states, noise) for m in (module, runner)))
+        runner.load_state_dict(module.sampling_state(), strict=False)
+        chosen = module.choose(module.policy, states, noise)
+        assert torch.equal(chosen, runner.choose(runner.policy, states, noise))
+        assert float(chosen.abs().max()) <= 1
+        module.target_critic.load_state_dict(module.critic.state_dict())
+        assert torch.equal(
+            module.choose(module.policy, states, noise, module.critic), module.choose(module.policy, states, noise)
+        )
+    finally:
+        algorithm.stop()
 
 
 def build(chunks: str, settings: dict[str, Any], method: str) -> Any:
@@ -128,6 +168,9 @@ def test_each_method_trains_evaluates_and_is_restored(
         ({"regularize_to": "uniform"}, "needs bounded skills: set `skill_bound`"),
         ({"target_members": 9}, "`target_members` must be from 1 to critic_members, 4"),
         ({"policy_value": "most"}, "`policy_value` must be 'least' or 'mean'"),
+        ({"policy": "flow", "cloning": 0.1}, "`policy` 'flow' has no use for `cloning`"),
+        ({"warmup_steps": 20, "replay_capacity": 10}, "`warmup_steps`, 20, are more than are kept, 10"),
+        ({"gamma": 1.5}, "`gamma` must be in"),
         ({"policy": "flow", "skill_bound": 1.0}, "leave `skill_bound` out"),
         ({"cloning": -1}, "`cloning` must not be negative"),
         ({"least_alpha": 0.5}, "`least_alpha`, 0.5, is above `initial_alpha`"),

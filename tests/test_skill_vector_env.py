@@ -17,6 +17,7 @@ from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_vector_env
 from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 from tests.point import PointEnv, PointsEnv
@@ -185,6 +186,23 @@ def test_training_with_many_environments(
         assert restored.train()["env_steps"] == first["env_steps"]
         weights = [each.learner_group._learner.module["default_policy"].state_dict() for each in (algorithm, restored)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("decoder", ["open_loop", "identity"])
+def test_skills_that_are_known_at_their_start_run_side_by_side(decoder: Any, tmp_path: Path) -> None:
+    """Episodes end with, within and beside skills of three steps, so that in some steps none is due."""
+    shape = SkillModelConfig(
+        state_dim=2, action_dim=2, horizon=3, latent_dim=6, decoder=decoder, hidden=8, layers=1, prior_layers=1
+    )
+    skills = str(save_skills(tmp_path, SkillModel(shape), SkillCard(model=shape)))
+    envs = [lambda limit=limit: PointEnv({"limit": limit}) for limit in (6, 7)]
+    env = SkillVectorEnv(SyncVectorEnv(envs), skills)
+    env.reset(seed=0)
+    steps = np.zeros(2, int)
+    for _ in range(20):
+        *_, info = env.step(np.full((2, 6), 0.1, np.float32))
+        steps += info["low_level_steps"]
+    assert (steps > 20).all()
 
 
 def test_gymnasiums_own_way_of_many_is_taken() -> None:

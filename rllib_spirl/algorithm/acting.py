@@ -45,7 +45,7 @@ class ActingPolicy:
             rows = torch.from_numpy(np.atleast_2d(states).astype(np.float32))
             candidates, latent_dim = self._module._around.shape
             noise = rng.standard_normal((candidates, len(rows), latent_dim), np.float32)
-            z = self._module.choose(self._module.policy, rows, torch.from_numpy(noise))[0].numpy()
+            z = self._module.choose(self._module.policy, rows, torch.from_numpy(noise)).numpy()
             return z.reshape(*states.shape[:-1], latent_dim)
         mean, std = self._skills(states)
         return mean + std * rng.standard_normal(mean.shape, np.float32)

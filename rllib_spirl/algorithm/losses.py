@@ -40,6 +40,8 @@ def q_target(
     gamma: float,
     entropy_penalty: Tensor | None = None,
     bounds: tuple[float, float] | None = None,
+    *,
+    mean: bool = False,
 ) -> Tensor:
     """y = Σr + γ (1 − d) [min_E Q̄(s', z') − α KL'], equation (6) of the paper.
 
@@ -49,11 +51,12 @@ def q_target(
         gamma: Discount per skill.
         entropy_penalty: α KL(π(·|s') ‖ p_a(·|s')), (B,); None leaves it out of the target.
         bounds: The least and the greatest return there can be; targets outside are clipped.
+        mean: Whether the critics' mean counts instead of the least of them, as in Q-chunking.
 
     Returns:
         (B,).
     """
-    value = next_q.min(0).values
+    value = next_q.mean(0) if mean else next_q.min(0).values
     if entropy_penalty is not None:
         value = value - entropy_penalty
     target = rewards + gamma * (1 - terminated) * value

@@ -114,9 +114,23 @@ def skill_transitions(
     if relabel is not None:
         data = data.relabel(relabel)
     starts = window_starts(data.episode_starts, horizon)
-    starts = starts[starts < _by_frame(data, data.ends)[starts]]
+    starts = starts[counting(data, starts, horizon)]
     last, labels = window_labels(data, starts, horizon)
     return skills_of(data, model, starts, last, generator, state_dim) | labels
+
+
+def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDArray[np.bool_]:
+    """Which of the windows (W,) are learned from: those that begin before their task is done.
+
+    Where rewards are negative, a recording's last window before its end is left out as well, unless the task ended
+    there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
+    """
+    end, episode_end = _by_frame(data, data.ends), _by_frame(data, data.episode_starts[1:])
+    begun: NDArray[np.bool_] = starts < end[starts]
+    if len(data.rewards) == 0 or data.rewards.min() >= 0:
+        return begun
+    last = np.minimum(starts + horizon, end[starts]) - 1
+    return begun & (data.terminated[last] | (last + 1 + horizon <= episode_end[starts]))
 
 
 def window_labels(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], Batch]:

@@ -94,6 +94,7 @@ class SPiRLConfig(CheckedConfig):
         self.critic_layers = 2
         self.critic_members = 4
         self.target_members: int | None = None
+        self.target_value = "least"
         self.policy_value = "least"
         self.critic_layer_norm = True
         self.policy_lr = 3e-4
@@ -149,6 +150,7 @@ class SPiRLConfig(CheckedConfig):
         critic_layers: int = NotProvided,
         critic_members: int = NotProvided,
         target_members: int | None = NotProvided,
+        target_value: str = NotProvided,
         policy_value: str = NotProvided,
         critic_layer_norm: bool = NotProvided,
         policy_lr: float = NotProvided,
@@ -202,13 +204,14 @@ class SPiRLConfig(CheckedConfig):
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
-            target_members: In the Q-target the least of so many of the critics counts, drawn anew for each minibatch;
-                None for all.
+            target_members: So many of the critics count in the Q-target, drawn anew for each minibatch; None for all.
+            target_value: The "least" of them or, as in Q-chunking, their "mean".
             policy_value: What the policy climbs: the "least" of the critics or, as in RLPD, their "mean".
             tau: Polyak coefficient of the target critics.
             policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
             replay_capacity: Skill transitions kept.
-            warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning.
+            warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning. With
+                0, `offline_updates` are made before anything is sampled.
             updates_per_step: Gradient steps per skill transition.
             offline_fraction: Share of every batch drawn from `offline_data`.
             offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
@@ -278,8 +281,23 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
-        if self.policy_value not in ("least", "mean"):
-            self._value_error(f"`policy_value` must be 'least' or 'mean', got {self.policy_value!r}.")
+        for name in ("target_value", "policy_value"):
+            if getattr(self, name) not in ("least", "mean"):
+                self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
+        if self.policy == "flow":
+            fresh = type(self)()
+            for name in ("kl_in_target", "target_members", "target_value", "policy_value", "conservatism", "cloning"):
+                if getattr(self, name) != getattr(fresh, name):
+                    self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
+        if self.warmup_steps > self._transitions_kept:
+            self._value_error(
+                f"`warmup_steps`, {self.warmup_steps}, are more than are kept, {self._transitions_kept}, so that "
+                "learning would never begin: raise `replay_capacity`, or lower `warmup_steps`."
+            )
+        if not 0 <= self.gamma <= 1:
+            self._value_error(f"`gamma` must be in [0, 1], got {self.gamma}.")
+        if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":
+            self._value_error("Evaluations are of so many episodes: set `evaluation_duration` to a number of them.")
         if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
             self._value_error(
                 f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
@@ -304,6 +322,10 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(
                 "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
+
+    @property
+    def _transitions_kept(self) -> int:
+        return self.replay_capacity
 
     def check_skills(self) -> None:
         """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.
@@ -346,6 +368,7 @@ class SPiRLConfig(CheckedConfig):
             "critic_layer_norm",
             "initial_alpha",
             "skill_candidates",
+            "skill_bound",
         )
         return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
 
@@ -434,22 +457,28 @@ class SPiRL(Algorithm):
             return evaluated_once(self, super().step())
 
     def training_step(self) -> None:
-        demonstrations = self.offline  # here: what is wrong with them shows before anything is sampled
+        _ = self.offline  # here: what is wrong with demonstrations shows before anything is sampled
+        if self.config.warmup_steps == 0:
+            self._learn_from_demonstrations()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample()
         added = self._store(episodes)
         self._stage.advance(added)
         if len(self.replay) < self.config.warmup_steps:
             return
-        if not self._warm:
-            self._warm = True
-            if demonstrations is not None:
-                with stage("updates on demonstrations", self.config.offline_updates, watched_only=True) as progress:
-                    self._learn(self.config.offline_updates, offline_fraction=1.0, progress=progress)
+        self._learn_from_demonstrations()
         self._updates_owed += added * self.config.updates_per_step
         updates = int(self._updates_owed)
         self._updates_owed -= updates
         self._learn(updates, self.config.offline_fraction)
+
+    def _learn_from_demonstrations(self) -> None:
+        """The updates on demonstrations alone, once."""
+        if not self._warm:
+            self._warm = True
+            if self.offline is not None:
+                with stage("updates on demonstrations", self.config.offline_updates, watched_only=True) as progress:
+                    self._learn(self.config.offline_updates, offline_fraction=1.0, progress=progress)
 
     def _sample(self) -> list[SingleAgentEpisode]:
         """Skill episodes, or pieces of them, from the env runners; waits until there are some."""

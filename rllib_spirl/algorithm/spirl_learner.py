@@ -167,6 +167,7 @@ class SPiRLLearner(TorchLearner):
             "conservatism": config.conservatism,
             "cloning": config.cloning,
             "least_alpha": config.least_alpha,
+            "target_value_mean": config.target_value == "mean",
             "policy_value_mean": config.policy_value == "mean",
         }
 
@@ -195,6 +196,7 @@ def spirl_loss(
     target_bounds: tuple[float, float] | None,
     conservatism: float,
     cloning: float = 0.0,
+    target_value_mean: bool = False,
     policy_value_mean: bool = False,
     least_alpha: float = 0.0,
     log_alpha: Tensor | None = None,
@@ -219,7 +221,9 @@ def spirl_loss(
         if members is not None:
             next_q = next_q[members]
         penalty = alpha * next_kl if kl_in_target else None
-        target = q_target(batch["rewards"], batch["terminated"], next_q, gamma, penalty, target_bounds)
+        target = q_target(
+            batch["rewards"], batch["terminated"], next_q, gamma, penalty, target_bounds, mean=target_value_mean
+        )
     features = module.critic.features(module.inputs(states))
     q = module.critic.values(features, batch["z"])
     critic = critic_loss(q, target)
@@ -272,8 +276,10 @@ def flow_loss(
     states, z = batch["states"], batch["z"]
     policy = module.policy
     assert isinstance(policy, FlowPolicy)
-    _, value = module.choose(policy, batch["next_states"], noise[2:])
-    target = q_target(batch["rewards"], batch["terminated"], value[None], gamma, None, target_bounds)
+    with torch.no_grad():  # chosen by the critics themselves, valued by the target ones
+        next_z = module.choose(policy, batch["next_states"], noise[2:], module.critic)
+        next_q = module.target_critic(module.inputs(batch["next_states"]), next_z)
+        target = q_target(batch["rewards"], batch["terminated"], next_q, gamma, None, target_bounds, mean=True)
     inputs = module.inputs(states)
     q = module.critic(inputs, z)
     critic = critic_loss(q, target)

@@ -109,7 +109,11 @@ class FlowPolicy(nn.Module):
 
 
 class CriticEnsemble(nn.Module):
-    """E critics Q(s, z) evaluated as one batched matrix product per layer."""
+    """E critics Q(s, z) evaluated as one batched matrix product per layer.
+
+    With a ``skill_bound`` they see what skills come to, bound · tanh(u), in place of u: where that no longer changes,
+    its value does not either.
+    """
 
     def __init__(
         self,
@@ -120,8 +124,10 @@ class CriticEnsemble(nn.Module):
         members: int,
         layer_norm: bool,
         context_dim: int = 0,
+        skill_bound: float | None = None,
     ) -> None:
         super().__init__()
+        self._skill_bound = skill_bound
         self.features, inputs = state_encoder(shape, context_dim)  # one for all members
         widths = [inputs + shape.latent_dim, *[hidden] * layers, 1]
         self.weights = nn.ParameterList()
@@ -149,6 +155,8 @@ class CriticEnsemble(nn.Module):
         """Features of states (B, F) and latents (B, Z) to values (E, B). ``frozen``: no gradient but for z."""
         if frozen:
             features = features.detach()
+        if self._skill_bound is not None:
+            z = self._skill_bound * torch.tanh(z)
         x = torch.cat([features, z], -1).expand(self.members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -190,6 +198,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         self.latent_dim = latent_dim = card.model.latent_dim
         self.context_dim = context_dim = int(c.get("context_dim", 0))
         self.prior = skills.prior
+        self._chunks = card.model.decoder == "identity"
         self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
         self.uniform = c.get("regularize_to") == "uniform"
         self.prior_spread: float = c.get("prior_spread", 1.0)
@@ -216,6 +225,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             members=c["critic_members"],
             layer_norm=c["critic_layer_norm"],
             context_dim=context_dim,
+            skill_bound=c.get("skill_bound"),
         ).requires_grad_(False)
         if not self.inference_only:
             self.critic = copy.deepcopy(self.target_critic).requires_grad_(True)
@@ -227,7 +237,10 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
     def sampling_state(self) -> dict[str, Tensor]:
         """The part of the module's state that sampling needs: not what only evaluation does."""
-        return {f"policy.{name}": weight for name, weight in self.policy.state_dict().items()}
+        parts: dict[str, nn.Module] = {"policy": self.policy}
+        if isinstance(self.policy, FlowPolicy):  # which chooses by value
+            parts["target_critic"] = self.target_critic
+        return {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
 
     def inputs(self, observations: Tensor) -> Tensor:
         """The normalised states (..., S) in observations, what policy and critics see; and the context."""
@@ -263,7 +276,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         """
         if isinstance(self.averaged_policy, FlowPolicy):
             noise = self._around[:, None].expand(-1, len(states), -1)
-            return self.choose(self.averaged_policy, states, noise)[0]
+            return self.choose(self.averaged_policy, states, noise)
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(self._split(states)[0]))
         candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
         features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
@@ -272,18 +285,19 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         return candidates[best, torch.arange(len(states))]
 
     @torch.no_grad()
-    def choose(self, policy: FlowPolicy, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a flow's skills in states (B, S), made of noise (N, B, Z), those that the target critics value most.
+    def choose(self, policy: FlowPolicy, states: Tensor, noise: Tensor, critic: CriticEnsemble | None = None) -> Tensor:
+        """Of a flow's skills in states (B, S), made of noise (N, B, Z), those that critics value most, (B, Z).
 
-        Returns:
-            The skills, (B, Z), and their values, (B,): means over the critics.
+        Values are means over the critics: those of ``critic``, else the target critics. Chunks of actions are clipped
+        to [-1, 1] first.
         """
-        inputs = self.inputs(states)
+        inputs, critic = self.inputs(states), critic or self.target_critic
         z = policy(inputs, noise)
-        features = self.target_critic.features(inputs).expand(len(z), -1, -1)
-        q = self.target_critic.values(features.flatten(0, 1), z.flatten(0, 1)).mean(0).view(len(z), -1)
-        value, best = q.max(0)
-        return z[best, torch.arange(len(states))], value
+        if self._chunks:
+            z = z.clamp(-1, 1)
+        features = critic.features(inputs).expand(len(z), -1, -1)
+        best = critic.values(features.flatten(0, 1), z.flatten(0, 1)).mean(0).view(len(z), -1).argmax(0)
+        return z[best, torch.arange(len(states))]
 
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:

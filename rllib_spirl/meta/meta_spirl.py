@@ -118,6 +118,10 @@ class MetaSPiRLConfig(SPiRLConfig):
         super().training(**kwargs)
         return self._take(locals())
 
+    @property
+    def _transitions_kept(self) -> int:
+        return self.replay_capacity * max(1, len(self.training_tasks))
+
     def validate(self) -> None:
         check_task_lists(self)
         self._require(

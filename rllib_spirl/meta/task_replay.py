@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rllib_spirl.algorithm.offline import read_transitions, skills_of, window_labels
+from rllib_spirl.algorithm.offline import counting, read_transitions, skills_of, window_labels
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import window_starts
@@ -157,11 +156,11 @@ def task_demonstrations(
         for task in track(tasks, "rewards of demonstrations in each task", total=len(tasks), watched_only=True):
             family.set_task(task)
             relabelled = part.relabel(relabel)
-            counting = starts < np.repeat(relabelled.ends, np.diff(part.episode_starts))[starts]
-            _, labels = window_labels(relabelled, starts[counting], horizon)
+            counts = counting(relabelled, starts, horizon)
+            _, labels = window_labels(relabelled, starts[counts], horizon)
             for column, name, otherwise in ((rewards, "rewards", torch.nan), (terminated, "terminated", 1.0)):
                 column.append(torch.full((len(starts),), otherwise))
-                column[-1][torch.from_numpy(counting)] = labels[name]
+                column[-1][torch.from_numpy(counts)] = labels[name]
         columns = skills_of(part, model, starts, starts + horizon - 1, generator, state_dim)
         none = torch.zeros(len(starts))  # of what is the tasks'
         columns |= {"rewards": none, "terminated": none}

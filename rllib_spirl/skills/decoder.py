@@ -44,7 +44,7 @@ class SkillDecoder:
     """
 
     def __init__(self, model: SkillModel) -> None:
-        self._horizon = model.config.horizon
+        self._horizon, self._action_dim = model.config.horizon, model.config.action_dim
         self._begun = np.zeros(0, np.float32)  # what z adds in the first layer, or all actions, (..., H, A)
         self._steps: NDArray[np.int_] = np.zeros((), int)
         self._chunks = model.config.decoder == "identity"
@@ -79,14 +79,16 @@ class SkillDecoder:
             if self._closed_loop:
                 return z
             z = self._net.head(z)
-        return z.reshape(*z.shape[:-1], self._horizon, -1)
+        return z.reshape(*z.shape[:-1], self._horizon, self._action_dim)
 
     def act(self, states: NDArray[np.floating]) -> Array:
         """The skills' actions (..., A) in ``states`` (..., S), environment units."""
         if self._closed_loop:
             inputs = np.asarray(states, np.float32) if self._encoder is None else self._encoder(states)
             return self._net.head(inputs @ self._from_state + self._begun)
-        actions = self._begun[(*np.indices(self._steps.shape), self._steps)]
+        # A skill that ended with its episode may be asked once more, for a step that only begins the next episode.
+        steps = np.minimum(self._steps, self._horizon - 1)
+        actions = self._begun[(*np.indices(steps.shape), steps)]
         self._steps += 1
         return actions
 
