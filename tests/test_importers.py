@@ -77,14 +77,18 @@ STATES = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
 
 
 def add_minari(
-    name: str, buffers: list[EpisodeBuffer], observations: gym.Space = STATES, largest_action: float = 1
+    name: str,
+    buffers: list[EpisodeBuffer],
+    observations: gym.Space = STATES,
+    largest_action: float = 1,
+    actions: gym.Space | None = None,
 ) -> Any:
-    """Write a Minari data set of actions (3,)."""
+    """Write a Minari data set, by default of actions (3,)."""
     return minari.create_dataset_from_buffers(
         name,
         buffers,
         observation_space=observations,
-        action_space=gym.spaces.Box(-largest_action, largest_action, (3,), np.float64),
+        action_space=actions or gym.spaces.Box(-largest_action, largest_action, (3,), np.float64),
         author="x",
         author_email="x@example.com",
         code_permalink="https://example.com",
@@ -283,6 +287,45 @@ def test_d4rl_columns_task_and_scaling(tmp_path: Path, d4rl: dict[str, np.ndarra
     assert {(episode.states.shape[1], episode.task) for episode in found} == {(2, "mixed")}
     low, high = d4rl["actions"].min(axis=0), d4rl["actions"].max(axis=0)
     np.testing.assert_allclose(found[0].actions, (d4rl["actions"][:4] - low) / (high - low) * 2 - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_d4rl_a_damaged_action_does_not_change_the_scale_of_others(
+    value: float, tmp_path: Path, d4rl: dict[str, np.ndarray]
+) -> None:
+    d4rl["actions"] = d4rl["actions"] * 5
+    whole = load(write(read_d4rl(save(tmp_path / "whole.hdf5", d4rl), rescale_actions=True), tmp_path / "whole"))
+    kept = [0, 1, 2, 3, 8, 9]
+    range_ = d4rl["actions"][kept].min(axis=0), d4rl["actions"][kept].max(axis=0)
+    d4rl["actions"][4:8] = range_[0]
+    d4rl["actions"][5, 1] = value
+    path = save(tmp_path / "x.hdf5", d4rl)
+    with pytest.raises(UserError, match=rf"episode at row 4, step 1: action is {value}"):
+        write(read_d4rl(path, rescale_actions=True), tmp_path / "set")
+    read = load(write(read_d4rl(path, rescale_actions=True), tmp_path / "set", skip_damaged=True))
+    np.testing.assert_allclose(read.actions, scale_actions(d4rl["actions"][kept], *range_), atol=1e-5)
+    assert len(whole.actions) == 10
+
+
+def test_minari_dimensions_without_bounds_are_taken_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = MinariRecipe(source="minari", dataset="test/half-v0")
+    space = gym.spaces.Box(np.array([-2, -np.inf], np.float32), np.array([2, np.inf], np.float32))
+    actions = np.array([[1.0, 0.5], [-2.0, -1.0]])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    buffer = EpisodeBuffer(
+        id=0,
+        observations=np.zeros((3, 4)),
+        actions=actions,
+        rewards=[0.0, 0.0],
+        terminations=[False, True],
+        truncations=[False, False],
+        infos=None,
+    )
+    add_minari("test/half-v0", [buffer], actions=space)
+    (episode,) = episodes(recipe.read())
+    np.testing.assert_allclose(episode.actions, [[0.5, 0.5], [-1, -1]])
 
 
 def test_d4rl_damaged_episodes_are_left_out_when_asked(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:

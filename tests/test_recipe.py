@@ -3,6 +3,8 @@
 import importlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from rllib_spirl import locking
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.data import recipe as recipes
 from rllib_spirl.demos import recording
@@ -151,6 +154,42 @@ def test_a_built_data_set_is_reused(recipe: Path, fake: Path, tmp_path: Path) ->
     assert build(recipe, show_progress=False) == first
     assert len(calls(fake)) == made
     assert build(recipe, overrides={"demonstrations": 2}, workers=1, show_progress=False) != first
+
+
+def test_who_waited_for_another_build_takes_its_data(
+    recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is given only when the other build is done."""
+
+    @contextmanager
+    def waited(file: Path, task: str) -> Iterator[None]:
+        monkeypatch.setattr(recipes, "sole", locking.sole)
+        build(recipe, workers=1, show_progress=False)
+        made.append(len(calls(fake)))
+        yield
+
+    made: list[int] = []
+    monkeypatch.setattr(recipes, "sole", waited)
+    build(recipe, workers=1, show_progress=False)
+    assert len(calls(fake)) == made[0]
+
+
+def test_a_home_in_the_output_is_found_again(
+    recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    place = {"output": "~/set"}
+    first = build(recipe, overrides=place, workers=1, show_progress=False)
+    assert first == tmp_path / "me" / "set"
+    assert build(recipe, overrides=place, workers=1, show_progress=False) == first
+
+
+def test_a_damaged_data_set_is_replaced_when_asked(recipe: Path, fake: Path, tmp_path: Path) -> None:
+    place = build(recipe, output=tmp_path / "set", workers=1, show_progress=False)
+    (place / "meta" / "info.json").write_text("{")
+    with pytest.raises(UserError):
+        build(recipe, output=place, workers=1, show_progress=False)
+    build(recipe, output=place, workers=1, show_progress=False, overwrite=True)
 
 
 def test_nothing_else_is_overwritten_unasked(recipe: Path, fake: Path, tmp_path: Path) -> None:

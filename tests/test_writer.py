@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rllib_spirl.data import Episode, TrajectoryWriter
+from rllib_spirl.errors import UserError
 from tests.sets import load, opened
 
 
@@ -45,6 +46,20 @@ def test_a_new_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     write(tmp_path / "set")
     assert hidden(tmp_path) == set()
     assert load(tmp_path / "set").num_episodes == 1
+
+
+def test_what_came_to_be_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    first, second = (TrajectoryWriter(tmp_path / "set", fps=10) for _ in range(2))
+    for writer, reward in ((first, 1.0), (second, 2.0)):
+        writer._temporary = tmp_path / f".set.partial-{reward}"
+        writer.__enter__()
+        writer.add(Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.full(2, reward), True, False, "t"))
+    first.close()
+    with pytest.raises(UserError, match="exists by now, so what was written is in"):
+        second.close()
+    assert load(tmp_path / "set").rewards.tolist() == [1, 1]
+    (kept,) = tmp_path.glob("set-*")
+    assert load(kept).rewards.tolist() == [2, 2]
 
 
 def test_nothing_else_is_removed(tmp_path: Path, dead: int) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -715,18 +715,43 @@ def dealt_out(
 ) -> list[Any]:
     """The results of work that is dealt out to the evaluation env runners; without any, the local one does it all.
 
+    The share of an env runner that dies goes to the others, or to those that take the place of dead ones.
+
     Args:
         algorithm, env_runners: Of a `custom_evaluation_function`.
         work: What there is to do.
-        call: Makes of a share of the work a picklable call of an env runner, which returns the share's results.
+        call: Makes of a share of the work a picklable call of an env runner, which returns a result for each part.
+
+    Raises:
+        RuntimeError: If env runners have died three times in a row.
     """
-    if env_runners is None or env_runners.num_healthy_remote_env_runners() == 0:
+    if env_runners is None or env_runners.num_remote_env_runners() == 0:
         return call(work)(algorithm.env_runner if env_runners is None else env_runners.local_env_runner)
-    ids = env_runners.healthy_env_runner_ids()
-    shares = [work[i :: len(ids)] for i in range(len(ids))]
-    calls = [call(share) for share in shares if share]
-    results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
-    return [result for share in results for result in share]
+    found: dict[int, Any] = {}
+    for _ in range(3):
+        if env_runners.num_healthy_remote_env_runners() == 0:
+            algorithm.restore_env_runners(env_runners)
+        ids = env_runners.healthy_env_runner_ids()
+        missing = [place for place in range(len(work)) if place not in found]
+        shares = [missing[i :: len(ids)] for i in range(min(len(ids), len(missing)))]
+        calls = [_Numbered(share, call([work[place] for place in share])) for share in shares]
+        results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
+        for share, values in results:
+            found.update(zip(share, values, strict=True))
+        if len(found) == len(work):
+            return [found[place] for place in range(len(work))]
+    raise RuntimeError("The evaluation's env runners died three times; see their errors above.")
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A picklable call of an env runner, which tells beside the results of what they are."""
+
+    share: Sequence[int]
+    call: Callable[..., list[Any]]
+
+    def __call__(self, env_runner: Any) -> tuple[Sequence[int], list[Any]]:
+        return self.share, self.call(env_runner)
 
 
 def evaluated(

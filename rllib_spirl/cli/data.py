@@ -28,7 +28,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to make.
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")]
 Columns = Annotated[str | None, typer.Option(help="State dimensions to keep, e.g. 0:9,18:39.")]
 Task = Annotated[str | None, typer.Option(help="What the episodes do.")]
-Fps = Annotated[float, typer.Option(help="Steps per second.")]
+Fps = Annotated[float, typer.Option(min=0.001, help="Steps per second.")]
 Env = Annotated[str | None, typer.Option(help="Environment whose states these are, e.g. rllib_spirl/Kitchen-v0.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value, in place of the recipe's.")]
 Skip = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged episodes out, and list them.")]
@@ -243,6 +243,7 @@ def render(
     from rllib_spirl.evaluation.pictures import suffix_of
 
     is_recipe = source.suffix in (".yaml", ".yml")
+    source = examples.find(source, examples.RECIPES) if is_recipe else source
     output = output or Path(f"{source.stem if is_recipe else source.resolve().name}.png")
     suffix_of(output, SUFFIXES)  # before a long build, not after it
     if set_ and not is_recipe:

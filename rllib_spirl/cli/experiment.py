@@ -1,6 +1,7 @@
 """Experiment files: YAML in, checked ``Experiment`` objects out. Nothing here starts Ray or writes a file."""
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return _is_number(value) and value == int(value)
+    return _is_number(value) and math.isfinite(value) and value == int(value)
 
 
 def _is_text(value: Any) -> bool:

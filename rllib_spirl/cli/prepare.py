@@ -1,5 +1,6 @@
 """What an experiment's ``skills:`` section asks for: made when it is missing, reused when it is there."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.recipe import build, built, default_place, read_recipe
+from rllib_spirl.data.recipe import build, built, place_of, read_recipe
 from rllib_spirl.data.recording import state_part
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
@@ -201,7 +202,7 @@ def prepare_skills(
             made.close()
 
     folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
-    if env is not None and section.rollouts > 0 and not _tried(folder):
+    if env is not None and section.rollouts > 0 and not _tried(folder) and os.access(folder, os.W_OK):
         with sole(folder / DRIVER_LOCK, "trying the prior"):
             if not _tried(folder):  # by the one waited for
                 report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
@@ -221,7 +222,7 @@ def _existing(data: Location) -> DataSet | RecordedRecipe | None:
     if isinstance(data, Remote):
         raise UserError(f"skills.data: {data}: a recipe is a local file; only data sets are read from URIs.")
     recipe = read_recipe(data)
-    found = built(recipe, Path(recipe.output or default_place(recipe, data)))
+    found = built(recipe, place_of(recipe, data))
     return found or (recipe if isinstance(recipe, RecordedRecipe) else None)
 
 

@@ -40,12 +40,15 @@ def show(
     card = load_card(skills)
     source = DataSet.open(data) if data is not None else _own_data(card)
     env = env or (environment_of(source.info) if source is not None else None)
+    arguments = parse(env_config, "--env-config")
+    if not isinstance(arguments, dict):
+        raise UserError(f"--env-config: give a mapping such as '{{ordered: false}}', not {env_config!r}")
     shown = show_skills(
         skills,
         output,
         data=source,
         env=env,
-        env_config=parse(env_config, "--env-config"),
+        env_config=arguments,
         states=states,
         draws=draws,
         seed=seed,

@@ -159,11 +159,21 @@ def choose_columns(spec: str | None, width: int, what: str) -> np.ndarray:
     return np.array(chosen)
 
 
+def action_range(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest finite number of each dimension, (A,), of actions (T, A)."""
+    finite = np.isfinite(actions)
+    return np.where(finite, actions, np.inf).min(axis=0), np.where(finite, actions, -np.inf).max(axis=0)
+
+
 def scale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Map actions (T, A) from [low, high] (A,) to [-1, 1]; a dimension without range becomes 0."""
+    """Map actions (T, A) from [low, high] (A,) to [-1, 1]; a dimension without range becomes 0.
+
+    What is not finite stays as it is, to be found when the episode is checked.
+    """
     span = high - low
     scaled = 2 * (actions - low) / np.where(span > 0, span, 1) - 1
-    return np.where(span > 0, np.clip(scaled, -1, 1), 0).astype(actions.dtype)
+    mapped = np.where(span > 0, np.clip(scaled, -1, 1), 0)
+    return np.where(np.isfinite(actions), mapped, actions).astype(actions.dtype)
 
 
 def floats(values: np.ndarray) -> np.ndarray:

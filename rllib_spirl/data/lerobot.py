@@ -12,7 +12,15 @@ from rllib_spirl.data import columns as c
 from rllib_spirl.data.content import out_of_order
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode, Trajectories, following_states
-from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats, scale_actions
+from rllib_spirl.data.importing import (
+    ImportRecipe,
+    Source,
+    action_range,
+    choose_columns,
+    file_state,
+    floats,
+    scale_actions,
+)
 from rllib_spirl.errors import UserError
 
 
@@ -56,7 +64,7 @@ class LeRobotRecipe(ImportRecipe):
             "state_columns": self.state_columns,
         }
         if self.rescale_actions:
-            low, high = actions.min(axis=0), actions.max(axis=0)
+            low, high = action_range(actions)
             facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
             actions = scale_actions(actions, low, high)
         rewards = floats(values[c.REWARD]) if c.REWARD in values else np.zeros(len(states), states.dtype)

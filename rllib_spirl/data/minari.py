@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_spirl.data.episode import DamagedEpisode, Episode
-from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, floats, scale_actions
+from rllib_spirl.data.importing import ImportRecipe, Source, action_range, choose_columns, floats, scale_actions
 from rllib_spirl.errors import UserError
 
 
@@ -48,8 +48,11 @@ class MinariRecipe(ImportRecipe):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"{self.dataset}: actions are {space}; only vectors of continuous actions can be imported")
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            low, high = self._action_range(data) if self.rescale_actions else (-np.ones_like(low), np.ones_like(high))
+        mapped = np.isfinite(low) & np.isfinite(high)
+        if not mapped.all():  # dimensions without bounds have those of the data, or are taken as they are
+            found = self._action_range(data) if self.rescale_actions else (-np.ones_like(low), np.ones_like(high))
+            low, high = np.where(mapped, low, found[0]), np.where(mapped, high, found[1])
+            mapped |= self.rescale_actions
         facts: dict[str, Any] = {
             "source": "minari",
             "dataset": data.spec.dataset_id,
@@ -68,7 +71,7 @@ class MinariRecipe(ImportRecipe):
             actions = floats(recorded.actions)
             return Episode(
                 states=observations[:, columns],
-                actions=scale_actions(actions, low, high) if scaled else actions,
+                actions=np.where(mapped, scale_actions(actions, low, high), actions) if scaled else actions,
                 rewards=floats(recorded.rewards),
                 terminated=bool(recorded.terminations[-1]),
                 truncated=bool(recorded.truncations[-1]),
@@ -98,8 +101,13 @@ class MinariRecipe(ImportRecipe):
         """Least and greatest number of each action dimension in the data, (A,)."""
         ranges = []
         for index in map(int, data.episode_indices):
-            actions = self._episode(data, index).actions
-            ranges.append((actions.min(axis=0), actions.max(axis=0)))
+            try:
+                ranges.append(action_range(self._episode(data, index).actions))
+            except DamagedEpisode:
+                if not self.skip_damaged:
+                    raise
+        if not ranges:
+            raise UserError(f"{self.dataset}: no episode is whole")
         return np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)
 
     def _labels(self, data: Any) -> dict[int, str]:

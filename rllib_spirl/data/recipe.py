@@ -15,6 +15,7 @@ from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
+from rllib_spirl.locking import sole
 from rllib_spirl.yaml_text import did_you_mean, parse_file
 
 __all__ = ["SOURCES", "Recipe", "build", "one_of", "read_recipe", "recipe_hash"]
@@ -110,11 +111,16 @@ def build(
     """
     recipe_path = Path(recipe_path)
     recipe = read_recipe(recipe_path, overrides)
-    place = Path(output or recipe.output or default_place(recipe, recipe_path))
+    place = Path(output).expanduser() if output else place_of(recipe, recipe_path)
     if (found := built(recipe, place, overwrite=overwrite)) is not None:
         return found
     facts = {"recipe": recipe.content(), "recipe_hash": recipe_hash(recipe)}
-    return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+    locks = paths.home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with sole(locks / f"{hashlib.sha256(str(place.absolute()).encode()).hexdigest()[:12]}.lock", f"building {place}"):
+        if (found := built(recipe, place, overwrite=overwrite)) is not None:  # by the one waited for
+            return found
+        return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
 
 
 def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | None:
@@ -124,7 +130,12 @@ def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | 
         UserError: When something else is there, unless it may be overwritten.
     """
     if (place / "meta" / "info.json").exists():
-        data = DataSet.open(place)
+        try:
+            data = DataSet.open(place)
+        except UserError:  # it is damaged
+            if not overwrite:
+                raise
+            return None
         if data.ours.get("source", {}).get("recipe_hash") == recipe_hash(recipe):
             return data
     if place.exists() and not overwrite:
@@ -134,8 +145,10 @@ def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | 
     return None
 
 
-def default_place(recipe: Recipe, file: Path) -> Path:
-    """Where a recipe's data set is built unless another place is named."""
+def place_of(recipe: Recipe, file: Path) -> Path:
+    """Where a recipe's data set is built: at its ``output``, else below `paths.home`."""
+    if recipe.output:
+        return Path(recipe.output).expanduser()
     return paths.home() / "data" / f"{recipe.name or file.stem}-{recipe_hash(recipe)}"
 
 

@@ -74,7 +74,7 @@ class TrajectoryWriter:
         self._fps = int(fps) if float(fps).is_integer() else float(fps)
         self._robot_type = robot_type
         self._names = {c.STATE: state_names, c.NEXT_STATE: state_names, c.ACTION: action_names}
-        self._env, self._source = env, source
+        self._env, self._source, self._overwrite = env, source, overwrite
         self._file_bytes = file_size_mb * 2**20
         self._temporary = self.path.parent / f".{self.path.name}.partial-{socket.gethostname()}-{os.getpid()}"
         self._float: Any = None
@@ -302,6 +302,10 @@ class TrajectoryWriter:
         for name, values in (("stats.json", statistics), ("info.json", info)):
             (meta / name).write_text(json.dumps(values, indent=2) + "\n")
         replaced = self._temporary.with_name(self._temporary.name + "-replaced")
+        if self.path.exists() and not self._overwrite:
+            kept = self.path.with_name(f"{self.path.name}-{os.getpid()}")
+            self._temporary.rename(kept)
+            raise UserError(f"{self.path} exists by now, so what was written is in {kept}")
         if self.path.exists():
             self.path.rename(replaced)
         try:

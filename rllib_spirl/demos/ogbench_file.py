@@ -10,7 +10,15 @@ import numpy as np
 from pydantic import Field
 
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats, scale_actions
+from rllib_spirl.data.importing import (
+    ImportRecipe,
+    Source,
+    action_range,
+    choose_columns,
+    file_state,
+    floats,
+    scale_actions,
+)
 from rllib_spirl.envs.outside import FAMILIES, OGBENCH
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
@@ -50,7 +58,7 @@ class OGBenchFile(ImportRecipe):
         observations = observations[:, choose_columns(self.state_columns, observations.shape[1], "'observations'")]
         facts: dict[str, Any] = {"source": "ogbench", "file": self.path.name, "state_columns": self.state_columns}
         if self.rescale_actions:
-            low, high = actions.min(axis=0), actions.max(axis=0)
+            low, high = action_range(actions)
             facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
             actions = scale_actions(actions, low, high)
         ends = np.flatnonzero(np.append(arrays["terminals"][:-1].reshape(-1) > 0, True)) + 1

@@ -52,6 +52,6 @@ def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
         summary["subtask_rate"] = {
             name: float(np.mean([e.subtasks[name] for e in episodes if name in e.subtasks])) for name in names
         }
-    for name in episodes[0].measures:
-        summary[name] = float(np.mean([e.measures[name] for e in episodes]))
+    for name in dict.fromkeys(name for e in episodes for name in e.measures):
+        summary[name] = float(np.mean([e.measures[name] for e in episodes if name in e.measures]))
     return summary

@@ -14,7 +14,7 @@ from PIL import Image
 from rllib_spirl.data import DataSet, Episode
 from rllib_spirl.demos.recipes import ENVIRONMENTS
 from rllib_spirl.envs import our_name
-from rllib_spirl.envs.skill_env import make_env
+from rllib_spirl.envs.skill_env import try_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import (
     VIDEO_FORMATS,
@@ -142,8 +142,8 @@ def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
         )
     name = our_name(name) or name
     try:
-        env = make_env(name, {"render_mode": "rgb_array"})
-    except (gym.error.Error, ImportError, TypeError) as error:
+        env = try_env(name, {"render_mode": "rgb_array"})
+    except UserError as error:
         raise UserError(f"{data.path}: its environment {name} cannot be made here to draw it: {error}") from None
     drawer: Any = env.unwrapped
     if not isinstance(drawer, DrawsStates):

@@ -93,7 +93,10 @@ def caption_lines(subtasks: Iterable[str], width: int) -> int:
 
 def rendered(env: gym.Env) -> Picture:
     """The picture that an environment gives of its state. Raises UserError if it gives none."""
-    picture: Any = env.render()
+    try:
+        picture: Any = env.render()
+    except NotImplementedError:
+        raise UserError(f"{env} has no pictures: it has no render().") from None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
         raise UserError(f"{env} has no pictures: its render() returns {type(picture).__name__}.")
     return picture

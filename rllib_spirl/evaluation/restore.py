@@ -21,7 +21,7 @@ from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.spirl import kept_skills
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
-from rllib_spirl.envs.skill_env import SkillEnv, make_env
+from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 from rllib_spirl.meta import MAML, MetaSPiRL
@@ -55,7 +55,7 @@ class Restored:
         return ActingPolicy(self.module)
 
     def make_env(self, **env_config: Any) -> SkillEnv:
-        """The environment with skills for actions; ``env_config`` adds to the one trained with.
+        """The environment of evaluations with skills for actions; ``env_config`` adds to its own.
 
         Raises:
             UserError: If the environment cannot be made here.
@@ -73,9 +73,9 @@ class Restored:
             UserError: If it cannot be made, with these arguments or at all.
         """
         try:
-            return make_env(self.env, {**self.env_config, **env_config})
-        except (gym.error.Error, ImportError, AttributeError, TypeError) as error:
-            raise UserError(f"The environment {self.env} cannot be made here: {one_line(error)}") from None
+            return try_env(self.env, {**self.env_config, **env_config})
+        except UserError as error:
+            raise UserError(f"The environment {self.env} cannot be made here: {error}") from None
 
 
 def load_policy(checkpoint: str) -> Restored:
@@ -106,7 +106,10 @@ def load_policy(checkpoint: str) -> Restored:
     for name in module.get_non_inference_attributes():
         delattr(module, name)
     module.eval()
-    return Restored(module, env, dict(env_config or {}), kept or str(named), config.get("skill_bound"))
+    evaluation = config.get("evaluation_config") or {}  # training's evaluations may be in another environment
+    env = evaluation.get("env") or env
+    env_config = {**(env_config or {}), **(evaluation.get("env_config") or {})}
+    return Restored(module, env, env_config, kept or str(named), config.get("skill_bound"))
 
 
 def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:

@@ -285,7 +285,8 @@ def _read(
     evaluated = [r for r in results if _evaluation_due(r, config) and not np.isnan(_return(r.get("evaluation")))]
     rates = [_rates(r["evaluation"]) for r in evaluated]
     names = list(dict.fromkeys(name for rate in rates for name in rate))
-    tasks = env_config.get("tasks") or names
+    given = env_config.get("tasks")
+    tasks = given if given and isinstance(given, list | tuple) else names
     names.sort(key=lambda name: tasks.index(name) if name in tasks else len(tasks))
 
     def evaluations(*path: str) -> Array:

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.data import DataSet
 from rllib_spirl.data.windows import previous_frames, window_starts
-from rllib_spirl.envs.skill_env import make_skill_env
+from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
 from rllib_spirl.evaluation.skill_map import Kind, draw_map
@@ -153,9 +153,7 @@ def _drawn_skills(
 
     A state is reached by skills of the prior from ``env.reset(seed)``, anew for every skill drawn in it.
     """
-    skill_env = make_skill_env(
-        {"env": env, "env_config": env_config | {"render_mode": "rgb_array"}, "skill_checkpoint": files}
-    )
+    skill_env = SkillEnv(try_env(env, env_config | {"render_mode": "rgb_array"}), files)
     try:
         led: list[NDArray[np.float32]] = []
         observation = _reach(skill_env, led, seed)

@@ -207,16 +207,11 @@ class MAML(Algorithm):
             group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
     def _sample(self) -> list[list[Batch]]:
-        """What env runners have met, see `AdaptingEnvRunner.run`: less than they were to, where one was lost."""
-        group, meetings = self.env_runner_group, self._meetings()
-        remote = group.num_remote_env_runners() > 0
-        found: list[list[Batch]] = []
-        while not found:
-            if remote and group.num_healthy_remote_env_runners() == 0:
-                self.restore_env_runners(group)
-                continue
-            found = dealt_out(self, group, meetings, RunMeetings)
-        metrics = group.foreach_env_runner(lambda runner: runner.get_metrics(), local_env_runner=not remote)
+        """What env runners have met, see `AdaptingEnvRunner.run`."""
+        group = self.env_runner_group
+        found: list[list[Batch]] = dealt_out(self, group, self._meetings(), RunMeetings)
+        local = group.num_remote_env_runners() == 0
+        metrics = group.foreach_env_runner(lambda runner: runner.get_metrics(), local_env_runner=local)
         self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
         return found
 
