@@ -1,6 +1,5 @@
 """The Ray Train job: its checkpoint, its reuse, its resumption, and several workers."""
 
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rllib_spirl.cli import prepare
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.evaluation.prior import prior_scores, report_prior
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.pretrain import pretrain
@@ -143,8 +142,15 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     shutil.copytree(point_skills, tmp_path / "skills")
     scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2, show_progress=False)
     assert set(scores) == {"prior_mean", "prior_sampled"}
-    assert json.loads((tmp_path / "skills" / CARD).read_text())["metrics"]["prior_mean"] == scores["prior_mean"]
-    assert load_card(tmp_path / "skills").metrics["prior_sampled"] == scores["prior_sampled"]
+    metrics = load_card(tmp_path / "skills").metrics
+    assert prior_scores(metrics, "point", {"limit": 20}) == (scores["prior_mean"], scores["prior_sampled"])
+    assert prior_scores(metrics, "point", {"limit": 40}) is None  # another task
+    report_prior(tmp_path / "skills" / CARD, "point", {"limit": 40}, episodes=2, show_progress=False)
+    metrics = load_card(tmp_path / "skills").metrics
+    assert prior_scores(metrics, "point", {"limit": 40})
+    assert prior_scores(metrics, "point", {"limit": 20})
+    of_old = {"prior_mean": 1.0, "prior_sampled": 0.5}
+    assert prior_scores(of_old, "point", {}) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rllib_spirl.data.recording import state_part
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
-from rllib_spirl.evaluation.prior import report_prior
+from rllib_spirl.evaluation.prior import prior_scores, report_prior
 from rllib_spirl.locations import Location, Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.paths import home
@@ -202,10 +202,13 @@ def prepare_skills(
             made.close()
 
     folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
-    if env is not None and section.rollouts > 0 and not _tried(folder) and os.access(folder, os.W_OK):
+    if env is None or section.rollouts == 0:
+        return PreparedSkills(str(folder), data)
+    task = env, env_config or {}
+    if not _tried(folder, *task) and os.access(folder, os.W_OK):
         with sole(folder / DRIVER_LOCK, "trying the prior"):
-            if not _tried(folder):  # by the one waited for
-                report_prior(folder / CARD, env, env_config or {}, section.rollouts, show_progress=show_progress)
+            if not _tried(folder, *task):  # by the one waited for
+                report_prior(folder / CARD, *task, section.rollouts, show_progress=show_progress)
     return PreparedSkills(str(folder), data)
 
 
@@ -247,8 +250,8 @@ def _open(data: Location, show_progress: bool) -> DataSet:
     return found if isinstance(found, DataSet) else build(Path(str(data)), show_progress=show_progress)
 
 
-def _tried(folder: Path) -> bool:
-    return "prior_mean" in load_card(folder).metrics
+def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> bool:
+    return prior_scores(load_card(folder).metrics, env, env_config) is not None
 
 
 def _resolve(path: str, base: Path) -> Location:

@@ -1,7 +1,8 @@
 """What skills alone achieve: episodes in which z comes from the prior, before any reinforcement learning."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def prior_episode(
         skill_env.close()
 
 
+_SCORES = ("prior_mean", "prior_sampled")
+
+
+def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """What a card's metrics say of skills from the prior in a task, its mean and sampled; None if not tried there.
+
+    Cards of earlier versions do not tell the task that they were tried in.
+    """
+    of_task = [name if name in metrics else f"{name} {_task_key(env, env_config)}" for name in _SCORES]
+    return (metrics[of_task[0]], metrics[of_task[1]]) if all(name in metrics for name in of_task) else None
+
+
+def _task_key(env: str, env_config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([env, env_config], sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
 def report_prior(
     card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000, show_progress: bool = True
 ) -> dict[str, float]:
@@ -62,11 +79,12 @@ def report_prior(
             results[jobs[ready]].append(ray.get(ready))
             progress.advance()
     scores: dict[str, float] = {}
-    for sample, name in ((False, "prior_mean"), (True, "prior_sampled")):
+    for sample, name in zip((False, True), _SCORES, strict=True):
         summary = summarize(results[sample])
         scores[name] = summary.get("completed_subtasks", summary["episode_return"])
     content = json.loads(card.read_text())
-    content["metrics"].update(scores)
+    key = _task_key(env, env_config)
+    content["metrics"].update({f"{name} {key}": score for name, score in scores.items()})
     with replacing(card) as file:
         file.write_text(json.dumps(content, indent=2) + "\n")
     if show_progress:

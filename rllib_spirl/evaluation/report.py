@@ -290,7 +290,7 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
 
 def _prior_scores(method: MethodCurve) -> str:
     """What the skills achieved before any training, mean over skill models."""
-    scores = list({run.skill_checkpoint: run.prior_alone for run in method.runs}.values())
+    scores = list({(run.skill_checkpoint, _task(run)): run.prior_alone for run in method.runs}.values())
     if np.isnan(scores).all():
         return "–"
     return " / ".join(f"{value:.2f}" for value in np.nanmean(scores, axis=0))

@@ -17,6 +17,7 @@ import yaml
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import records
 from rllib_spirl.evaluation.curve import Array, Curve
+from rllib_spirl.evaluation.prior import prior_scores
 from rllib_spirl.skills.checkpoint import load_card
 
 RESULTS = "result.json"
@@ -44,7 +45,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     """
     curves: dict[Any, Curve] = {}
     recorded: dict[Any, Curve] = {}
-    prior_alone = cache(_prior_alone)  # trials share skills
+    card_metrics = cache(_card_metrics)  # trials share skills
     for run in runs:
         name, path = named(str(run))
         if (report := records.find(path)) is not None and not _trials(path):
@@ -61,7 +62,7 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
             varied = _varied(list(parameters.values()))
             for trial in members:
                 label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
-                curve = _read(trial, label, parameters[trial], data, prior_alone)
+                curve = _read(trial, label, parameters[trial], data, card_metrics)
                 if curve is not None:
                     curves.setdefault(_identity(trial, str(trial.resolve())), curve)
     # Where a run is there itself, a report may know less of it.
@@ -271,7 +272,7 @@ def _read(
     method: str,
     parameters: dict[str, Any],
     data: str | None,
-    prior_alone: Callable[[str], tuple[float, float]],
+    card_metrics: Callable[[str], dict[str, float]],
 ) -> Curve | None:
     """The trial's curve, or None if it has not reported yet."""
     results, notes = _lines(trial)
@@ -298,6 +299,7 @@ def _read(
     learner = ("learners", "default_policy")
     seed = config.get("seed")
     skill_checkpoint = str(config.get("skill_checkpoint") or "")
+    alone = prior_scores(card_metrics(skill_checkpoint), str(config.get("env")), env_config)
     return Curve(
         method=method,
         trial=trial,
@@ -322,18 +324,17 @@ def _read(
         train_steps=np.array([_steps(r) for r in results]),
         kl=training(*learner, "kl"),
         alpha=training(*learner, "alpha"),
-        prior_alone=prior_alone(skill_checkpoint),
+        prior_alone=alone or (np.nan, np.nan),
         notes=notes,
     )
 
 
-def _prior_alone(skills: str) -> tuple[float, float]:
-    """From the skills' card, which may be on another machine."""
+def _card_metrics(skills: str) -> dict[str, float]:
+    """Of the skills' card, which may be on another machine."""
     try:
-        metrics = load_card(skills).metrics if skills else {}
+        return load_card(skills).metrics if skills else {}
     except UserError:
-        metrics = {}
-    return metrics.get("prior_mean", np.nan), metrics.get("prior_sampled", np.nan)
+        return {}
 
 
 def _rule(env: Any, env_config: Mapping[str, Any]) -> str:
