@@ -241,7 +241,7 @@ def checkpoint(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     program = (
         "import sys; from rllib_spirl import SPiRLConfig\n"
         "config = SPiRLConfig().environment('rllib_spirl/Kitchen-v0')\n"
-        "config.training(skill_checkpoint=sys.argv[1] + '/skills', replay_capacity=10)\n"
+        "config.training(skill_checkpoint=sys.argv[1] + '/skills', replay_capacity=500)\n"
         "config.build_algo().save_to_path(sys.argv[1] + '/checkpoint')\n"
     )
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True, capture_output=True)

@@ -60,7 +60,9 @@ def test_it_is_trained_on(tmp_path: Path, ray_session: None) -> None:
     algorithm = config.build_algo()
     try:
         assert algorithm.offline is not None
-        assert len(algorithm.offline) == len(data.windows(TINY.horizon))
+        # Rewards are negative, and no episode ends by itself: nothing is known of what follows its last whole windows.
+        left_out = data.num_episodes * TINY.horizon
+        assert len(algorithm.offline) == len(data.windows(TINY.horizon)) - left_out
         while algorithm.train()["env_steps"] < 200:
             pass
         assert np.isfinite(algorithm.train()["learners"]["default_policy"]["critic_loss"])
