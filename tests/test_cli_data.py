@@ -125,7 +125,7 @@ def test_runs_as_a_module(data: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
     """The same Parquet files through RLlib's offline API: a behaviour cloning run on them learns their actions."""
     import ray

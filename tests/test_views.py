@@ -182,7 +182,7 @@ class TestResNet:
         block.conv2.weight.data[0, 0, 1, 1] = 3.0
         assert torch.allclose(block(x), torch.relu(x + 6 * torch.relu(x)), atol=1e-3)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_it_stays_as_it_was_while_the_prior_learns(self, recorded: Path, weights: Path, tmp_path: Path) -> None:
         config = TINY.model_copy(update={"picture_encoder": "resnet18", "picture_weights": str(weights), "updates": 2})
         config = PretrainConfig.model_validate(config.model_dump() | {"batch_size": 8})
