@@ -7,15 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rllib_spirl.data.episode import Trajectories, following_states
-from rllib_spirl.data.importing import (
-    ImportRecipe,
-    Source,
-    action_range,
-    choose_columns,
-    file_state,
-    floats,
-    scale_actions,
-)
+from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
 from rllib_spirl.errors import UserError
 
 
@@ -56,10 +48,7 @@ class D4RLRecipe(ImportRecipe):
         if "next_observations" not in arrays:
             following = following_states(observations, starts)
         facts: dict[str, Any] = {"source": "d4rl", "file": self.path.name, "state_columns": self.state_columns}
-        if self.rescale_actions:
-            low, high = action_range(actions)
-            facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
-            actions = scale_actions(actions, low, high)
+        actions = self.rescaled(actions, facts)
         recorded = Trajectories(
             states=observations[:, columns],
             actions=actions,

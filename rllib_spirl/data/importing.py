@@ -73,6 +73,14 @@ class ImportRecipe(Recipe):
     rescale_actions: bool = Field(default=False, description="map each action dimension's range in the data to [-1, 1]")
     skip_damaged: bool = Field(default=False, description="leave damaged episodes out instead of refusing the data")
 
+    def rescaled(self, actions: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+        """Actions (T, A), with `rescale_actions` mapped from their range to [-1, 1]; the range goes into ``facts``."""
+        if not self.rescale_actions:
+            return actions
+        low, high = action_range(actions)
+        facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
+        return scale_actions(actions, low, high)
+
     def read(self) -> Source:
         """Open the source. Raises UserError when it is missing, damaged or of another form."""
         raise NotImplementedError

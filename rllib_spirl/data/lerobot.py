@@ -12,15 +12,7 @@ from rllib_spirl.data import columns as c
 from rllib_spirl.data.content import out_of_order
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode, Trajectories, following_states
-from rllib_spirl.data.importing import (
-    ImportRecipe,
-    Source,
-    action_range,
-    choose_columns,
-    file_state,
-    floats,
-    scale_actions,
-)
+from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
 from rllib_spirl.errors import UserError
 
 
@@ -63,10 +55,7 @@ class LeRobotRecipe(ImportRecipe):
             "action_key": self.action_key,
             "state_columns": self.state_columns,
         }
-        if self.rescale_actions:
-            low, high = action_range(actions)
-            facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
-            actions = scale_actions(actions, low, high)
+        actions = self.rescaled(actions, facts)
         rewards = floats(values[c.REWARD]) if c.REWARD in values else np.zeros(len(states), states.dtype)
         following = floats(values[c.NEXT_STATE]) if c.NEXT_STATE in values else following_states(states, starts)
         task_index = values.get(c.TASK, np.zeros(len(states))).astype(np.int64)

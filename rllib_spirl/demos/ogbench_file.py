@@ -10,15 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import (
-    ImportRecipe,
-    Source,
-    action_range,
-    choose_columns,
-    file_state,
-    floats,
-    scale_actions,
-)
+from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
 from rllib_spirl.envs.outside import FAMILIES, OGBENCH
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
@@ -57,10 +49,7 @@ class OGBenchFile(ImportRecipe):
                 )
         observations = observations[:, choose_columns(self.state_columns, observations.shape[1], "'observations'")]
         facts: dict[str, Any] = {"source": "ogbench", "file": self.path.name, "state_columns": self.state_columns}
-        if self.rescale_actions:
-            low, high = action_range(actions)
-            facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
-            actions = scale_actions(actions, low, high)
+        actions = self.rescaled(actions, facts)
         ends = np.flatnonzero(np.append(arrays["terminals"][:-1].reshape(-1) > 0, True)) + 1
         starts = np.concatenate([[0], ends[:-1]])
 
