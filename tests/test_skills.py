@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.data import TrajectoryWriter
+from rllib_spirl.data import DataSet, TrajectoryWriter
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 from rllib_spirl.skills.correction import StateStatistics
 from rllib_spirl.skills.dataset import WindowStream
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, skill_loss
+from rllib_spirl.skills.pretrain import skills_key
 from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, scan
 from tests.sets import load
@@ -67,6 +68,19 @@ def test_the_encoder_never_sees_the_perturbed_states() -> None:
     _, noisy = skill_loss(model, states, actions, beta=1.0, perturbed_states=states + 1, corrected_actions=actions - 1)
     assert torch.equal(clean["posterior_kl"], noisy["posterior_kl"])
     assert not torch.equal(clean["prior_kl"], noisy["prior_kl"])
+
+
+def test_only_a_decoder_that_sees_the_state_learns_corrections(point_data: DataSet) -> None:
+    scanned = scan(point_data)
+    states = torch.zeros(50, TINY.horizon, scanned.state_dim)
+    actions = torch.full((50, TINY.horizon, scanned.action_dim), 0.9)
+    for decoder, corrects in (("closed_loop", True), ("open_loop", False)):
+        config = TINY.model_copy(update={"decoder": decoder})
+        perturbed, corrected = SkillTrainer(scanned, config)._perturb(states, actions)
+        assert perturbed.any()
+        assert torch.equal(corrected, actions) != corrects
+        less = config.model_copy(update={"correction_gain": 0.5})
+        assert (skills_key(point_data, less) != skills_key(point_data, config)) == corrects
 
 
 def test_the_correction_of_a_known_system_is_found() -> None:

@@ -188,8 +188,7 @@ class MetaSPiRL(SPiRL):
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
-        tasks = len(config.training_tasks)
-        capacity = tasks * config.replay_capacity
+        tasks, capacity = len(config.training_tasks), config._transitions_kept
         if data.num_frames > capacity:  # some drawn from them would not follow on each other, as contexts are to
             raise UserError(
                 f"{data} has {data.num_frames:,} steps, but {tasks} tasks with a replay_capacity of "

@@ -49,6 +49,7 @@ def skills_key(data: DataSet, config: PretrainConfig) -> str:
     for name in ("blind", "prior", "noise_like", "picture_encoder", "picture_weights"):
         if settings[name] == PretrainConfig.model_fields[name].default:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
+    settings["correction_gain"] = config.corrects
     if config.picture_weights is not None:
         settings["picture_weights"] = hashlib.sha256(Path(config.picture_weights).read_bytes()).hexdigest()
     if config.state_set is not None:

@@ -80,6 +80,14 @@ class PretrainConfig(BaseModel):
             raise ValueError("picture_encoder: only a prior that sees pictures has one; set prior: images")
         return self
 
+    @property
+    def corrects(self) -> float:
+        """The share of a displacement undone within one step: none by a decoder that does not see it.
+
+        Its actions would be the mean of corrections in all directions, which are clipped: less than was recorded.
+        """
+        return self.correction_gain if self.decoder == "closed_loop" else 0.0
+
     @field_validator("picture_weights")
     @classmethod
     def _absolute(cls, file: str | None) -> str | None:
@@ -156,7 +164,7 @@ class SkillTrainer:
         # What skills do not see is not displaced either: nothing would show what the action is corrected for.
         blind = list(self.model.config.blind)
         correction = data.statistics.correction(std, blind)
-        self._correction = torch.from_numpy(config.correction_gain * correction.T).float().to(device)
+        self._correction = torch.from_numpy(config.corrects * correction.T).float().to(device)
         noise = data.statistics.motion.T if config.noise_like == "motions" else np.diag(std)
         noise[:, blind] = 0
         self._noise_scale = config.state_noise * torch.from_numpy(noise).to(device)
