@@ -70,8 +70,8 @@ def test_the_encoder_never_sees_the_perturbed_states() -> None:
     assert not torch.equal(clean["prior_kl"], noisy["prior_kl"])
 
 
-def test_only_a_decoder_that_sees_the_state_learns_corrections(point_data: DataSet) -> None:
-    scanned = scan(point_data)
+def test_only_a_decoder_that_sees_the_state_learns_corrections(point_data: Path) -> None:
+    data, scanned = DataSet.open(point_data), scan(point_data)
     states = torch.zeros(50, TINY.horizon, scanned.state_dim)
     actions = torch.full((50, TINY.horizon, scanned.action_dim), 0.9)
     for decoder, corrects in (("closed_loop", True), ("open_loop", False)):
@@ -80,7 +80,7 @@ def test_only_a_decoder_that_sees_the_state_learns_corrections(point_data: DataS
         assert perturbed.any()
         assert torch.equal(corrected, actions) != corrects
         less = config.model_copy(update={"correction_gain": 0.5})
-        assert (skills_key(point_data, less) != skills_key(point_data, config)) == corrects
+        assert (skills_key(data, less) != skills_key(data, config)) == corrects
 
 
 def test_the_correction_of_a_known_system_is_found() -> None:
