@@ -76,6 +76,7 @@ def config(chunks: str) -> Maker:
             "context_dim": 3,
             "context_hidden": 16,
             "context_size": 16,
+            "much_context": 10,
             "exploring_tasks": 1,
             "solved_tasks": 3,
             "policy_hidden": 16,
@@ -240,7 +241,8 @@ def test_a_context_says_the_same_in_any_order_and_nothing_when_it_is_empty() -> 
 def test_without_an_embedding_an_update_is_that_of_spirl(config: Maker, chunks: str, built: Any) -> None:
     training = {"context_dim": 0, "exploring_tasks": 0, "solved_tasks": 1, "target_divergence": 1.0}
     meta = built(config(**training).build_algo())
-    settings = {name: getattr(meta.config, name) for name in ("policy_hidden", "critic_hidden", "critic_members")}
+    names = ("policy_hidden", "critic_hidden", "critic_members", "policy_tau")
+    settings = {name: getattr(meta.config, name) for name in names}
     plain = built(
         SPiRLConfig()
         .environment(POINT)
@@ -405,6 +407,7 @@ def checkpoint(chunks: str, walks: Path, ray_session: None, tmp_path_factory: py
             test_tasks=[50],
             context_dim=2,
             context_size=8,
+            much_context=4,
             policy_hidden=16,
             critic_hidden=16,
             train_batch_size_per_learner=4,

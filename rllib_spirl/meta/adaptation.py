@@ -11,7 +11,7 @@ from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task, canonical, task_name
-from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
+from rllib_spirl.meta.beliefs import Array, draw, most_likely, newest, run_with, together
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 
@@ -19,14 +19,16 @@ from rllib_spirl.meta.task_rl_module import TaskRLModule
 class Acquaintance:
     """What is known of a task from the episodes in it so far, and how the next ones go.
 
-    The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | all transitions so
-    far), and the deterministic policy's skills.
+    The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and the
+    deterministic policy's skills. The context is what the exploring episodes found, the kind that the encoder has
+    learned from, and the latest others: ``context_size`` transitions at most, which is as many as it has learned from.
     """
 
     env: SkillEnv
     module: TaskRLModule
     task: Task
-    exploring_episodes: int = 1
+    exploring_episodes: int
+    context_size: int
     episodes: list[Batch] = field(default_factory=list)
     """The transitions of each episode so far."""
 
@@ -36,19 +38,31 @@ class Acquaintance:
     def run(self, seed: int) -> EpisodeResult:
         """The next episode."""
         exploring = len(self.episodes) < self.exploring_episodes
-        context = None if exploring else together(self.episodes)
-        return self.run_with(draw(self.module, context, np.random.default_rng(seed)), seed, explore=exploring)
+        rng = np.random.default_rng(seed)
+        e = draw(self.module, None if exploring else self._context(), rng)
+        return self._run_with(e, seed, rng if exploring else None)
 
     def run_with(self, e: Array, seed: int, *, explore: bool) -> EpisodeResult:
         """The next episode, with a given e; ``explore``: with drawn skills."""
+        return self._run_with(e, seed, np.random.default_rng(seed) if explore else None)
+
+    def _run_with(self, e: Array, seed: int, rng: np.random.Generator | None) -> EpisodeResult:
         canonical(self.env, self.task)
-        result, transitions = run_with(self.env, self._policy, e, seed, explore=explore)
+        result, transitions = run_with(self.env, self._policy, e, seed, rng)
         self.episodes.append(transitions)
         return result
 
+    def _context(self) -> Batch | None:
+        exploring = together(self.episodes[: self.exploring_episodes])
+        others = together(self.episodes[self.exploring_episodes :])
+        if exploring is None or others is None:
+            return exploring if others is None else newest(others, self.context_size)
+        room = self.context_size - len(exploring["rewards"])
+        return exploring if room <= 0 else together([exploring, newest(others, room)])
+
     def most_likely(self) -> Array:
-        """The mean of q(e | all transitions so far), (E,)."""
-        context = together(self.episodes)
+        """The mean of q(e | context), (E,)."""
+        context = self._context()
         return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
 
 

@@ -39,21 +39,27 @@ def together(transitions: Sequence[Batch]) -> Batch | None:
     return {name: torch.cat([each[name] for each in transitions]) for name in transitions[0]}
 
 
-def run_with(env: gym.Env, policy: ActingPolicy, e: Array, seed: int, *, explore: bool) -> tuple[EpisodeResult, Batch]:
+def newest(transitions: Batch, count: int) -> Batch:
+    """The last ``count`` transitions, or all if there are fewer."""
+    return {name: column[-count:] for name, column in transitions.items()}
+
+
+def run_with(
+    env: gym.Env, policy: ActingPolicy, e: Array, seed: int, rng: np.random.Generator | None
+) -> tuple[EpisodeResult, Batch]:
     """An episode with the belief e: what it came to, and its transitions.
 
     Args:
         env: An environment of skills, with its task set.
         policy: The policy.
         e: The embedding, (E,).
-        seed: Of the environment, and of the skills if they are drawn.
-        explore: Whether skills are drawn, or the deterministic policy's.
+        seed: Of the environment.
+        rng: Of the skills, which are drawn; None for the deterministic policy's.
     """
-    rng = np.random.default_rng(seed)
 
     def act(state: NDArray[np.floating]) -> Array:
         observed = np.concatenate([state, e])
-        return policy.sample(observed, rng) if explore else policy.best(observed)
+        return policy.best(observed) if rng is None else policy.sample(observed, rng)
 
     recorder = _Recorder(env, act)
     result = run_episode(recorder, recorder.act, seed)

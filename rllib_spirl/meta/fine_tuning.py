@@ -35,30 +35,30 @@ def meet(
         episodes: How many.
         seed: Of all random numbers.
         exploring_episodes: Those with e ~ N(0, I), see `Acquaintance`.
-        fine_tune_after: After so many episodes e stays as it is, the mean of the belief then; from there on skills are
-            drawn, and after each episode the networks make ``updates_per_step`` gradient steps for each skill so far
-            not learned from. None: never.
+        fine_tune_after: After so many episodes e stays as it is, the mean of the belief then. From there on the
+            networks make ``fine_tuning_updates_per_step`` gradient steps for each skill of an episode after it; skills
+            are drawn in every second episode, and the deterministic policy's in the others. None: never.
         demonstrations: With the task's rewards, see `relabelled`: a share of the transitions in these gradient steps.
     """
     torch.manual_seed(seed)
-    acquaintance = Acquaintance(env, algorithm.env_runner.module, task, exploring_episodes)
+    config, shape = algorithm.config, algorithm.replay
+    acquaintance = Acquaintance(env, algorithm.env_runner.module, task, exploring_episodes, config.context_size)
     seeds = episode_seeds(seed, task)
     for _ in range(episodes if fine_tune_after is None else min(episodes, fine_tune_after)):
         yield acquaintance.run(next(seeds))
     if fine_tune_after is None or fine_tune_after >= episodes:
         return
     e = acquaintance.most_likely()
-    config, shape = algorithm.config, algorithm.replay
     replay = SkillReplay(config.replay_capacity, shape.state_dim, shape.latent_dim, seed)
     offline = None if demonstrations is None else demonstrations.of_task(0)
     learned_from = 0
-    for _ in range(episodes - fine_tune_after):
+    for number in range(fine_tune_after + 1, episodes + 1):
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
-            updates = round(config.updates_per_step * len(transitions["rewards"]))
+            updates = round(config.fine_tuning_updates_per_step * len(transitions["rewards"]))
             algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates)
         learned_from = len(acquaintance.episodes)
-        yield acquaintance.run_with(e, next(seeds), explore=True)
+        yield acquaintance.run_with(e, next(seeds), explore=number % 2 == 1)
 
 
 def relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:

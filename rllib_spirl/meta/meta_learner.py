@@ -36,9 +36,10 @@ class MetaSPiRLLearner(SPiRLLearner):
         arguments = super()._arguments(module, config, batch)
         device = batch["z"].device
         little = torch.tensor(config.exploring_divergence, device=device)
+        rows = len(batch["rewards"])
         return arguments | {
             "target_divergence": torch.stack([little, arguments["target_divergence"]]),
-            "context_noise": self._noise(1, len(batch["kind"]), module.context_dim)[0],
+            "context_noise": self._noise(1, rows, module.context_dim)[0],
             "context_divergence": config.context_divergence,
         }
 
@@ -61,7 +62,7 @@ def meta_loss(
             each task, (T, N, ·), by the columns' names after `CONTEXT`, with ``context_counted`` (T, N). In place of
             the context there may be the tasks' embeddings ``e`` (T, E).
         target_divergence: δ of both kinds, (2,).
-        context_noise: N(0, 1), (T, E).
+        context_noise: N(0, 1), (T·B, E): e is drawn anew for each transition.
         context_divergence: The divergence of q(e | much context) from N(0, I) to be reached, in nats.
         arguments: The other ones of `spirl_loss`.
     """
@@ -71,12 +72,12 @@ def meta_loss(
     belief = None
     if module.context_dim:
         if "e" in batch:
-            e = batch["e"]
+            e = batch["e"].repeat_interleave(rows, 0)
         else:
             context = {name: batch[f"{CONTEXT}{name}"] for name in COLUMNS}
             belief = module.belief(context, batch[f"{CONTEXT}counted"])
-            e = belief.mean + belief.stddev * context_noise
-        e = e.repeat_interleave(rows, 0)
+            mean, stddev = (each.repeat_interleave(rows, 0) for each in (belief.mean, belief.stddev))
+            e = mean + stddev * context_noise
         batch = batch | {name: torch.cat([batch[name], e], -1) for name in ("states", "next_states")}
     loss, values = spirl_loss(
         module,

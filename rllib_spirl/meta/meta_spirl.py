@@ -50,6 +50,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.context_layers = 2
         self.context_size = 256
         self.little_context = 2
+        self.much_context = 20
         self.context_capacity = 3000
         self.context_divergence = 10.0
         self.initial_context_weight = 1e-3
@@ -57,6 +58,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.solved_tasks = 8
         self.exploring_divergence = 0.1
         self.exploring_episodes = 1
+        self.fine_tuning_updates_per_step = 1.0
         self.tasks_per_step = 2
 
         # SPiRL's own settings, where many tasks want other values.
@@ -65,6 +67,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.replay_capacity = 100_000
         self.updates_per_step = 0.25
         self.offline_updates = 1000
+        self.policy_tau = 0.005  # the averaged policy is not to be far behind the encoder, which is the latest
         self.env_runner_cls = TaskEnvRunner
         self.evaluation_duration = 3
         self.custom_evaluation_function = evaluate_on_test_tasks
@@ -79,6 +82,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         context_layers: int = NotProvided,
         context_size: int = NotProvided,
         little_context: int = NotProvided,
+        much_context: int = NotProvided,
         context_capacity: int = NotProvided,
         context_divergence: float = NotProvided,
         initial_context_weight: float = NotProvided,
@@ -86,6 +90,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         solved_tasks: int = NotProvided,
         exploring_divergence: float = NotProvided,
         exploring_episodes: int = NotProvided,
+        fine_tuning_updates_per_step: float = NotProvided,
         tasks_per_step: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -98,6 +103,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             context_hidden, context_layers: Width and depth of the network that reads a transition of the context.
             context_size: The most transitions in a context. How many there are is drawn anew for each task in a batch.
             little_context: The most transitions in the context of a task that is to be explored.
+            much_context: The least in that of a task that is to be solved, if there are so many; those of an episode.
             context_capacity: For each task so many of the newest transitions of episodes with e ~ N(0, I) are kept, of
                 which contexts are drawn.
             context_divergence: The KL(q(e | much context) ‖ N(0, I)) in nats that the weight of this divergence in the
@@ -107,6 +113,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
                 of tasks with much context.
             exploring_episodes: In evaluation, the episodes in a new task with e ~ N(0, I) before e is told from them.
+            fine_tuning_updates_per_step: Gradient steps for each skill in a single task, see `fine_tune`.
             tasks_per_step: Tasks in which an env runner runs episodes in a training step, two in each: one with
                 e ~ N(0, I), and one with e ~ q(e | earlier episodes of the first kind).
             **kwargs: Those of `SPiRLConfig.training`. train_batch_size_per_learner, replay_capacity and
@@ -130,15 +137,25 @@ class MetaSPiRLConfig(SPiRLConfig):
             "not be negative",
         )
         self._require(
-            ("context_size", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"),
+            ("context_size", "much_context", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"),
             lambda value: not value < 1,
             "be at least 1",
         )
         self._require(
-            ("exploring_divergence", "context_divergence", "initial_context_weight"),
+            (
+                "exploring_divergence",
+                "context_divergence",
+                "initial_context_weight",
+                "fine_tuning_updates_per_step",
+            ),
             lambda value: value > 0,
             "be greater than 0",
         )
+        if max(self.little_context, self.much_context) > self.context_size:
+            self._value_error(
+                f"`little_context` ({self.little_context}) and `much_context` ({self.much_context}) must not be more "
+                f"than `context_size` ({self.context_size})."
+            )
         if self.policy != "residual":
             self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
         if self.num_envs_per_env_runner != 1 or self.vectorize_mode != "sync":
@@ -217,7 +234,9 @@ class MetaSPiRL(SPiRL):
         for _ in range(self.config.tasks_per_step):
             index = self._turns.next()
             known = self.contexts.of[index]
-            size = min(len(known), self.config.context_size)
+            size = min(
+                len(known), self._context_size(MUCH)
+            )  # as sure of the task as after an episode, or after several
             context = known.sample_run(size, size) if size else None
             for given in (None, context):
                 task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
@@ -270,11 +289,11 @@ class MetaSPiRL(SPiRL):
         )
 
     def _context_size(self, kind: int) -> int:
-        """Little context may be none at all; much is any size above it, each order of magnitude as often."""
-        least, most = min(self.config.little_context, self.config.context_size - 1), self.config.context_size
+        """Little context may be none at all; much is any size from an episode on, each order of magnitude as often."""
+        config = self.config
         if kind == LITTLE:
-            return int(self._random.integers(least + 1))
-        return int(np.exp(self._random.uniform(np.log(least + 1), np.log(most + 1))))
+            return int(self._random.integers(config.little_context + 1))
+        return int(np.exp(self._random.uniform(np.log(config.much_context), np.log(config.context_size + 1))))
 
     def fine_tune(self, replay: SkillReplay, offline: Samples | None, e: torch.Tensor, updates: int) -> None:
         """SPiRL's gradient steps on the transitions of one task, with a fixed embedding e (E,).

@@ -57,7 +57,8 @@ class TaskEnvRunner(SkillEnvRunner):
 
     def meet(self, task: Task, episodes: int, seeds: Iterator[int]) -> Iterator[EpisodeResult]:
         """The first episodes in a task, see `Acquaintance`."""
-        met = Acquaintance(self._evaluation_env, self.module, task, self.config.exploring_episodes)
+        config = self.config
+        met = Acquaintance(self._evaluation_env, self.module, task, config.exploring_episodes, config.context_size)
         for _, seed in zip(range(episodes), seeds, strict=False):
             yield met.run(seed)
 
