@@ -145,14 +145,18 @@ def _adapted(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[st
 
 
 def _anew(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[str, Any]) -> dict[str, Any]:
-    """Train in each test task from nothing; episodes are counted by their steps."""
+    """Train in each test task from nothing.
+
+    An evaluation after n episodes tells how the next one goes, so that it is the curve's episode n + 1. Episodes are
+    counted by their steps, so that there were more of them where they end early.
+    """
     curves = {}
     for index, task in enumerate(row.test_tasks):
         settings = [*made["settings"], f"{row.anew}={json.dumps(task)}"]
         command = train(spec, storage / f"task-{index}", seed, row.episodes * row.episode_steps, settings)
         [curve] = read_runs([f"{row.title}={storage / f'task-{index}'}"])
         scores = getattr(curve, choose_metric([curve]))
-        points = zip((curve.env_steps / row.episode_steps).round(2).tolist(), scores.tolist(), strict=True)
+        points = zip((1 + curve.env_steps / row.episode_steps).round(2).tolist(), scores.tolist(), strict=True)
         curves[", ".join(task) if isinstance(task, list) else str(float(task))] = [list(point) for point in points]
     return provenance(curve, command) | {"meta_steps": 0, "curves": curves}
 
