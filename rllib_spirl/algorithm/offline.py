@@ -125,7 +125,7 @@ def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDA
     Where rewards are negative, a recording's last window before its end is left out as well, unless the task ended
     there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
     """
-    end, episode_end = _by_frame(data, data.ends), _by_frame(data, data.episode_starts[1:])
+    end, episode_end = data.ends, _by_frame(data, data.episode_starts[1:])
     begun: NDArray[np.bool_] = starts < end[starts]
     if len(data.rewards) == 0 or data.rewards.min() >= 0:
         return begun
@@ -135,7 +135,7 @@ def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDA
 
 def window_labels(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], Batch]:
     """Of windows (W,) that begin before their task is done: their last frames, rewards and whether they terminate."""
-    end, episode_end = _by_frame(data, data.ends), _by_frame(data, data.episode_starts[1:])
+    end, episode_end = data.ends, _by_frame(data, data.episode_starts[1:])
     last = np.minimum(starts + horizon, end[starts]) - 1
     # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.

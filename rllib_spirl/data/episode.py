@@ -12,7 +12,11 @@ from rllib_spirl.errors import UserError
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
 SCALE_ACTIONS = "import the data with --scale-actions (in a recipe: 'rescale_actions: true')"
 
-Relabel = Callable[[NDArray[np.floating]], tuple[NDArray[np.floating], int | None]]
+Relabel = Callable[[NDArray[np.floating]], tuple[NDArray[np.floating], int | NDArray[np.integer] | None]]
+"""Of an episode's states (T+1, S): what its steps earn in a task, (T,), and the step that completes it, or None.
+
+A recording may go on as if the task had not been there, and complete it several times: then all these steps, ascending,
+of each of which what was done before it is an attempt of its own."""
 """States (T+1, S) of an episode to the rewards (T,) of a task and the step that completes it, or None."""
 
 
@@ -93,11 +97,11 @@ class Trajectories:
     tasks: list[str]
     images: np.ndarray | None = None  # (N, 32, 32, 3) uint8; None unless asked for
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(E,) int64: the frame of each episode from which on nothing counts any more; by default where it stops."""
+    """(N,) int64: the frame from which on nothing counts of what begins at each one; by default its episode's end."""
 
     def __post_init__(self) -> None:
         if not len(self.ends):
-            object.__setattr__(self, "ends", self.episode_starts[1:])
+            object.__setattr__(self, "ends", np.repeat(self.episode_starts[1:], np.diff(self.episode_starts)))
 
     @property
     def state_dim(self) -> int:
@@ -134,10 +138,16 @@ class Trajectories:
         rewards, terminated, ends = self.rewards.copy(), np.zeros_like(self.terminated), self.ends.copy()
         for index, start in enumerate(self.episode_starts[:-1]):
             episode = self.episode(index)
-            rewards[start : start + len(episode)], done_at = label(episode.states)
-            if done_at is not None:
-                ends[index] = start + done_at + 1
-                terminated[start + done_at] = True
+            frames = slice(start, start + len(episode))
+            rewards[frames], done_at = label(episode.states)
+            if done_at is None:
+                continue
+            terminated[start + np.asarray(done_at)] = True
+            if isinstance(done_at, np.ndarray):  # up to the next of these steps
+                stops = np.append(start + done_at + 1, frames.stop)
+                ends[frames] = stops[np.searchsorted(done_at, np.arange(len(episode)))]
+            else:
+                ends[frames] = start + done_at + 1
         return replace(self, rewards=rewards, terminated=terminated, ends=ends)
 
 

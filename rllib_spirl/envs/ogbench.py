@@ -48,7 +48,7 @@ def met(states: NDArray[np.floating], family: Family, goal: Goal) -> NDArray[np.
 
 def relabel(
     states: NDArray[np.floating], family: Family, goal: Goal, reward: Reward
-) -> tuple[NDArray[np.float64], int | None]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The rewards that an `OGBenchEnv` of this goal would have given along recorded states.
 
     Args:
@@ -58,17 +58,13 @@ def relabel(
         reward: Which of the two.
 
     Returns:
-        Rewards (T,) and the step (0 to T-1) with which the episode would have ended, or None. As in the benchmark, a
-        step is judged by the state before it. Rewards after the end are 0.
+        Rewards (T,) and the steps (0 to T-1) with which an episode would have ended: play goes on, and each of them
+        ends what came before it. As in the benchmark, a step is judged by the state before it.
     """
     conditions = met(states[:-1], family, goal)
     missing = conditions.shape[-1] - conditions.sum(-1)
     rewards = -(missing if reward == "dense" else missing > 0).astype(np.float64)
-    done = np.flatnonzero(missing == 0)
-    if not len(done):
-        return rewards, None
-    rewards[done[0] + 1 :] = 0.0
-    return rewards, int(done[0])
+    return rewards, np.flatnonzero(missing == 0)
 
 
 class _Still(gym.spaces.Box):
@@ -159,7 +155,7 @@ class OGBenchEnv(BenchmarkEnv):
         earned = float(reward) if self.reward == "dense" else -float(reward < 0)
         return observation.astype(np.float32), earned, bool(terminated), False, info(bool(told["success"]))
 
-    def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
+    def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """`relabel` for this environment's task: what recorded states would have earned here."""
         return relabel(states, self.family, self.goal, self.reward)
 

@@ -1,0 +1,32 @@
+"""What windows of recorded steps earn in a task, and which of them count."""
+
+import numpy as np
+
+from rllib_spirl.algorithm.offline import counting, window_labels
+from rllib_spirl.data import Trajectories
+
+
+def test_play_that_meets_a_goal_again_and_again_is_an_attempt_each_time() -> None:
+    """Twelve steps, the goal met with the steps 4, 5 and 9, skills of three steps."""
+    states = np.arange(13.0)[:, None]
+    play = Trajectories(
+        states=states[:-1],
+        actions=np.zeros((12, 1)),
+        rewards=np.zeros(12),
+        next_states=states[1:],
+        terminated=np.zeros(12, bool),
+        episode_starts=np.array([0, 12]),
+        task_index=np.zeros(12, np.int64),
+        tasks=["play"],
+    )
+    met = np.array([4, 5, 9])
+    earned = np.where(np.isin(np.arange(12), met), 0.0, -1.0)
+    data = play.relabel(lambda _: (earned, met))
+    starts = np.arange(10)
+    assert counting(data, starts, 3).all()
+    last, labels = window_labels(data, starts, 3)
+    assert last.tolist() == [2, 3, 4, 4, 4, 5, 8, 9, 9, 9]
+    assert labels["terminated"].tolist() == [0, 0, 1, 1, 1, 1, 0, 1, 1, 1]
+    assert labels["rewards"].tolist() == [-3, -3, -2, -1, 0, 0, -3, -2, -1, 0]
+    once = play.relabel(lambda _: (earned, 4))
+    assert counting(once, starts, 3).tolist() == [True] * 5 + [False] * 5
