@@ -25,7 +25,7 @@ from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.records import CURVES
 from rllib_spirl.evaluation.report import write_report
-from rllib_spirl.evaluation.runs import read_runs
+from rllib_spirl.evaluation.runs import find_trials, read_runs
 from rllib_spirl.yaml_text import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -302,6 +302,10 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
     with (storage / COMMITS).open("a") as commits:
         commits.write(f"{commit()}\n")
     call("rllib", [*command[1:], "--set", f"storage_path={storage}", *resume], storage)
+    for trial in find_trials(storage):
+        last = (trial / "result.json").read_text().splitlines()[-1]
+        if not json.loads(last)["done"]:
+            raise SystemExit(f"{trial} ended before it was done: give the command again, and it goes on")
     (storage / "done").write_text(str(steps))
     return command
 
