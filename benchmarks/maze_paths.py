@@ -85,7 +85,7 @@ def main(
             "visited": round(len(visited) / int((~maze.walls).sum()), 3),
         }
         panel.set(title=f"{name}\nsuccess {results[name]['success']:.2f}", xticks=[], yticks=[])
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=110, bbox_inches="tight")
     report({"name": "paths in a maze", "maze": maze.maze, "size": maze.size, "episodes": episodes, **results})
 
 
