@@ -125,7 +125,7 @@ def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDA
     Where rewards are negative, a recording's last window before its end is left out as well, unless the task ended
     there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
     """
-    end, episode_end = data.ends, _by_frame(data, data.episode_starts[1:])
+    end, episode_end = data.ends, data.episode_ends
     begun: NDArray[np.bool_] = starts < end[starts]
     if len(data.rewards) == 0 or data.rewards.min() >= 0:
         return begun
@@ -135,7 +135,7 @@ def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDA
 
 def window_labels(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], Batch]:
     """Of windows (W,) that begin before their task is done: their last frames, rewards and whether they terminate."""
-    end, episode_end = data.ends, _by_frame(data, data.episode_starts[1:])
+    end, episode_end = data.ends, data.episode_ends
     last = np.minimum(starts + horizon, end[starts]) - 1
     # Where a recording stops there is nothing to bootstrap from: values of states from which no window was ever learned
     # drift upwards and spread. A demonstration is taken to earn nothing after its last whole window.
@@ -169,7 +169,7 @@ def skills_of(
     )
     if data.images is not None:
         # Of the state after an episode's last action there is no picture. No value is learned there: see above.
-        arrived = np.minimum(last + 1, _by_frame(data, data.episode_starts[1:])[starts] - 1)
+        arrived = np.minimum(last + 1, data.episode_ends[starts] - 1)
         observed = _observe(model, observed, data, starts)
         next_observed = _observe(model, next_observed, data, arrived)
     return {
@@ -177,11 +177,6 @@ def skills_of(
         "z": torch.cat(z),
         "next_states": next_observed,
     }
-
-
-def _by_frame(data: Trajectories, of_episodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What is known of each episode (E,), for each of its frames (N,)."""
-    return np.repeat(of_episodes, np.diff(data.episode_starts))
 
 
 def _observe(model: SkillModel, states: Tensor, data: Trajectories, frames: NDArray[np.int64]) -> Tensor:

@@ -17,7 +17,6 @@ Relabel = Callable[[NDArray[np.floating]], tuple[NDArray[np.floating], int | NDA
 
 A recording may go on as if the task had not been there, and complete it several times: then all these steps, ascending,
 of each of which what was done before it is an attempt of its own."""
-"""States (T+1, S) of an episode to the rewards (T,) of a task and the step that completes it, or None."""
 
 
 class DamagedEpisode(UserError):
@@ -101,7 +100,7 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         if not len(self.ends):
-            object.__setattr__(self, "ends", np.repeat(self.episode_starts[1:], np.diff(self.episode_starts)))
+            object.__setattr__(self, "ends", self.episode_ends)
 
     @property
     def state_dim(self) -> int:
@@ -114,6 +113,11 @@ class Trajectories:
     @property
     def num_episodes(self) -> int:
         return len(self.episode_starts) - 1
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(N,) int64: for each frame, the first one behind its episode."""
+        return np.repeat(self.episode_starts[1:], np.diff(self.episode_starts))
 
     @property
     def num_frames(self) -> int:

@@ -11,7 +11,7 @@ from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task, canonical, task_name
-from rllib_spirl.meta.beliefs import Array, draw, most_likely, newest, run_with, together
+from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 
@@ -21,7 +21,7 @@ class Acquaintance:
 
     The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and the
     deterministic policy's skills. The context is what the exploring episodes found, the kind that the encoder has
-    learned from, and the latest others: ``context_size`` transitions at most, which is as many as it has learned from.
+    learned from, and the newest others up to ``context_size`` transitions, which is as many as it has learned from.
     """
 
     env: SkillEnv
@@ -40,25 +40,24 @@ class Acquaintance:
         exploring = len(self.episodes) < self.exploring_episodes
         rng = np.random.default_rng(seed)
         e = draw(self.module, None if exploring else self._context(), rng)
-        return self._run_with(e, seed, rng if exploring else None)
+        return self.run_with(e, seed, rng if exploring else None)
 
-    def run_with(self, e: Array, seed: int, *, explore: bool) -> EpisodeResult:
-        """The next episode, with a given e; ``explore``: with drawn skills."""
-        return self._run_with(e, seed, np.random.default_rng(seed) if explore else None)
-
-    def _run_with(self, e: Array, seed: int, rng: np.random.Generator | None) -> EpisodeResult:
+    def run_with(self, e: Array, seed: int, rng: np.random.Generator | None) -> EpisodeResult:
+        """The next episode, with a given e; ``rng`` as in `beliefs.run_with`."""
         canonical(self.env, self.task)
         result, transitions = run_with(self.env, self._policy, e, seed, rng)
         self.episodes.append(transitions)
         return result
 
     def _context(self) -> Batch | None:
-        exploring = together(self.episodes[: self.exploring_episodes])
-        others = together(self.episodes[self.exploring_episodes :])
-        if exploring is None or others is None:
-            return exploring if others is None else newest(others, self.context_size)
-        room = self.context_size - len(exploring["rewards"])
-        return exploring if room <= 0 else together([exploring, newest(others, room)])
+        found = together(self.episodes)
+        if found is None:
+            return None
+        total = len(found["rewards"])
+        exploring = sum(len(each["rewards"]) for each in self.episodes[: self.exploring_episodes])
+        room = max(0, self.context_size - exploring)
+        kept = [*range(exploring), *range(max(exploring, total - room), total)]
+        return {name: column[kept] for name, column in found.items()}
 
     def most_likely(self) -> Array:
         """The mean of q(e | context), (E,)."""

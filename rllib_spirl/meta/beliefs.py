@@ -39,11 +39,6 @@ def together(transitions: Sequence[Batch]) -> Batch | None:
     return {name: torch.cat([each[name] for each in transitions]) for name in transitions[0]}
 
 
-def newest(transitions: Batch, count: int) -> Batch:
-    """The last ``count`` transitions, or all if there are fewer."""
-    return {name: column[-count:] for name, column in transitions.items()}
-
-
 def run_with(
     env: gym.Env, policy: ActingPolicy, e: Array, seed: int, rng: np.random.Generator | None
 ) -> tuple[EpisodeResult, Batch]:

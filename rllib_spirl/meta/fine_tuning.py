@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
@@ -58,7 +59,8 @@ def meet(
             updates = round(config.fine_tuning_updates_per_step * len(transitions["rewards"]))
             algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates)
         learned_from = len(acquaintance.episodes)
-        yield acquaintance.run_with(e, next(seeds), explore=number % 2 == 1)
+        chosen = next(seeds)
+        yield acquaintance.run_with(e, chosen, np.random.default_rng(chosen) if number % 2 else None)
 
 
 def relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:

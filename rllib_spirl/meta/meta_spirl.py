@@ -234,9 +234,7 @@ class MetaSPiRL(SPiRL):
         for _ in range(self.config.tasks_per_step):
             index = self._turns.next()
             known = self.contexts.of[index]
-            size = min(
-                len(known), self._context_size(MUCH)
-            )  # as sure of the task as after an episode, or after several
+            size = min(self._context_size(MUCH), len(known))  # as sure of the task as after one episode or more
             context = known.sample_run(size, size) if size else None
             for given in (None, context):
                 task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
