@@ -215,6 +215,18 @@ def provenance(curve: Curve, command: list[str]) -> dict[str, Any]:
     }
 
 
+def success(method: str, curve: Curve) -> dict[str, Any]:
+    """What to keep of a run whose measure is success. A task without a name is called like its environment."""
+    return {
+        "method": method,
+        "data": curve.data,
+        "task": curve.task or curve.env.split("/")[-1],
+        "seed": curve.seed,
+        "env_steps": numbers(curve.env_steps),
+        "success": numbers(curve.success),
+    }
+
+
 def installed() -> dict[str, str]:
     """The versions of the packages that decide how a run learns."""
     return {package: version(package) for package in PACKAGES}

@@ -7,25 +7,8 @@ python benchmarks/maze.py --seeds 3
 python benchmarks/maze.py --queue benchmarks/maze_queue.yaml --jobs 2
 """
 
-from typing import Any
-
 import typer
-from learning import command, numbers
-
-from rllib_spirl.evaluation.curve import Curve
-
-
-def record(name: str, curve: Curve) -> dict[str, Any]:
-    """A run's evaluations."""
-    return {
-        "method": "spirl" if name == "maze" else name,
-        "data": curve.data,
-        "task": curve.task,
-        "seed": curve.seed,
-        "env_steps": numbers(curve.env_steps),
-        "success": numbers(curve.success),
-    }
-
+from learning import command, success
 
 if __name__ == "__main__":
-    typer.run(command("maze", 3, record, "maze_runs.json"))
+    typer.run(command("maze", 3, lambda name, run: success("spirl" if name == "maze" else name, run), "maze_runs.json"))

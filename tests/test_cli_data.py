@@ -2,14 +2,17 @@
 
 import gc
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import h5py
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -185,3 +188,19 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
     finally:
         ray.shutdown()
     assert after < 0.5 * before, (before, after)
+
+
+@pytest.mark.long
+def test_a_build_that_is_terminated_ends_what_it_started(tmp_path: Path) -> None:
+    recipe = Path("offline_data/kitchen_smoke.yaml").absolute()
+    command = [sys.executable, "-m", "rllib_spirl.cli.spirl", "data", "build", recipe, "--output", tmp_path / "set"]
+    build = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL)
+    children: list[psutil.Process] = []
+    while len(children) < 4:  # the fork server, what keeps its semaphores, and two that record
+        assert build.poll() is None
+        time.sleep(0.1)
+        children = psutil.Process(build.pid).children(recursive=True)
+    build.send_signal(signal.SIGTERM)
+    assert build.wait(60) == 130
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert not (tmp_path / "set").exists()

@@ -1,5 +1,6 @@
 """How every command of the package ends when something went wrong: one line on stderr, exit code 1."""
 
+import signal
 import sys
 
 import typer
@@ -15,8 +16,10 @@ def run(app: typer.Typer) -> None:
     ours. Where Ray wraps a user's mistake, the mistake alone is told.
 
     Raises:
-        SystemExit: always, with the exit code of the command (2 for wrong options, 130 after Ctrl-C).
+        SystemExit: always, with the exit code of the command (2 for wrong options, 130 after Ctrl-C or SIGTERM).
     """
+    # Terminated, as after Ctrl-C: what a command has started ends with it, and what is half written is taken away.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except Exception as error:
