@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_a_task_counts_once_whatever_its_seeds(adapted: Path) -> None:
     assert ours.high.tolist() == [2, 4, 3]
     assert np.isnan(pearl.low).all(), "one task has no interval"
     assert (ours.at(3), ours.at(10), pearl.at(1)) == (2, None, 0)
+    long = replace(ours, episodes=np.arange(1, 41))
+    assert (long.at(40), long.at(50)) == (39, None)
 
 
 def test_a_report_has_picture_table_and_the_curves_themselves(adapted: Path, tmp_path: Path, monkeypatch: Any) -> None:

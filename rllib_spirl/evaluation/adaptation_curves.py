@@ -19,7 +19,7 @@ from rllib_spirl.files import replacing
 CURVES = "adaptation.json"
 Points = list[tuple[int | float, float]]
 """The number of an episode in a task, from 1 on, and its score: completed subtasks, or its return."""
-EPISODES = (1, 2, 5, 10, 20, 50, 100, 200)
+EPISODES = (1, 2, 3, 5, 10, 20, 50, 100, 200)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Document = dict[str, dict[str, dict[str, Annotated[list[tuple[int | Finite, Finite]], Field(min_length=1)]]]]
 """``{method: {task: {seed: [[episode, score], …]}}}``."""
@@ -42,9 +42,12 @@ class AdaptationCurve:
     """(K,) ends of the 95 % bootstrap interval over tasks; nan where there is one task."""
 
     def at(self, episode: float) -> int | None:
-        """Index of the point nearest to an episode; None if there is none within a quarter of it."""
+        """Index of the point nearest to an episode; None if there is none near it.
+
+        Near is within a quarter of it, and from the tenth on within two episodes or a tenth.
+        """
         index = int(np.abs(self.episodes - episode).argmin())
-        return index if abs(self.episodes[index] - episode) <= episode / 4 else None
+        return index if abs(self.episodes[index] - episode) <= min(episode / 4, max(2, episode / 10)) else None
 
 
 def present(directory: Path, method: str, seed: int) -> set[str]:
