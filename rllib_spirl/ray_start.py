@@ -1,9 +1,13 @@
-"""Ray for what needs it and was called without it."""
+"""Ray on this machine."""
 
 import logging
 import os
+from typing import Any
 
 import ray
+
+from rllib_spirl.errors import UserError
+from rllib_spirl.progress import tell
 
 
 def ensure_ray() -> None:
@@ -11,6 +15,32 @@ def ensure_ray() -> None:
 
     Another Ray that happens to run here is left alone: it may belong to someone else, and end at any time.
     """
-    if not ray.is_initialized():
-        address = None if os.environ.get("RAY_ADDRESS") else "local"
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if ray.is_initialized():
+        return
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**arguments)
+    else:
+        start_local(**arguments)
+
+
+def start_local(**arguments: Any) -> None:
+    """Start Ray on this machine, without its dashboard, with these arguments of ``ray.init``.
+
+    Ray gives its node 30 seconds to come up, which a busy machine may exceed, so it is tried twice.
+
+    Raises:
+        UserError: If Ray does not come up.
+    """
+    for message in ("Ray did not come up within 30 seconds; trying once more", None):
+        try:
+            ray.init(address="local", include_dashboard=False, **arguments)
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if "timed out during startup" not in str(error):
+                raise
+            if message is None:
+                raise UserError(
+                    "Ray did not come up within 30 seconds, twice: is this machine busy with more?"
+                ) from error
+            tell(message)

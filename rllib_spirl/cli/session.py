@@ -46,10 +46,12 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
         True if Ray was started on this machine for this command.
 
     Raises:
-        UserError: no cluster at the address, or options that contradict each other.
+        UserError: no cluster at the address, a local Ray that does not come up, or options that contradict each other.
     """
     global _started_here
     import ray
+
+    from rllib_spirl.ray_start import start_local
 
     return_freed_memory()
     if ray.is_initialized():
@@ -59,8 +61,8 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
     if address in (None, "local"):
         name, number = _FINISHED_TASKS
-        arguments |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-        ray.init(address="local", _system_config={} if f"RAY_{name}" in os.environ else {name: number}, **arguments)
+        arguments |= {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        start_local(_system_config={} if f"RAY_{name}" in os.environ else {name: number}, **arguments)
         _started_here = True
         quiet(verbosity)  # ray.init resets its loggers
         return True
