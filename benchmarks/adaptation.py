@@ -47,6 +47,8 @@ from rllib_spirl.yaml_text import parse_file
 
 RUNS = "adaptation_runs.json"
 QUEUE = ROOT / "benchmarks" / "adaptation_queue.yaml"
+SCORES = {"adaptation": "completed subtasks (of 4)"}
+"""What is scored in a table, if not returns."""
 
 
 class Row(Method):
@@ -176,7 +178,7 @@ def write_tables(results: Path) -> dict[str, Any]:
         said = {method: " to ".join(f"{n:,}" for n in sorted(taken)) for method, taken in steps[name].items()}
         adaptation_curves.write(document, results / f"{name}.json")
         (results / f"{name}.md").write_text(score_table(curves, {"steps of meta-training": said}) + "\n")
-        plots.adaptation(curves, results / f"{name}.png")
+        plots.adaptation(curves, results / f"{name}.png", SCORES.get(name, "return"))
         last[name] = {c.method: [float(c.episodes[-1]), round(float(c.mean[-1]), 3)] for c in curves}
     return last
 

@@ -282,6 +282,7 @@ def _as_reported(run: dict[str, Any]) -> dict[str, Any]:
     return {
         "trial": f"{run['method']}-{run['seed']}",
         "env": run["experiment"]["env"],
+        "explores": bool(run["experiment"]["config"].get("evaluation_config", {}).get("explore")),
         **{key: run[key] for key in ("seed", "task", "data", "env_steps") if key in run},
         **{key: run[name] for key, name in series.items() if name in run},
         "episodes": [run["episodes"]] * len(run["env_steps"]),

@@ -145,8 +145,10 @@ def divergence(methods: Sequence[MethodCurve], path: Path) -> None:
         _save(figure, path)
 
 
-def adaptation(curves: Sequence[AdaptationCurve], path: Path) -> None:
-    """Mean score over tasks against the episodes spent in them, with its 95 % band over tasks."""
+def adaptation(
+    curves: Sequence[AdaptationCurve], path: Path, score: str = "score (completed subtasks, or return)"
+) -> None:
+    """Mean score over tasks, called so, against the episodes spent in them, with its 95 % band over tasks."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
         for index, curve in enumerate(curves):
@@ -158,7 +160,7 @@ def adaptation(curves: Sequence[AdaptationCurve], path: Path) -> None:
                 axes.fill_between(curve.episodes, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
         band = any(np.isfinite(curve.low).any() for curve in curves)
         figure.legend(title="mean and 95 % interval" if band else None, loc="outside right upper", alignment="left")
-        axes.set(xlabel="episodes in the new task", ylabel="score (completed subtasks, or return)")
+        axes.set(xlabel="episodes in the new task", ylabel=score)
         last = max(float(curve.episodes[-1]) for curve in curves)
         if last > 30:  # what happens in the first episodes is what it is about
             axes.set_xscale("log")
