@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import ray
 import torch
 import typer
 
@@ -18,6 +17,7 @@ from rllib_spirl.algorithm.spirl import SPiRL, SPiRLConfig
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.progress import track
+from rllib_spirl.ray_start import start_local
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
@@ -44,7 +44,7 @@ def kitchen_config(skills: str, **training: Any) -> SPiRLConfig:
 
 def start_ray(cpus: int = 2) -> None:
     """A local Ray without its own output."""
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    start_local(num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def synthetic_data(path: Path, transitions: int, seed: int = 0) -> DataSet:

@@ -18,10 +18,10 @@ def ensure_ray() -> None:
     if ray.is_initialized():
         return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**arguments)
-    else:
+    if os.environ.get("RAY_ADDRESS") in (None, "", "local"):
         start_local(**arguments)
+    else:
+        ray.init(**arguments)
 
 
 def start_local(**arguments: Any) -> None:
@@ -32,15 +32,19 @@ def start_local(**arguments: Any) -> None:
     Raises:
         UserError: If Ray does not come up.
     """
-    for message in ("Ray did not come up within 30 seconds; trying once more", None):
-        try:
-            ray.init(address="local", include_dashboard=False, **arguments)
-            return
-        except Exception as error:  # Ray has no class of its own for it
-            if "timed out during startup" not in str(error):
-                raise
-            if message is None:
-                raise UserError(
-                    "Ray did not come up within 30 seconds, twice: is this machine busy with more?"
-                ) from error
-            tell(message)
+    if _comes_up(**arguments):
+        return
+    tell("Ray did not come up within 30 seconds; trying once more")
+    if not _comes_up(**arguments):
+        raise UserError("Ray did not come up within 30 seconds, twice: is this machine busy with more?")
+
+
+def _comes_up(**arguments: Any) -> bool:
+    """Start Ray; whether its node came up in time."""
+    try:
+        ray.init(address="local", include_dashboard=False, **arguments)
+    except Exception as error:  # Ray has no class of its own for it
+        if "timed out during startup" not in str(error):
+            raise
+        return False
+    return True
