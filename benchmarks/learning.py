@@ -252,9 +252,9 @@ def recorded(file: Path) -> list[dict[str, Any]]:
 
 
 def write_tables(file: Path) -> None:
-    """Write the curves of ``file`` that belong into tables: NAME.json and, of several methods, a report in NAME.
+    """Write the curves of ``file`` that belong into tables: NAME.json, and a report in the folder NAME.
 
-    NAME.json is {method: {task: {seed: [[env_steps, score], …]}}}.
+    NAME.json is {method: {task: {seed: [[env_steps, score], …]}}}. The report compares methods, or the tasks of one.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for run in recorded(file):
@@ -263,14 +263,15 @@ def write_tables(file: Path) -> None:
     for name, runs in tables.items():
         methods: dict[str, Any] = {}
         reported: dict[str, Any] = {}
+        compared = "method" if len({run["method"] for run in runs}) > 1 else "task"
         for run in runs:
             scores = run["completed_subtasks" if "completed_subtasks" in run else "success"]
             curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
             methods.setdefault(run["method"], {}).setdefault(run["task"], {})[str(run["seed"])] = curve
-            reported.setdefault(run["method"], {"runs": []})["runs"].append(_as_reported(run))
+            reported.setdefault(run[compared], {"runs": []})["runs"].append(_as_reported(run))
         lines = ",\n".join(f"{json.dumps(method)}: {json.dumps(tasks)}" for method, tasks in methods.items())
         (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
-        if len(methods) > 1:
+        if len(reported) > 1:
             with TemporaryDirectory() as folder:
                 (Path(folder) / CURVES).write_text(json.dumps({"methods": reported}))
                 write_report([folder], RESULTS / name)
