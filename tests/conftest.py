@@ -59,7 +59,7 @@ def point_skills(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     trainer = SkillTrainer(scan(point_data), TINY)
     while trainer.updates < TINY.updates:
         trainer.step()
-    card = SkillCard(model=trainer.model.config, data=fingerprint(point_data))
+    card = SkillCard(model=trainer.model.config, data=fingerprint(point_data), metrics=trainer.validate())
     return str(save_skills(tmp_path_factory.mktemp("skills"), trainer.model, card))
 
 

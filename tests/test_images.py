@@ -379,5 +379,6 @@ class TestLearning:
     def test_the_prior_alone_acts(self, skills: str) -> None:
         env_config = {"blocks": 11, "max_episode_steps": 20, "images": True}
         for sample in (False, True):
-            result = prior_episode(skills, "rllib_spirl/BlockStacking-v0", env_config, 0, sample)
+            result, pace = prior_episode(skills, "rllib_spirl/BlockStacking-v0", env_config, 0, sample)
             assert result.low_level_steps == 20
+            assert pace > 0

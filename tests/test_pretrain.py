@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rllib_spirl.cli import prepare
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.prior import prior_scores, report_prior
+from rllib_spirl.evaluation.prior import prior_episode, prior_scores, report_prior
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.pretrain import pretrain
@@ -143,6 +143,9 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2, show_progress=False)
     assert set(scores) == {"prior_mean", "prior_sampled"}
     metrics = load_card(tmp_path / "skills").metrics
+    (pace,) = (value for name, value in metrics.items() if name.startswith("prior_pace"))
+    alone = [prior_episode(point_skills, "point", {"limit": 20}, seed, True)[1] for seed in (20_000, 20_001)]
+    assert pace == pytest.approx(sum(alone) / 2 / metrics["validation_pace"])
     assert prior_scores(metrics, "point", {"limit": 20}) == (scores["prior_mean"], scores["prior_sampled"])
     assert prior_scores(metrics, "point", {"limit": 40}) is None  # another task
     report_prior(tmp_path / "skills" / CARD, "point", {"limit": 40}, episodes=2, show_progress=False)

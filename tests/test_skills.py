@@ -295,5 +295,13 @@ def test_skills_do_not_depend_on_what_they_are_blind_to() -> None:
             np.testing.assert_allclose(decoder.act(others[:, t].numpy()), expected, atol=1e-5)
 
 
+def test_the_pace_is_how_far_states_come_in_a_step() -> None:
+    prior = SkillModel(SkillModelConfig(state_dim=3, action_dim=2, blind=(2,))).prior
+    prior.set_scale(torch.zeros(3), torch.tensor([1.0, 2.0, 4.0]))
+    states = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 9.0], [1.0, -2.0, 0.0]])
+    # The first state moves by a deviation in each of the two that skills see, then the second by two.
+    torch.testing.assert_close(prior.pace(states, 2), torch.tensor([2 / 3 / 2, 2 / 3 / 2]))
+
+
 def test_the_card_is_readable_without_weights(point_skills: str) -> None:
     assert load_card(point_skills).model.horizon == TINY.horizon

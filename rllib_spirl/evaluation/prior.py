@@ -33,19 +33,32 @@ def prior_policy(prior: SkillPrior, generator: torch.Generator, sample: bool) ->
 
 def prior_episode(
     skill_checkpoint: str, env: str, env_config: dict[str, Any], seed: int, sample: bool
-) -> EpisodeResult:
-    """One episode on ``seed`` with z sampled from the prior, or its mean."""
+) -> tuple[EpisodeResult, float]:
+    """One episode on ``seed`` with z sampled from the prior, or its mean, and how far states came in a step.
+
+    The latter as `SkillPrior.pace` has it; nan where the episode had but one skill.
+    """
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(seed)
-    policy = prior_policy(load_skills(skill_checkpoint)[0].prior, generator, sample)
+    prior = load_skills(skill_checkpoint)[0].prior
+    choose = prior_policy(prior, torch.Generator().manual_seed(seed), sample)
     skill_env = make_skill_env({"env": env, "env_config": env_config, "skill_checkpoint": skill_checkpoint})
+    observations: list[Any] = []
+
+    def policy(observation: Any) -> NDArray[np.float32]:
+        observations.append(observation)
+        return choose(observation)
+
     try:
-        return run_episode(skill_env, policy, seed)
+        result = run_episode(skill_env, policy, seed)
+        states = prior.states(torch.from_numpy(np.array(observations, np.float32)))
+        return result, float(prior.pace(states, skill_env.horizon).mean())
     finally:
         skill_env.close()
 
 
 _SCORES = ("prior_mean", "prior_sampled")
+STUCK = 0.7
+"""Of the recorded pace; with fewer, skills are often stuck. Those of the kitchen come to 0.9."""
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -64,7 +77,11 @@ def _task_key(env: str, env_config: Mapping[str, Any]) -> str:
 def report_prior(
     card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000, show_progress: bool = True
 ) -> dict[str, float]:
-    """Run ``episodes`` with sampled skills, as many with the prior's mean, in parallel; add the scores to the card."""
+    """Run ``episodes`` with sampled skills, as many with the prior's mean, in parallel; add the scores to the card.
+
+    Beside them the card gets ``prior_pace``, how far states come in a step with sampled skills, as a share of what they do
+    in the data. It is below 1 where skills get stuck, which scores of rare rewards do not show.
+    """
     run = ray.remote(num_cpus=1)(prior_episode)
     jobs = {
         run.remote(str(card.parent), env, env_config, seed + i, sample): sample
@@ -72,22 +89,35 @@ def report_prior(
         for i in range(episodes)
     }
     results: dict[bool, list[EpisodeResult]] = {False: [], True: []}
+    paces: dict[bool, list[float]] = {False: [], True: []}
     with stage("episodes with skills from the prior", len(jobs), show=show_progress) as progress:
         waiting = list(jobs)
         while waiting:
             (ready,), waiting = ray.wait(waiting)
-            results[jobs[ready]].append(ray.get(ready))
+            result, pace = ray.get(ready)
+            results[jobs[ready]].append(result)
+            paces[jobs[ready]].append(pace)
             progress.advance()
     scores: dict[str, float] = {}
     for sample, name in zip((False, True), _SCORES, strict=True):
         summary = summarize(results[sample])
         scores[name] = summary.get("completed_subtasks", summary["episode_return"])
     content = json.loads(card.read_text())
-    key = _task_key(env, env_config)
-    content["metrics"].update({f"{name} {key}": score for name, score in scores.items()})
+    metrics, key = content["metrics"], _task_key(env, env_config)
+    metrics.update({f"{name} {key}": score for name, score in scores.items()})
+    recorded, known = metrics.get("validation_pace", 0.0), [pace for pace in paces[True] if np.isfinite(pace)]
+    relative = float(np.mean(known)) / recorded if known and recorded > 0 else None
+    if relative is not None:
+        metrics[f"prior_pace {key}"] = relative
     with replacing(card) as file:
         file.write_text(json.dumps(content, indent=2) + "\n")
     if show_progress:
         mean, sampled = scores["prior_mean"], scores["prior_sampled"]
-        print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled)")
+        moving = "" if relative is None else f"; states change {relative:.2f} times as fast as in the data"
+        print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
+        if relative is not None and relative < STUCK:
+            print(
+                "warning: skills from the prior often get stuck where no demonstration was. A larger state_noise "
+                f"(now {content['training'].get('state_noise', 0):g}) teaches them to find back; more data does so too."
+            )
     return scores

@@ -212,6 +212,14 @@ class SkillPrior(nn.Module):
         if self.blind:
             normalized[..., self.blind] = 0
 
+    @torch.no_grad()
+    def pace(self, states: Tensor, steps: int) -> Tensor:
+        """How far states (..., T, S) come in a step, in deviations, on average over what skills see; (..., T-1).
+
+        ``steps`` lie between one of these states and the next.
+        """
+        return self.seen(states).diff(dim=-2).abs().mean(-1) / steps
+
     def forward(self, observed: Tensor) -> Normal:
         """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""
         return gaussian(self.net(self.features(observed if self.images else self.seen(observed))))

@@ -206,7 +206,10 @@ class SkillTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss terms on the held-out windows, without corrective noise. All workers of a run call it together."""
+        """Loss terms on the held-out windows, without corrective noise, and how far states come there in a step.
+
+        All workers of a run call it together.
+        """
         count = len(self._validation[0])
         if count == 0:
             return {}
@@ -219,6 +222,9 @@ class SkillTrainer:
             _, parts = skill_loss(
                 self.model, states, actions, beta=self.config.beta, images=images[0] if images else None
             )
+            if self.config.horizon > 1:
+                ends = states[:, [0, -1]]
+                parts["pace"] = self.model.prior.pace(ends, self.config.horizon - 1).mean()
             sums = {name: sums.get(name, 0) + len(states) * value for name, value in parts.items()}
         self.model.train()
         values = torch.stack(list(sums.values())) / count
