@@ -79,8 +79,8 @@ def report_prior(
 ) -> dict[str, float]:
     """Run ``episodes`` with sampled skills, as many with the prior's mean, in parallel; add the scores to the card.
 
-    Beside them the card gets ``prior_pace``, how far states come in a step with sampled skills, as a share of what they do
-    in the data. It is below 1 where skills get stuck, which scores of rare rewards do not show.
+    Beside them the card gets ``prior_pace``: how far states come in a step with sampled skills, as a share of what
+    they do in the data. It is below 1 where skills get stuck, which scores of rare rewards do not show.
     """
     run = ray.remote(num_cpus=1)(prior_episode)
     jobs = {
