@@ -58,7 +58,7 @@ def prior_episode(
 
 _SCORES = ("prior_mean", "prior_sampled")
 STUCK = 0.7
-"""Of the recorded pace; with fewer, skills are often stuck. Those of the kitchen come to 0.9."""
+"""Of the recorded pace; below it, skills are often stuck. Those of the kitchen come to 0.9."""
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -117,7 +117,7 @@ def report_prior(
         print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
         if relative is not None and relative < STUCK:
             print(
-                "warning: skills from the prior often get stuck where no demonstration was. A larger state_noise "
-                f"(now {content['training'].get('state_noise', 0):g}) teaches them to find back; more data does so too."
+                "warning: skills from the prior move far less than the recorded ones, as they do where they get stuck: "
+                "more data, more or fewer updates, or another state_noise may change that"
             )
     return scores
