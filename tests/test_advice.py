@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
-from rllib_spirl.skills.advice import Advice, advise, advise_beta, posterior_warning, ranges
+from rllib_spirl.skills.advice import Advice, advise, advise_beta, overfit_warning, posterior_warning, ranges
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.pretrain import skills_key
 from rllib_spirl.skills.training import SkillTrainer
@@ -78,6 +78,15 @@ def test_pretraining_warns_of_a_posterior_out_of_range(divergence: float, told: 
     warning = posterior_warning({"validation_posterior_kl": divergence}, 0.02)
     assert (told is None) == (warning is None)
     assert told is None or told in str(warning)
+
+
+@pytest.mark.parametrize(("now", "warned"), [(0.41, False), (0.43, False), (0.45, True)])
+def test_pretraining_warns_of_skills_that_know_their_windows_by_heart(now: float, warned: bool) -> None:
+    metrics = {"validation_loss": now, "validation_loss_least": 0.4, "updates_at_least_loss": 2000.0}
+    warning = overfit_warning(metrics)
+    assert (warning is not None) == warned
+    assert warning is None or "updates: 2000" in warning
+    assert overfit_warning({"loss": now}) is None  # nothing was held out
 
 
 def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -> None:

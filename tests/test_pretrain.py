@@ -36,6 +36,8 @@ def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Pat
     card = load_card(folder)
     assert card.model.state_dim == 2
     assert {"loss", "validation_reconstruction"} <= set(card.metrics)
+    assert card.metrics["validation_loss_least"] <= card.metrics["validation_loss"]
+    assert card.metrics["updates_at_least_loss"] in (20, 40, 60)
     assert list((folder / "tensorboard").glob("events*"))
     written = (folder / "skill.safetensors").stat().st_mtime_ns
     assert pretrain(opened(point_data), SHORT, output=folder) == folder

@@ -20,6 +20,10 @@ SKILL_S = 0.8
 """Seconds of a skill in the kitchen, where it has ten steps."""
 HORIZONS = (5, 20)
 TRIALS, TRIAL_UPDATES, TRIAL_FACTOR = 5, 600, 5.0
+LOSS, LEAST_LOSS, LEAST_LOSS_AT = "validation_loss", "validation_loss_least", "updates_at_least_loss"
+"""Of a training's metrics: the loss on held-out windows, the least it was, and after how many updates."""
+OVERFIT = 1.1
+"""Times its least value: from there on a validation loss is worth a warning."""
 _EPISODES = 200
 
 
@@ -116,6 +120,18 @@ def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
     return (
         f"the posterior's KL is {divergence:.2g} nats a dimension, where {low} to {high} is good: z {what}. {change} "
         f"beta (now {beta:g}), or let 'spirl data inspect DATA --try-beta' suggest one."
+    )
+
+
+def overfit_warning(metrics: Mapping[str, float]) -> str | None:
+    """What to say of skills that have learned their training windows by heart, None of others."""
+    least = metrics.get(LEAST_LOSS)
+    if least is None or metrics[LOSS] <= OVERFIT * least:
+        return None
+    at = f"{metrics[LEAST_LOSS_AT]:.0f}"
+    return (
+        f"the loss on held-out windows was least after {at} updates, {least:.3g}, and is {metrics[LOSS]:.3g} now: what "
+        f"was learned since holds for the recorded states alone. Train with updates: {at}, or record more."
     )
 
 

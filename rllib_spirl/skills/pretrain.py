@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import resource
 import shutil
 import signal
@@ -29,7 +30,7 @@ from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
 from rllib_spirl.ray_start import ensure_ray
-from rllib_spirl.skills.advice import posterior_warning, ranges
+from rllib_spirl.skills.advice import LEAST_LOSS, LEAST_LOSS_AT, LOSS, overfit_warning, posterior_warning, ranges
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
@@ -180,9 +181,12 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
         metrics=metrics,
     )
     save_skills(folder, model, card)
-    warning = None if config.decoder == "identity" else posterior_warning(metrics, config.beta)
-    if warning and show_progress:
-        tell(f"warning: {warning}")
+    warnings = (
+        [] if config.decoder == "identity" else [posterior_warning(metrics, config.beta), overfit_warning(metrics)]
+    )
+    for warning in filter(None, warnings):
+        if show_progress:
+            tell(f"warning: {warning}")
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
 
 
@@ -209,18 +213,28 @@ def _train_share(settings: dict[str, Any]) -> None:
         wrap=_distributed if world_size > 1 else None,
     )
     resumed = ray.train.get_checkpoint()
+    least: dict[str, float] = {}
     if resumed is not None:
         with resumed.as_directory() as directory:
             progress = json.loads(Path(directory, "progress.json").read_text())
             trainer.restore(Path(directory, STATE), progress["updates"])
+            least = progress.get("least", {})
 
     with stage("training skills", config.updates, done=trainer.updates, show=rank == 0) as told:
-        _train_to_the_end(trainer, config, settings["folder"], told, memory_before, first=rank == 0)
+        _train_to_the_end(trainer, config, settings["folder"], told, memory_before, least, first=rank == 0)
 
 
 def _train_to_the_end(
-    trainer: SkillTrainer, config: PretrainConfig, folder: str, told: Stage, memory_before: float, *, first: bool
+    trainer: SkillTrainer,
+    config: PretrainConfig,
+    folder: str,
+    told: Stage,
+    memory_before: float,
+    least: dict[str, float],
+    *,
+    first: bool,
 ) -> None:
+    """``least``: the least validation loss before this, and after how many updates; empty at the beginning."""
     writer = _summary_writer(folder) if first else None
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
@@ -234,6 +248,9 @@ def _train_to_the_end(
         metrics["samples_per_second"] = (stop - begun) * config.batch_size / (time.perf_counter() - start)
         metrics["memory_growth_mib"] = _peak_memory() - memory_before
         metrics |= trainer.validate()
+        if metrics.get(LOSS, math.inf) < least.get(LEAST_LOSS, math.inf):
+            least = {LEAST_LOSS: metrics[LOSS], LEAST_LOSS_AT: float(trainer.updates)}
+        metrics |= least
         if writer is not None:
             for name, scalar in metrics.items():
                 writer.add_scalar(f"skills/{name}", scalar, trainer.updates)
@@ -242,7 +259,7 @@ def _train_to_the_end(
             checkpoint = None
             if first:
                 trainer.save(Path(directory, STATE))
-                Path(directory, "progress.json").write_text(json.dumps({"updates": trainer.updates}))
+                Path(directory, "progress.json").write_text(json.dumps({"updates": trainer.updates, "least": least}))
                 checkpoint = Checkpoint.from_directory(directory)
             ray.train.report(metrics, checkpoint=checkpoint)
     if writer is not None:
