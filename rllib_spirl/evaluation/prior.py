@@ -89,14 +89,15 @@ def report_prior(
         for i in range(episodes)
     }
     results: dict[bool, list[EpisodeResult]] = {False: [], True: []}
-    paces: dict[bool, list[float]] = {False: [], True: []}
+    paces: list[float] = []  # of sampled skills
     with stage("episodes with skills from the prior", len(jobs), show=show_progress) as progress:
         waiting = list(jobs)
         while waiting:
             (ready,), waiting = ray.wait(waiting)
             result, pace = ray.get(ready)
             results[jobs[ready]].append(result)
-            paces[jobs[ready]].append(pace)
+            if jobs[ready] and np.isfinite(pace):
+                paces.append(pace)
             progress.advance()
     scores: dict[str, float] = {}
     for sample, name in zip((False, True), _SCORES, strict=True):
@@ -105,8 +106,8 @@ def report_prior(
     content = json.loads(card.read_text())
     metrics, key = content["metrics"], _task_key(env, env_config)
     metrics.update({f"{name} {key}": score for name, score in scores.items()})
-    recorded, known = metrics.get("validation_pace", 0.0), [pace for pace in paces[True] if np.isfinite(pace)]
-    relative = float(np.mean(known)) / recorded if known and recorded > 0 else None
+    recorded = metrics.get("validation_pace", 0.0)
+    relative = float(np.mean(paces)) / recorded if paces and recorded > 0 else None
     if relative is not None:
         metrics[f"prior_pace {key}"] = relative
     with replacing(card) as file:

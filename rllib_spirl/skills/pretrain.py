@@ -181,11 +181,8 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
         metrics=metrics,
     )
     save_skills(folder, model, card)
-    warnings = (
-        [] if config.decoder == "identity" else [posterior_warning(metrics, config.beta), overfit_warning(metrics)]
-    )
-    for warning in filter(None, warnings):
-        if show_progress:
+    if show_progress and config.decoder != "identity":
+        for warning in filter(None, (posterior_warning(metrics, config.beta), overfit_warning(metrics))):
             tell(f"warning: {warning}")
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
 
