@@ -1,6 +1,5 @@
-"""The figures of the concepts' page, drawn by the code that they explain."""
+"""Draws the figures of the concepts' page, by the code that they explain: python docs/figures.py."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,19 @@ from rllib_spirl.algorithm.losses import residual_kl
 from rllib_spirl.evaluation import plots, records
 from rllib_spirl.evaluation.aggregate import aggregate, by_method, choose_metric
 
+FIGURES = Path(__file__).parent / "figures"
 RUNS = Path(__file__).parents[1] / "benchmarks" / "results" / "kitchen"
 
 
-def draw(folder: Path) -> Iterator[Path]:
-    """Draw them all into a folder."""
+def main() -> None:
+    """Draw them all."""
+    FIGURES.mkdir(exist_ok=True)
     for figure in (transition, policy_and_prior):
-        file = folder / f"{figure.__name__}.png"
-        figure().savefig(file, format="png")
-        yield file
+        figure().savefig(FIGURES / f"{figure.__name__}.png")
     curves = records.load(RUNS / records.CURVES)
     metric = choose_metric(curves)
-    divergence = folder / "divergence.png"
-    plots.divergence([aggregate(name, runs, metric) for name, runs in by_method(curves).items()], divergence)
-    yield divergence
+    lines = [aggregate(name, runs, metric) for name, runs in by_method(curves).items()]
+    plots.divergence(lines, FIGURES / "divergence.png")
 
 
 def transition() -> Figure:
@@ -70,3 +68,7 @@ def policy_and_prior() -> Figure:
     axes.set_yticks([])
     axes.legend(frameon=False)
     return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,6 @@
 import inspect
 import json
 import re
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,14 @@ import typer.main
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
+from rllib_spirl import MAMLConfig, MetaSPiRLConfig, PretrainConfig, SPiRLConfig
+from rllib_spirl.algorithm.checked_config import CheckedConfig
+from rllib_spirl.cli import rllib, spirl
+from rllib_spirl.cli.prepare import SkillsSection
+from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(DOCS))  # figures.py lies beside this file
-
-import figures  # noqa: E402
-
-from rllib_spirl import MAMLConfig, MetaSPiRLConfig, PretrainConfig, SPiRLConfig  # noqa: E402
-from rllib_spirl.algorithm.checked_config import CheckedConfig  # noqa: E402
-from rllib_spirl.cli import rllib, spirl  # noqa: E402
-from rllib_spirl.cli.prepare import SkillsSection  # noqa: E402
-from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe  # noqa: E402
-
 # Pages that lie elsewhere in the repository, and what they are called here.
 ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
@@ -51,9 +45,6 @@ def on_files(files: Files, config: Any) -> Files:
         if picture.suffix in (".png", ".gif", ".md"):
             name = str(picture.relative_to(ROOT / "benchmarks"))
             files.append(File.generated(config, name, content=picture.read_bytes()))
-    with tempfile.TemporaryDirectory() as folder:
-        for figure in figures.draw(Path(folder)):
-            files.append(File.generated(config, f"figures/{figure.name}", content=figure.read_bytes()))
     return files
 
 

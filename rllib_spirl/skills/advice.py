@@ -68,8 +68,8 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
     if fps > 0 and not 0.5 <= default / (SKILL_S * fps) <= 2 and horizon != default:
         advice.settings["horizon"] = horizon
         advice.sentences.append(
-            f"At {fps:g} steps/s the default horizon of {default} steps lasts {default / fps:.2g} s. Skills of about "
-            f"{SKILL_S:g} s have horizon: {horizon}."
+            f"At {fps:g} steps/s the default horizon of {default} steps lasts {default / fps:.2g} s, a skill of "
+            f"the kitchen {SKILL_S:g} s. With horizon: {horizon} it is {horizon / fps:.2g} s."
         )
     return advice
 
