@@ -294,8 +294,8 @@ def test_remote_env_runners_meet_the_same(config: Maker, built: Any) -> None:
     [
         ({"training_tasks": []}, "MAML needs `training_tasks`: add a `tasks:` section"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
-        ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
-        ({"inner_lr": 0}, "`inner_lr` must be greater than 0, got 0"),
+        ({"inner_steps": 0}, "`inner_steps` must be a whole number, at least 1, got 0"),
+        ({"inner_lr": 0}, "`inner_lr` must be a number greater than 0, got 0"),
         ({"lambda_": 1.5}, "`lambda_` must be in \\[0, 1\\], got 1.5"),
         ({"adaptation_episodes": 3}, "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, 3"),
     ],

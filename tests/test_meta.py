@@ -30,6 +30,7 @@ from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_uni
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
+from rllib_spirl.skills.model import SkillModel
 from tests.commands import run
 from tests.sets import opened
 
@@ -202,8 +203,8 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
     ("training", "message"),
     [
         ({"policy": "copied"}, "needs `policy` 'residual'"),
-        ({"context_size": 0}, "`context_size` must be at least 1, got 0"),
-        ({"exploring_divergence": 0}, "`exploring_divergence` must be greater than 0"),
+        ({"context_size": 0}, "`context_size` must be a whole number, at least 1, got 0"),
+        ({"exploring_divergence": 0}, "`exploring_divergence` must be a number greater than 0"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
     ],
 )
@@ -366,6 +367,15 @@ def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str,
     again = TaskDemonstrations.load(tmp_path / "demonstrations.safetensors", 2, 4)
     batch, same = together.of_task(1).sample(9), again.of_task(1).sample(9)
     assert all(torch.equal(batch[name], same[name]) for name in COLUMNS)
+
+
+def test_demonstrations_too_short_for_skills_to_be_replayed_are_one_line(walks: Path) -> None:
+    """Rewards are negative, so that a window counts only if another one follows: episodes have 20 steps."""
+    model = SkillModel(chunk_config(2, 2, horizon=15))
+    with pytest.raises(UserError, match=r"no episode .* skills of 15 steps to be replayed in task 0\.0"):
+        task_demonstrations(opened(walks), model, PointTasksEnv(), [0.0], 100_000)
+    with pytest.raises(UserError, match=r"no episode is long enough for .* replayed\. Set"):
+        offline_replay(opened(walks), model, PointTasksEnv(), 100_000)
 
 
 def test_demonstrations_that_are_not_kept_whole_are_refused(config: Maker, walks: Path, built: Any) -> None:

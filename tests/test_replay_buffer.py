@@ -105,3 +105,6 @@ def test_every_minibatch_is_mixed_in_the_same_proportion() -> None:
     assert (rewards >= 1000).sum(1).tolist() == [2] * 6
     assert (mixed_batch(own, offline, 2, 8, fraction=1.0)["rewards"] >= 1000).all()
     assert (mixed_batch(own, None, 2, 8, fraction=0.5)["rewards"] < 1000).all()
+    few = filled(20, 5)
+    rewards = mixed_batch(few, offline, count=6, batch_size=10, fraction=None)["rewards"].view(6, 10)
+    assert (rewards >= 1000).sum(1).tolist() == [8] * 6, "as many as they are of all 25"

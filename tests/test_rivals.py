@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from ray.tune.registry import register_env
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from rllib_spirl.algorithm.chunk_windows import windows
 from rllib_spirl.algorithm.losses import cloning_loss, policy_loss, q_target, uniform_divergence
 from rllib_spirl.algorithm.spirl import SPiRLConfig
 from rllib_spirl.algorithm.spirl_rl_module import CriticEnsemble, FlowPolicy
@@ -20,6 +22,7 @@ from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, scan
+from tests.point import GOALS, RADIUS, STEP, PointEnv, PointsEnv
 
 CHUNKS = SkillModelConfig(state_dim=2, action_dim=2, horizon=3, latent_dim=6, decoder="identity", hidden=16, layers=1)
 
@@ -91,9 +94,9 @@ def chunks(point_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 RLPD = {"skill_bound": 1.0, "regularize_to": "uniform", "target_divergence": 12.0, "critic_members": 5}
 RLPD |= {"target_members": 2, "policy_value": "mean"}
 METHODS: dict[str, dict[str, Any]] = {
-    "rlpd": RLPD,
+    "rlpd": RLPD | {"log_std_bound": 5.0},
     "qc_rlpd": RLPD | {"cloning": 0.01, "target_members": None, "target_value": "mean", "kl_in_target": True},
-    "qc": {"policy": "flow", "skill_candidates": 4, "critic_members": 2, "warmup_steps": 0},
+    "qc": {"policy": "flow", "skill_candidates": 4, "critic_members": 2, "warmup_steps": 0, "offline_fraction": None},
 }
 
 
@@ -142,6 +145,51 @@ def build(chunks: str, settings: dict[str, Any], method: str) -> Any:
     return config.build_algo()
 
 
+def test_golden_windows() -> None:
+    states, rewards = np.arange(5, dtype=np.float32)[:, None], np.array([0.0, 1.0, 0.0, 2.0])
+    actions = np.array([[0.0], [0.1], [0.2], [0.3]], np.float32)
+    found = windows(states, actions, rewards, terminated=True, horizon=3)
+    assert found is not None
+    torch.testing.assert_close(found["z"], torch.tensor([[0.0, 0.1, 0.2], [0.1, 0.2, 0.3]]))
+    assert found["states"].tolist() == [[0], [1]]
+    assert found["next_states"].tolist() == [[3], [4]]
+    assert found["rewards"].tolist() == [1, 3]
+    assert found["terminated"].tolist() == [0, 1]
+    assert windows(states, actions, rewards, terminated=True, horizon=5) is None
+
+
+@pytest.mark.parametrize("many", [None, "sync", "vector_entry_point", "same_step"])
+def test_every_window_of_an_agents_steps_is_a_transition(
+    many: str | None, chunks: str, point_settings: dict[str, Any], ray_session: None
+) -> None:
+    """Episodes of 23 steps, which is no multiple of the chunks' five."""
+    settings = point_settings | {"skill_checkpoint": chunks} | METHODS["rlpd"]
+    config = SPiRLConfig().environment(PointEnv, env_config={"limit": 23}).training(**settings)
+    config.env_runners(num_env_runners=0, rollout_fragment_length=20).debugging(seed=0)
+    if many is not None:
+        register_env("points", lambda config: PointsEnv(config) if "num_envs" in config else PointEnv(config))
+        config.env_runners(
+            num_envs_per_env_runner=3, gym_env_vectorize_mode=many if many == "sync" else "vector_entry_point"
+        )
+        if many != "sync":
+            config.environment("points", env_config={"limit": 23, "same_step": many == "same_step"})
+    algorithm = config.build_algo()
+    try:
+        skills = 0
+        for _ in range(6):
+            skills += algorithm._store(algorithm._sample())
+        replay = algorithm.replay
+        kept = {name: column[: len(replay)] for name, column in replay._columns.items()}
+    finally:
+        algorithm.stop()
+    assert len(replay) > 3 * skills
+    moves = torch.tanh(kept["z"]).view(-1, TINY.horizon, 2).sum(1)
+    torch.testing.assert_close(kept["next_states"], kept["states"] + STEP * moves, rtol=0, atol=1e-5)
+    ends = kept["terminated"] > 0
+    goal = torch.tensor(GOALS[1], dtype=torch.float32)
+    assert ((kept["next_states"][ends] - goal).norm(dim=1) < RADIUS).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_trains_evaluates_and_is_restored(
     method: str, chunks: str, point_settings: dict[str, Any], ray_session: None, tmp_path: Path
@@ -172,7 +220,7 @@ def test_each_method_trains_evaluates_and_is_restored(
         ({"warmup_steps": 20, "replay_capacity": 10}, "`warmup_steps`, 20, are more than are kept, 10"),
         ({"gamma": 1.5}, "`gamma` must be in"),
         ({"policy": "flow", "skill_bound": 1.0}, "leave `skill_bound` out"),
-        ({"cloning": -1}, "`cloning` must not be negative"),
+        ({"cloning": -1}, "`cloning` must be a number, at least 0"),
         ({"least_alpha": 0.5}, "`least_alpha`, 0.5, is above `initial_alpha`"),
     ],
 )

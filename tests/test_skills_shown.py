@@ -47,6 +47,16 @@ def test_what_is_drawn_is_the_same_again(point_skills: str, point_data: Path, tm
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def test_a_file_of_episodes_that_are_all_shorter_than_a_skill_is_passed_over(
+    point_skills: str, point_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrajectoryWriter(tmp_path / "short", fps=10) as writer:
+        writer.add(Episode(np.zeros((3, 2)), np.zeros((2, 2)), np.zeros(2), terminated=False, truncated=True, task="x"))
+    files = [part for data in (tmp_path / "short", point_data) for part in DataSet.open(data).stream()]
+    monkeypatch.setattr(DataSet, "stream", lambda *_, **__: iter(files))
+    assert show_skills(point_skills, tmp_path, data=DataSet.open(point_data)).used == 2
+
+
 def test_data_of_another_environment_is_one_line(point_skills: str, tmp_path: Path) -> None:
     with TrajectoryWriter(tmp_path / "data", fps=10) as writer:
         writer.add(Episode(np.zeros((9, 3)), np.zeros((8, 2)), np.zeros(8), terminated=False, truncated=True, task="x"))

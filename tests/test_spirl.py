@@ -1,5 +1,6 @@
 """The algorithm as a whole, on a point mass: it samples, learns, saves, restores and refuses nonsense."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,23 @@ def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(config: Maker, 
     finally:
         for algorithm in made:
             algorithm.stop()
+
+
+def test_another_learning_rate_holds_after_a_restoration(config: Maker, tmp_path: Path) -> None:
+    one = config(policy_lr=1e-2).build_algo()
+    other = config(policy_lr=1e-9, critic_lr=1e-3).build_algo()
+    try:
+        one.train()
+        other.restore_from_path(one.save_to_path(str(tmp_path / "checkpoint")))
+        before = copy.deepcopy(module(other).policy.state_dict())
+        other._learn(5, 0.5)
+        for name, value in module(other).policy.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=0, atol=1e-7)
+        optimizer = other.learner_group._learner.get_optimizer("default_policy")
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-9, 3e-3]
+    finally:
+        one.stop()
+        other.stop()
 
 
 def test_another_target_divergence_holds_after_a_restoration(config: Maker, tmp_path: Path) -> None:
@@ -474,17 +492,30 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
     ("training", "message"),
     [
         ({"skill_checkpoint": None}, "needs `skill_checkpoint`"),
-        ({"target_divergence": -1.0}, "`target_divergence` must be greater than 0, got -1.0"),
-        ({"initial_alpha": 0}, "`initial_alpha` must be greater than 0"),
-        ({"initial_divergence": 0.0}, "`initial_divergence` must be greater than 0, or null for none; got 0.0"),
-        ({"skill_bound": -2.0}, "`skill_bound` must be greater than 0"),
+        ({"target_divergence": -1.0}, "`target_divergence` must be a number greater than 0, got -1.0"),
+        ({"initial_alpha": 0}, "`initial_alpha` must be a number greater than 0"),
+        (
+            {"initial_divergence": 0.0},
+            "`initial_divergence` must be a number greater than 0, or null for none; got 0.0",
+        ),
+        ({"skill_bound": -2.0}, "`skill_bound` must be a number greater than 0"),
         ({"tau": 2}, "`tau` must be in"),
         ({"policy_tau": 0}, "`policy_tau` must be in"),
-        ({"conservatism": -0.1}, "`conservatism` must not be negative"),
+        ({"conservatism": -0.1}, "`conservatism` must be a number, at least 0"),
         ({"offline_fraction": 1.5}, "`offline_fraction` must be in"),
-        ({"warmup_steps": -1}, "must not be negative"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be a whole number, at least 0"),
         ({"policy": "prior"}, "`policy` must be 'residual', 'copied' or 'flow'"),
-        ({"critic_members": 0}, "`critic_members` must be at least 1"),
+        ({"critic_members": 0}, "`critic_members` must be a whole number, at least 1"),
+        ({"critic_layers": 2.5}, "`critic_layers` must be a whole number, at least 1, got 2.5"),
+        ({"policy_hidden": 0}, "`policy_hidden` must be a whole number, at least 1"),
+        ({"eval_seed": -1}, "`eval_seed` must be a whole number, at least 0"),
+        ({"updates_per_step": float("inf")}, "`updates_per_step` must be a number greater than 0"),
+        ({"target_divergence": None}, "`target_divergence` must be a number greater than 0, got None"),
+        ({"tau": "fast"}, "`tau` must be in"),
+        ({"target_bounds": ["a", "b"]}, "`target_bounds` must be"),
+        ({"lr": 1e-4}, "no use for `lr`: set `policy_lr`, `critic_lr` or `alpha_lr`"),
+        ({"train_batch_size": 512}, "set `train_batch_size_per_learner`"),
+        ({"num_epochs": 7}, "set `updates_per_step`"),
     ],
 )
 def test_nonsense_is_refused_with_the_value_and_the_remedy(config: Maker, training: dict, message: str) -> None:

@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rllib_spirl.algorithm.spirl_rl_module import (
-    LOG_STD_BOUND,
     MEAN_BOUND,
     CopiedPolicy,
     FlowPolicy,
@@ -35,6 +34,7 @@ class ActingPolicy:
         if isinstance(policy, ResidualPolicy):
             features = policy.features.features if isinstance(policy.features, WithContext) else policy.features
             self._policy = _Parameters(module.prior, features, policy.net, of_skills=False)
+            self._log_std_bound = policy.log_std_bound
         elif isinstance(policy, CopiedPolicy):
             self._policy = _prior(policy.net)
         self._prior = None if module.prior.images else _prior(module.prior)
@@ -66,7 +66,7 @@ class ActingPolicy:
         states, context = observations[..., :said_at], observations[..., context_at:]
         mean, log_std = self._policy(states, context)
         mean = MEAN_BOUND * np.tanh(mean / MEAN_BOUND)
-        std = np.exp(LOG_STD_BOUND * np.tanh(log_std / LOG_STD_BOUND))
+        std = np.exp(self._log_std_bound * np.tanh(log_std / self._log_std_bound))
         if not (self._module.regularized_to_prior or self._module.around_said):
             return mean, std
         if self._prior is None:

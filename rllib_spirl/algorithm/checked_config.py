@@ -1,6 +1,8 @@
 """RLlib's configuration, with settings that are taken and checked in one place."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -21,8 +23,34 @@ class CheckedConfig(AlgorithmConfig):
                 setattr(self, name, value)
         return self
 
+    def _whole(self, *names: str, least: int) -> None:
+        """Raise ValueError unless settings are whole numbers of at least so much."""
+        self._require(names, lambda x: is_whole(x) and x >= least, f"be a whole number, at least {least}")
+
+    def _positive(self, *names: str) -> None:
+        """Raise ValueError unless settings are finite numbers greater than 0."""
+        self._require(names, lambda x: is_finite(x) and x > 0, "be a number greater than 0")
+
+    def _not_negative(self, *names: str) -> None:
+        """Raise ValueError unless settings are finite numbers of at least 0."""
+        self._require(names, lambda x: is_finite(x) and x >= 0, "be a number, at least 0")
+
+    def _share(self, *names: str) -> None:
+        """Raise ValueError unless settings are in [0, 1]."""
+        self._require(names, lambda x: is_finite(x) and 0 <= x <= 1, "be in [0, 1]")
+
     def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
         """Raise ValueError unless settings fit; ``what`` says what each must, as in "be at least 1"."""
         for name in names:
             if not fits(getattr(self, name)):
                 self._value_error(f"`{name}` must {what}, got {getattr(self, name)}.")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a setting is a number, and not an infinite one."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a setting counts something: 2 does, 2.5, 2.0 and True do not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -81,7 +81,10 @@ def read_transitions(
         total += len(columns["rewards"])
         yield columns
     if total == 0:
-        raise UserError(f"{data}: no episode has the {config.horizon} steps of a skill. Set offline_fraction to 0.")
+        raise UserError(
+            f"{data}: no episode is long enough for skills of {config.horizon} steps to be replayed. Set "
+            "offline_fraction to 0, or use skills of fewer steps."
+        )
 
 
 def check_widths(data: str, state_dim: int, action_dim: int, config: SkillModelConfig, env_state_dim: int) -> None:

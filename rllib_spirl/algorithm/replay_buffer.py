@@ -201,11 +201,20 @@ class Samples(Protocol):
 
     def sample(self, count: int) -> Batch: ...
 
+    def __len__(self) -> int: ...
 
-def mixed_batch(replay: SkillReplay, offline: Samples | None, count: int, batch_size: int, fraction: float) -> Batch:
-    """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay."""
+
+def mixed_batch(
+    replay: SkillReplay, offline: Samples | None, count: int, batch_size: int, fraction: float | None
+) -> Batch:
+    """``count`` batches in one: in each, ``fraction`` of the rows come from demonstrations, the rest from replay.
+
+    Without a fraction, as many as demonstrations are of all transitions.
+    """
     if offline is None or fraction == 0:
         return replay.sample(count * batch_size)
+    if fraction is None:
+        fraction = len(offline) / (len(offline) + len(replay))
     from_offline = batch_size if len(replay) == 0 else round(fraction * batch_size)
     if from_offline == batch_size:
         return offline.sample(count * batch_size)

@@ -31,13 +31,14 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.numpy import convert_to_numpy
 
-from rllib_spirl.algorithm.checked_config import CheckedConfig
+from rllib_spirl.algorithm.checked_config import CheckedConfig, is_finite
+from rllib_spirl.algorithm.chunk_windows import chunk_windows
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
-from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
+from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, SkillPriorRLModule
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import EpisodeResult, summarize
 from rllib_spirl.envs.skill_env import make_env
@@ -57,6 +58,13 @@ ENV_STEPS = "env_steps"
 UPDATES = "updates"
 # Batches in memory together.
 MAX_UPDATES_AT_ONCE = 16
+# Settings of RLlib that nothing would come of, and those that there are in their place.
+_NOT_USED = {
+    "lr": "`policy_lr`, `critic_lr` or `alpha_lr`",
+    "train_batch_size": "`train_batch_size_per_learner`",
+    "minibatch_size": "`train_batch_size_per_learner`",
+    "num_epochs": "`updates_per_step`",
+}
 
 
 class SPiRLConfig(CheckedConfig):
@@ -90,6 +98,7 @@ class SPiRLConfig(CheckedConfig):
         self.prior_spread = 1.0
         self.policy_hidden = 256
         self.policy_layers = 2
+        self.log_std_bound = LOG_STD_BOUND
         self.critic_hidden = 256
         self.critic_layers = 2
         self.critic_members = 4
@@ -105,7 +114,7 @@ class SPiRLConfig(CheckedConfig):
         self.replay_capacity = 1_000_000
         self.warmup_steps = 500
         self.updates_per_step = 2.0
-        self.offline_fraction = 0.5
+        self.offline_fraction: float | None = 0.5
         self.offline_updates = 2000
         self.learner_threads = 1
         self.compile_updates = False
@@ -146,6 +155,7 @@ class SPiRLConfig(CheckedConfig):
         prior_spread: float = NotProvided,
         policy_hidden: int = NotProvided,
         policy_layers: int = NotProvided,
+        log_std_bound: float = NotProvided,
         critic_hidden: int = NotProvided,
         critic_layers: int = NotProvided,
         critic_members: int = NotProvided,
@@ -161,7 +171,7 @@ class SPiRLConfig(CheckedConfig):
         replay_capacity: int = NotProvided,
         warmup_steps: int = NotProvided,
         updates_per_step: float = NotProvided,
-        offline_fraction: float = NotProvided,
+        offline_fraction: float | None = NotProvided,
         offline_updates: int = NotProvided,
         learner_threads: int = NotProvided,
         compile_updates: bool = NotProvided,
@@ -201,6 +211,7 @@ class SPiRLConfig(CheckedConfig):
             prior_spread: The prior's deviation is multiplied by it. Less than 1 keeps to likelier skills, where the
                 prior's own spread is that of its errors too; a residual policy then starts there.
             policy_hidden, policy_layers: Width and depth of the residual policy.
+            log_std_bound: How far the logarithm of a residual policy's deviation can be from that of the reference.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
@@ -209,11 +220,13 @@ class SPiRLConfig(CheckedConfig):
             policy_value: What the policy climbs: the "least" of the critics or, as in RLPD, their "mean".
             tau: Polyak coefficient of the target critics.
             policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
-            replay_capacity: Skill transitions kept.
+            replay_capacity: Skill transitions kept. Of chunks of actions they are all windows of H steps, see
+                `chunk_windows`.
             warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning. With
                 0, `offline_updates` are made before anything is sampled.
             updates_per_step: Gradient steps per skill transition.
-            offline_fraction: Share of every batch drawn from `offline_data`.
+            offline_fraction: Share of every batch drawn from `offline_data`; None for as much as its transitions are of
+                all, the agent's own included.
             offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
             learner_threads: Torch threads of a local learner.
             compile_updates: Whether PyTorch compiles the loss and its gradient: on a CPU with a C++ compiler a
@@ -230,45 +243,40 @@ class SPiRLConfig(CheckedConfig):
 
     def validate(self) -> None:
         super().validate()
-        self._require(
-            (
-                "target_divergence",
-                "initial_alpha",
-                "policy_lr",
-                "critic_lr",
-                "alpha_lr",
-                "updates_per_step",
-                "prior_spread",
-            ),
-            lambda value: value > 0,
-            "be greater than 0",
+        self._positive(
+            "target_divergence",
+            "initial_alpha",
+            "policy_lr",
+            "critic_lr",
+            "alpha_lr",
+            "updates_per_step",
+            "prior_spread",
+            "log_std_bound",
         )
-        self._require(
-            (
-                "replay_capacity",
-                "critic_members",
-                "critic_layers",
-                "policy_layers",
-                "train_batch_size_per_learner",
-                "skill_candidates",
-                "divergence_steps",
-            ),
-            lambda value: not value < 1,
-            "be at least 1",
+        self._whole(
+            "replay_capacity",
+            "critic_members",
+            "critic_layers",
+            "critic_hidden",
+            "policy_layers",
+            "policy_hidden",
+            "train_batch_size_per_learner",
+            "skill_candidates",
+            "divergence_steps",
+            "learner_threads",
+            least=1,
         )
+        self._whole("warmup_steps", "offline_updates", "eval_seed", least=0)
         for name in ("skill_bound", "initial_divergence"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                self._value_error(f"`{name}` must be greater than 0, or null for none; got {getattr(self, name)}.")
-        for name in ("tau", "policy_tau"):
-            if not 0 < getattr(self, name) <= 1:
-                self._value_error(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
-        if not 0 <= self.offline_fraction <= 1:
-            self._value_error(f"`offline_fraction` must be in [0, 1], got {self.offline_fraction}.")
-        self._require(
-            ("warmup_steps", "offline_updates", "conservatism", "least_alpha", "cloning"),
-            lambda value: not value < 0,
-            "not be negative",
-        )
+            value = getattr(self, name)
+            if value is not None and not (is_finite(value) and value > 0):
+                self._value_error(f"`{name}` must be a number greater than 0, or null for none; got {value}.")
+        self._require(("tau", "policy_tau"), lambda value: is_finite(value) and 0 < value <= 1, "be in (0, 1]")
+        self._share("gamma")
+        fraction = self.offline_fraction
+        if fraction is not None and not (is_finite(fraction) and 0 <= fraction <= 1):
+            self._value_error(f"`offline_fraction` must be in [0, 1], or null; got {self.offline_fraction}.")
+        self._not_negative("conservatism", "least_alpha", "cloning")
         if self.least_alpha > self.initial_alpha:
             self._value_error(
                 f"`least_alpha`, {self.least_alpha}, is above `initial_alpha`, {self.initial_alpha}: raise that too."
@@ -294,8 +302,6 @@ class SPiRLConfig(CheckedConfig):
                 f"`warmup_steps`, {self.warmup_steps}, are more than are kept, {self._transitions_kept}, so that "
                 "learning would never begin: raise `replay_capacity`, or lower `warmup_steps`."
             )
-        if not 0 <= self.gamma <= 1:
-            self._value_error(f"`gamma` must be in [0, 1], got {self.gamma}.")
         if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":
             self._value_error("Evaluations are of so many episodes: set `evaluation_duration` to a number of them.")
         if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
@@ -306,6 +312,7 @@ class SPiRLConfig(CheckedConfig):
         if self.target_bounds is not None and not (
             isinstance(self.target_bounds, list | tuple)
             and len(self.target_bounds) == 2
+            and all(map(is_finite, self.target_bounds))
             and self.target_bounds[0] < self.target_bounds[1]
         ):
             self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
@@ -314,6 +321,10 @@ class SPiRLConfig(CheckedConfig):
                 "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
+        untouched = type(self)()
+        for name, instead in _NOT_USED.items():
+            if getattr(self, name) != getattr(untouched, name):
+                self._value_error(f"SPiRL has no use for `{name}`: set {instead}.")
         for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
             if getattr(self, name, None) is not None:
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
@@ -362,6 +373,7 @@ class SPiRLConfig(CheckedConfig):
             "prior_spread",
             "policy_hidden",
             "policy_layers",
+            "log_std_bound",
             "critic_hidden",
             "critic_layers",
             "critic_members",
@@ -448,7 +460,7 @@ class SPiRL(Algorithm):
 
     @property
     def _uses_demonstrations(self) -> bool:
-        return bool(self.config.offline_data) and self.config.offline_fraction > 0
+        return bool(self.config.offline_data) and self.config.offline_fraction != 0
 
     def step(self) -> dict[str, Any]:
         self.check_whole()
@@ -513,23 +525,21 @@ class SPiRL(Algorithm):
         )
 
     def _store(self, episodes: list[SingleAgentEpisode]) -> int:
-        """Add episodes to the replay buffer and count their low-level steps; returns the number of transitions."""
+        """Add episodes to the replay buffer and count their low-level steps; returns the number of skills."""
         added = 0
         for episode in episodes:
             count = len(episode)
             observations = torch.tensor(episode.get_observations(), dtype=torch.float32)
             terminated = torch.zeros(count)
             terminated[-1] = float(episode.is_terminated)
-            self._keep(
-                episode,
-                {
-                    "states": observations[:-1],
-                    "z": torch.tensor(episode.get_actions()),
-                    "rewards": torch.tensor(episode.get_rewards()),
-                    "next_states": observations[1:],
-                    "terminated": terminated,
-                },
-            )
+            taken = {
+                "states": observations[:-1],
+                "z": torch.tensor(episode.get_actions()),
+                "rewards": torch.tensor(episode.get_rewards()),
+                "next_states": observations[1:],
+                "terminated": terminated,
+            }
+            self._keep(episode, taken)
             infos = episode.get_infos(slice(-count, None))
             self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
             added += count
@@ -538,9 +548,10 @@ class SPiRL(Algorithm):
         return added
 
     def _keep(self, episode: SingleAgentEpisode, transitions: Batch) -> None:
-        self.replay.add(transitions)
+        windows = chunk_windows(episode)
+        self.replay.add(transitions if windows is None else windows)
 
-    def _learn(self, updates: int, offline_fraction: float, progress: Stage | None = None) -> None:
+    def _learn(self, updates: int, offline_fraction: float | None, progress: Stage | None = None) -> None:
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             self._update(min(MAX_UPDATES_AT_ONCE, updates - first), offline_fraction)
             if progress is not None:
@@ -565,7 +576,7 @@ class SPiRL(Algorithm):
         else:
             group.sync_weights(from_worker_or_learner_group=learners, inference_only=True)
 
-    def _update(self, updates: int, offline_fraction: float) -> None:
+    def _update(self, updates: int, offline_fraction: float | None) -> None:
         """Gradient steps on batches drawn together, for each learner one of the configured size."""
         batches = updates * max(1, self.config.num_learners)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
@@ -582,7 +593,7 @@ class SPiRL(Algorithm):
         results = self.learner_group.update(batch=batch, timesteps=sampled)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
-    def _columns(self, batches: int, offline_fraction: float) -> Batch:
+    def _columns(self, batches: int, offline_fraction: float | None) -> Batch:
         """So many batches of a learner for a gradient step, in one."""
         size = self.config.train_batch_size_per_learner
         return mixed_batch(self.replay, self.offline, batches, size, offline_fraction)

@@ -65,8 +65,16 @@ class SPiRLLearner(TorchLearner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        self._set_rates()
         if TORCH_RNG in state:
             torch.set_rng_state(torch.from_numpy(state[TORCH_RNG].copy()))
+
+    def _set_rates(self) -> None:
+        """Learning rates are the config's, not those of the optimizer's state: they may have been changed since."""
+        for module_id, module in self._module._rl_modules.items():
+            groups = self._parameter_groups(module, self.config.get_config_for_module(module_id))
+            for group, wanted in zip(self.get_optimizer(module_id).param_groups, groups, strict=True):
+                group["lr"] = wanted["lr"]
 
     def save_to_path(self, *args: Any, **kwargs: Any) -> str:
         with pickled_by_name():  # here too: a learner may be in a process of its own

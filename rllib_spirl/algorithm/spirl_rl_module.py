@@ -18,7 +18,8 @@ from rllib_spirl.nets import mlp
 from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
 from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 
-# How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations.
+# How far a residual policy can leave the prior: means in prior standard deviations, and log ratios of deviations, if
+# `log_std_bound` is not another.
 MEAN_BOUND, LOG_STD_BOUND = 4.0, 2.0
 # Euler steps from noise to a skill.
 FLOW_STEPS = 10
@@ -51,8 +52,16 @@ class ResidualPolicy(nn.Module):
     copy of the prior's network makes the KL and Q explode where the prior is almost deterministic.
     """
 
-    def __init__(self, shape: SkillModelConfig, hidden: int, layers: int, context_dim: int = 0) -> None:
+    def __init__(
+        self,
+        shape: SkillModelConfig,
+        hidden: int,
+        layers: int,
+        context_dim: int = 0,
+        log_std_bound: float = LOG_STD_BOUND,
+    ) -> None:
         super().__init__()
+        self.log_std_bound = log_std_bound
         self.features, inputs = state_encoder(shape, context_dim)
         self.net = mlp(inputs, 2 * shape.latent_dim, hidden=hidden, layers=layers)
         head = self.net[-1]
@@ -63,7 +72,7 @@ class ResidualPolicy(nn.Module):
     def forward(self, prior: Normal, states: Tensor) -> tuple[Normal, Tensor]:
         mean, log_std = self.net(self.features(states)).chunk(2, -1)
         mean = MEAN_BOUND * torch.tanh(mean / MEAN_BOUND)
-        log_std = LOG_STD_BOUND * torch.tanh(log_std / LOG_STD_BOUND)
+        log_std = self.log_std_bound * torch.tanh(log_std / self.log_std_bound)
         z = Normal(prior.mean + prior.stddev * mean, prior.stddev * log_std.exp(), validate_args=False)
         return z, residual_kl(mean, log_std)
 
@@ -180,7 +189,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     prior does not.
 
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, prior_spread, policy_hidden,
-    policy_layers, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
+    policy_layers, log_std_bound, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
     skill_candidates.
 
     Args:
@@ -206,7 +215,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         # Observations hold what a prior over pictures says, not the pictures: the copy is a residual around that.
         self.around_said = c["policy"] == "copied" and self.prior.images
         if c["policy"] == "residual" or self.around_said:
-            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"], context_dim)
+            bound = c.get("log_std_bound", LOG_STD_BOUND)
+            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"], context_dim, bound)
         elif c["policy"] == "flow":
             self.policy = FlowPolicy(card.model, c["policy_hidden"], c["policy_layers"])
         else:
@@ -216,7 +226,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself. What a flow
         # makes its skills of.
         around = torch.randn(c["skill_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
-        around[0] = 0
+        if c["policy"] != "flow":
+            around[0] = 0
         self.register_buffer("_around", around, persistent=False)
         self.target_critic = CriticEnsemble(
             card.model,

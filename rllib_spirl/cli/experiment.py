@@ -131,7 +131,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     keys = [part.strip() for part in key.split(".")]
     if not equals or not all(keys):
-        raise UserError(f"--set {text}: expected path.to.key=value, e.g. --set config.lr=1e-4")
+        raise UserError(f"--set {text}: expected path.to.key=value, e.g. --set config.policy_lr=1e-4")
     return keys, parse(value, f"--set {key}")
 
 

@@ -107,12 +107,12 @@ def _hold_against(
         with at("config.offline_data"):
             frames = frames_of(DataSet.open(str(settings["offline_data"])))
     fraction = settings.get("offline_fraction", algorithms.default(experiment, "offline_fraction"))
-    replays = fraction > 0 and (settings.get("offline_data") or (section is not None and section.data))
+    replays = fraction != 0 and (settings.get("offline_data") or (section is not None and section.data))
     if replays and not getattr(env.unwrapped, "replays_demonstrations", True):
         raise UserError(
             f"config.offline_fraction: {settings['env']} cannot label demonstrations for its task; set it to 0"
         )
-    if frames is not None and model is not None and fraction > 0:
+    if frames is not None and model is not None and fraction != 0:
         states = flatdim(state_space(env, images=model.prior_images))
         with at("config.offline_data" if settings.get("offline_data") else "skills.data"):
             check_widths(frames.source, frames.state_dim, frames.action_dim, model, states)

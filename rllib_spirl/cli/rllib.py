@@ -48,7 +48,7 @@ def train_file(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="path.to.key=value, e.g. config.lr=1e-4 (value: YAML). Repeatable."),
+        typer.Option("--set", help="path.to.key=value, e.g. config.policy_lr=1e-4 (value: YAML). Repeatable."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this experiment of the file. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the interrupted run.")] = False,

@@ -25,6 +25,8 @@ from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
 from rllib_spirl.yaml_text import did_you_mean
 
+LOW_LEVEL = "low_level"
+"""In infos, where skills are chunks of several actions: what its low-level steps led to, see `SkillEnv`."""
 _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 Environment = gym.Env | VectorEnv
 """One environment, or copies of one side by side, of which each has the space that is meant."""
@@ -40,7 +42,8 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
     (2, 32, 32, 3) uint8, before and after the step; this one then observes (S + 2 Z,): the state, and the mean and
     deviation of what the prior says of the pictures, see `rllib_spirl.skills.model.SkillPrior`.
     A skill ends early when the episode does; terminated and truncated are the last low-level step's.
-    ``info["low_level_steps"]`` counts the steps taken, and the rest of ``info`` is the last step's.
+    ``info["low_level_steps"]`` counts the steps taken, T, and the rest of ``info`` is the last step's. Where skills are
+    chunks of H > 1 actions, ``info["low_level"]`` has "states" (T, S) after each step, "rewards" (T,) and "horizon".
 
     Args:
         env: Flat Box observations (S,), or a dict of them and pictures, and Box actions (A,), see `ActionBounds`.
@@ -62,6 +65,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         self._painter = None if self._prior is None else painter(env)
         self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
+        self._tells_steps = tells_steps(card.model)
         self._observation: Any = None  # the wrapped environment's last
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -73,12 +77,19 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         total, steps = 0.0, 0
         terminated = truncated = False
         info: dict[str, Any] = {}
+        states, rewards = [], []
         while steps < self.horizon and not (terminated or truncated):
             low_level = self._executed(self._decoder.act(self._state()))
             self._observation, reward, terminated, truncated, info = self.env.step(low_level)
             total += float(reward)
             steps += 1
-        return self._observe(), total, terminated, truncated, {**info, "low_level_steps": steps}
+            if self._tells_steps:
+                states.append(np.array(self._observation))  # the environment may go on writing into its own
+                rewards.append(float(reward))
+        info = {**info, "low_level_steps": steps}
+        if self._tells_steps:
+            info[LOW_LEVEL] = skill_steps(np.stack(states), np.array(rewards), self.horizon)
+        return self._observe(), total, terminated, truncated, info
 
     def _state(self) -> NDArray[np.floating]:
         return self._observation if self._prior is None else self._observation["state"]
@@ -125,6 +136,16 @@ class ActionBounds:
 def bounded(action: NDArray[np.float32], skill_bound: float | None) -> NDArray[np.float32]:
     """z, (..., Z), of actions (..., Z) of an environment of skills."""
     return action if skill_bound is None else np.float32(skill_bound) * np.tanh(action)
+
+
+def tells_steps(model: SkillModelConfig) -> bool:
+    """Whether what happens within a skill is told, of which more transitions can be made."""
+    return model.decoder == "identity" and model.horizon > 1 and not model.prior_images
+
+
+def skill_steps(states: NDArray[np.floating], rewards: NDArray[np.floating], horizon: int) -> dict[str, Any]:
+    """What `LOW_LEVEL` names: states (T, S) after each of a skill's T ≤ H low-level steps, and their rewards (T,)."""
+    return {"states": states, "rewards": rewards, "horizon": horizon}
 
 
 def skill_spaces(env: Environment, model: SkillModelConfig) -> tuple[gym.Space, Box]:

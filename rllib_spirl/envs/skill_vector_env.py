@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_spirl.envs.skill_env import (
+    LOW_LEVEL,
     ActionBounds,
     Environment,
     bounded,
@@ -22,6 +23,8 @@ from rllib_spirl.envs.skill_env import (
     painter,
     set_env_state,
     skill_spaces,
+    skill_steps,
+    tells_steps,
     with_said,
 )
 from rllib_spirl.errors import UserError
@@ -45,7 +48,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
     - infos: masks (K,) of the environments that are ``due``; whose skill has ``ended``; and whose episode has
       ``begun``, its first observation being that in observations. ``final_obs`` (K, ...) has the observations in which
       skills have ended, and ``low_level_steps`` (K,) their lengths. ``last`` has the infos of their last low-level
-      steps, by the environment's index.
+      steps, by the environment's index; and of chunks of actions what happened within, see `SkillEnv`.
 
     Args:
         env: With flat Box observations (K, S), or dicts of them and pictures, and Box actions (K, A). It begins the
@@ -77,6 +80,11 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
             self._painters = [painter(each) for each in env.envs]
         self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
+        # What happened in each low-level step of the skills that are going on.
+        self._tells_steps = tells_steps(card.model)
+        state_shape = self.single_observation_space.shape or ()
+        self._states_after = np.zeros((self.num_envs, self.horizon, *state_shape), np.float32)
+        self._rewards_of = np.zeros((self.num_envs, self.horizon))
         self._observations: Any = None  # the wrapped environment's last
         self._shown = np.zeros(self.observation_space.shape or (), self.single_observation_space.dtype)
         self._clear()
@@ -102,6 +110,9 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
             ran = ~self._over
             self._steps += ran
             self._rewards += np.where(ran, rewards, 0.0)
+            if self._tells_steps:
+                self._states_after[ran, self._steps[ran] - 1] = self._observations[ran]
+                self._rewards_of[ran, self._steps[ran] - 1] = rewards[ran]
             over = ran & (terminated | truncated)
             ended = over | (ran & (self._steps == self.horizon))
             begun = self._over if self._resets_later else over
@@ -115,6 +126,13 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         for index in np.flatnonzero(gone).tolist():
             final[index] = self._observe(_row(infos["final_obs"], index, self.num_envs))
         last = {index: _row(infos, index, self.num_envs) for index in np.flatnonzero(ended).tolist()}
+        last = {index: info.get("final_info", info) for index, info in last.items()}
+        if self._tells_steps:
+            for index, info in last.items():
+                states = self._states_after[index, : self._steps[index]].copy()
+                states[-1] = final[index]  # where the next episode has begun in the same step, not its first state
+                rewards_of = self._rewards_of[index, : self._steps[index]].copy()
+                last[index] = {**info, LOW_LEVEL: skill_steps(states, rewards_of, self.horizon)}
         return (
             self._shown.copy(),
             np.where(ended, self._rewards, 0.0),
@@ -126,7 +144,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
                 "begun": begun,
                 "final_obs": final,
                 "low_level_steps": np.where(ended, self._steps, 0),
-                "last": {index: info.get("final_info", info) for index, info in last.items()},
+                "last": last,
             },
         )
 
@@ -169,10 +187,10 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         self.env._autoreset_envs = state["_over"].copy()
         self._decoder.set_state(state["decoder"])
         for name in _STATE:
-            setattr(self, name, copy.deepcopy(state[name]))
+            setattr(self, name, copy.deepcopy(state.get(name, getattr(self, name))))  # earlier versions had fewer
 
 
-_STATE = ("due", "_over", "_steps", "_rewards", "_observations", "_shown")
+_STATE = ("due", "_over", "_steps", "_rewards", "_states_after", "_rewards_of", "_observations", "_shown")
 
 
 def _row(infos: Any, index: int, count: int) -> Any:

@@ -122,6 +122,8 @@ def _windows(data: DataSet, model: SkillModel, generator: torch.Generator) -> tu
     posteriors, priors = [], []
     share = WINDOWS / max(1, data.num_frames)
     for part in data.stream(images=config.prior_images):
+        if np.diff(part.episode_starts).max() < config.horizon:
+            continue
         starts = window_starts(part.episode_starts, config.horizon)
         chosen = starts[torch.rand(len(starts), generator=generator).numpy() < share]
         frames = chosen[:, None] + np.arange(config.horizon)

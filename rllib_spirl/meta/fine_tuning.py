@@ -75,4 +75,4 @@ def relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstra
     assert isinstance(config.skill_checkpoint, SkillFiles)
     model, _ = load_skills(config.skill_checkpoint)
     data = DataSet.open(config.offline_data)
-    return task_demonstrations(data, model, env.env, [task], config.replay_capacity, skill_bound=config.skill_bound)
+    return task_demonstrations(data, model, env.env, [task], config._transitions_kept, skill_bound=config.skill_bound)

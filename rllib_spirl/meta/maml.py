@@ -118,15 +118,10 @@ class MAMLConfig(CheckedConfig):
     def validate(self) -> None:
         super().validate()
         check_task_lists(self)
-        self._require(
-            ("tasks_per_step", "adaptation_episodes", "inner_steps", "num_epochs"),
-            lambda value: not value < 1,
-            "be at least 1",
-        )
-        self._require(("policy_layers",), lambda value: not value < 0, "not be negative")
-        self._require(("inner_lr", "clip_param", "initial_std"), lambda value: value > 0, "be greater than 0")
-        if not 0 <= self.lambda_ <= 1:
-            self._value_error(f"`lambda_` must be in [0, 1], got {self.lambda_}.")
+        self._whole("tasks_per_step", "adaptation_episodes", "inner_steps", "num_epochs", least=1)
+        self._whole("policy_layers", least=0)
+        self._positive("inner_lr", "clip_param", "initial_std")
+        self._share("lambda_")
         if not 1 <= self.num_envs_per_env_runner <= self.adaptation_episodes:
             self._value_error(
                 "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, "

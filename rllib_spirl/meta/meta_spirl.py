@@ -131,25 +131,18 @@ class MetaSPiRLConfig(SPiRLConfig):
 
     def validate(self) -> None:
         check_task_lists(self)
-        self._require(
-            ("context_dim", "little_context", "exploring_tasks", "exploring_episodes"),
-            lambda value: not value < 0,
-            "not be negative",
+        self._whole("context_dim", "little_context", "exploring_tasks", "exploring_episodes", least=0)
+        self._whole(
+            "context_size",
+            "much_context",
+            "context_capacity",
+            "solved_tasks",
+            "tasks_per_step",
+            "context_layers",
+            least=1,
         )
-        self._require(
-            ("context_size", "much_context", "context_capacity", "solved_tasks", "tasks_per_step", "context_layers"),
-            lambda value: not value < 1,
-            "be at least 1",
-        )
-        self._require(
-            (
-                "exploring_divergence",
-                "context_divergence",
-                "initial_context_weight",
-                "fine_tuning_updates_per_step",
-            ),
-            lambda value: value > 0,
-            "be greater than 0",
+        self._positive(
+            "exploring_divergence", "context_divergence", "initial_context_weight", "fine_tuning_updates_per_step"
         )
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
@@ -158,6 +151,8 @@ class MetaSPiRLConfig(SPiRLConfig):
             )
         if self.policy != "residual":
             self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
+        if self.offline_fraction is None:
+            self._value_error("MetaSPiRL needs a number for `offline_fraction`, got null.")
         if self.num_envs_per_env_runner != 1 or self.vectorize_mode != "sync":
             self._value_error(
                 "MetaSPiRL runs one episode after the other: `num_envs_per_env_runner` must be 1, got "
@@ -247,17 +242,18 @@ class MetaSPiRL(SPiRL):
         if episode.custom_data[EXPLORED]:
             self.contexts.of[task].add(transitions)
 
-    def _columns(self, batches: int, offline_fraction: float) -> Batch:
+    def _columns(self, batches: int, offline_fraction: float | None) -> Batch:
         minibatches = [self._minibatch(offline_fraction) for _ in range(batches)]
         return {name: torch.stack([each[name] for each in minibatches]) for name in minibatches[0]}
 
-    def _minibatch(self, offline_fraction: float) -> Batch:
+    def _minibatch(self, offline_fraction: float | None) -> Batch:
         """Transitions of some tasks, and a context of each, see `meta_loss`.
 
         A context is of the agent's own episodes or, as often as transitions are, of demonstrations. Its transitions
         follow on each other, as those of a new task do: drawn one by one from many episodes they would tell more.
         """
         config = self.config
+        assert offline_fraction is not None  # see `MetaSPiRLConfig.validate`
         offline = self.offline
         kinds = np.repeat([LITTLE, MUCH], [config.exploring_tasks, config.solved_tasks])
         able = [task for task, replay in enumerate(self.replay.of) if len(replay) or offline is not None]

@@ -168,6 +168,12 @@ def task_demonstrations(
 
     parts = list(read_transitions(data, model, env, capacity, seed, skill_bound, labelled))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for index, task in enumerate(tasks):
+        if columns["task_rewards"][:, index].isnan().all():
+            raise UserError(
+                f"{data}: no episode is long enough for skills of {model.config.horizon} steps to be replayed in task "
+                f"{task}. Set offline_fraction to 0, or use skills of fewer steps."
+            )
     return TaskDemonstrations(columns, model.config.horizon, seed)
 
 
