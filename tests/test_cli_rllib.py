@@ -106,6 +106,7 @@ def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_pat
     assert curve.tower_height[0] == 1 + curve.stacked_blocks[0]
 
 
+@pytest.mark.slow
 def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_path, local_ray, monkeypatch):
     kept = []
 

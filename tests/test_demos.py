@@ -131,6 +131,7 @@ def test_kinematics_are_those_of_mujoco() -> None:
         np.testing.assert_allclose(kinematics.pose(q)[0], point, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_benchmark_prints_one_json_line() -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "demos.py"
     command = [sys.executable, str(script), "kitchen", "--chains", "2", "--length", "1", "--seed", "1"]

@@ -359,6 +359,7 @@ def _nested(start: Callable[[], None]) -> None:
     ray.get(ray.remote(_Actor).remote(start).work.remote())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
     "remote",

@@ -276,6 +276,7 @@ def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(config: Maker, 
         assert result[name] == expected[name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_remote_env_runners_meet_the_same(config: Maker, built: Any) -> None:
     local = built(config().build_algo())

@@ -266,6 +266,7 @@ def test_other_scenes_are_relabelled_too(task: str) -> None:
     np.testing.assert_array_equal(benchmark.compute_observation().astype(np.float32), states[-1])
 
 
+@pytest.mark.slow
 def test_play_is_the_same_for_any_number_of_workers(scene: Any, tmp_path: Path) -> None:
     path, sets = save(tmp_path / "play.yaml", PLAY), []
     for workers in (1, 2):

@@ -49,6 +49,7 @@ def test_evaluation_of_the_checkpoint_is_the_one_of_training(trained: tuple[Path
         assert evaluation[name] == pytest.approx(value)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_processes(
     trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
