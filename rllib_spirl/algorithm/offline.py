@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
-from rllib_spirl.data.windows import previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, previous_frames, window_starts
 from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
@@ -69,7 +69,7 @@ def read_transitions(
     parts = data.stream(images=config.prior_images)
     for part in track(parts, "reading demonstrations for the replay", total=len(data.files), watched_only=True):
         check_widths(str(data), part.state_dim, part.action_dim, config, state_dim)
-        if np.diff(part.episode_starts).max() < config.horizon:
+        if not has_window(part.episode_starts, config.horizon):
             continue
         columns = make(part, model, env, generator, state_dim)
         if skill_bound is not None:
@@ -81,10 +81,15 @@ def read_transitions(
         total += len(columns["rewards"])
         yield columns
     if total == 0:
-        raise UserError(
-            f"{data}: no episode is long enough for skills of {config.horizon} steps to be replayed. Set "
-            "offline_fraction to 0, or use skills of fewer steps."
-        )
+        raise too_short(data, config.horizon)
+
+
+def too_short(data: DataSet, horizon: int, where: str = "") -> UserError:
+    """The error of data in which no window of ``horizon`` steps is learned from, see `counting`."""
+    return UserError(
+        f"{data}: no episode is long enough for skills of {horizon} steps to be replayed{where}. Set offline_fraction "
+        "to 0, or use skills of fewer steps."
+    )
 
 
 def check_widths(data: str, state_dim: int, action_dim: int, config: SkillModelConfig, env_state_dim: int) -> None:

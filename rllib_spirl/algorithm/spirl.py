@@ -292,8 +292,8 @@ class SPiRLConfig(CheckedConfig):
         for name in ("target_value", "policy_value"):
             if getattr(self, name) not in ("least", "mean"):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
+        fresh = type(self)()
         if self.policy == "flow":
-            fresh = type(self)()
             for name in ("kl_in_target", "target_members", "target_value", "policy_value", "conservatism", "cloning"):
                 if getattr(self, name) != getattr(fresh, name):
                     self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
@@ -321,9 +321,8 @@ class SPiRLConfig(CheckedConfig):
                 "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
-        untouched = type(self)()
         for name, instead in _NOT_USED.items():
-            if getattr(self, name) != getattr(untouched, name):
+            if getattr(self, name) != getattr(fresh, name):
                 self._value_error(f"SPiRL has no use for `{name}`: set {instead}.")
         for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
             if getattr(self, name, None) is not None:

@@ -71,7 +71,7 @@ class SPiRLLearner(TorchLearner):
 
     def _set_rates(self) -> None:
         """Learning rates are the config's, not those of the optimizer's state: they may have been changed since."""
-        for module_id, module in self._module._rl_modules.items():
+        for module_id, module in self.module.items():
             groups = self._parameter_groups(module, self.config.get_config_for_module(module_id))
             for group, wanted in zip(self.get_optimizer(module_id).param_groups, groups, strict=True):
                 group["lr"] = wanted["lr"]

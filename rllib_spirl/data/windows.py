@@ -35,6 +35,11 @@ def window_starts(episode_starts: np.ndarray, horizon: int) -> np.ndarray:
     return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(episode_starts[:-1], np.int64) - restart, counts)
 
 
+def has_window(episode_starts: np.ndarray, horizon: int) -> bool:
+    """Whether an episode has H steps, so that `window_starts` finds something."""
+    return bool((np.diff(episode_starts) >= horizon).any())
+
+
 def previous_frames(frames: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
     """The frame before each of ``frames``; where an episode begins, the frame itself. Any shape, int64."""
     return frames - ~np.isin(frames, episode_starts)

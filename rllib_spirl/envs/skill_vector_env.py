@@ -80,11 +80,11 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
             self._painters = [painter(each) for each in env.envs]
         self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
-        # What happened in each low-level step of the skills that are going on.
+        # What happened in each low-level step of the skills that are going on, where that is told.
         self._tells_steps = tells_steps(card.model)
-        state_shape = self.single_observation_space.shape or ()
-        self._states_after = np.zeros((self.num_envs, self.horizon, *state_shape), np.float32)
-        self._rewards_of = np.zeros((self.num_envs, self.horizon))
+        told = self.horizon if self._tells_steps else 0
+        self._states_after = np.zeros((self.num_envs, told, *(self.single_observation_space.shape or ())), np.float32)
+        self._rewards_of = np.zeros((self.num_envs, told))
         self._observations: Any = None  # the wrapped environment's last
         self._shown = np.zeros(self.observation_space.shape or (), self.single_observation_space.dtype)
         self._clear()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.data import DataSet
-from rllib_spirl.data.windows import previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, previous_frames, window_starts
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
@@ -122,7 +122,7 @@ def _windows(data: DataSet, model: SkillModel, generator: torch.Generator) -> tu
     posteriors, priors = [], []
     share = WINDOWS / max(1, data.num_frames)
     for part in data.stream(images=config.prior_images):
-        if np.diff(part.episode_starts).max() < config.horizon:
+        if not has_window(part.episode_starts, config.horizon):
             continue
         starts = window_starts(part.episode_starts, config.horizon)
         chosen = starts[torch.rand(len(starts), generator=generator).numpy() < share]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rllib_spirl.algorithm.offline import counting, read_transitions, skills_of, window_labels
+from rllib_spirl.algorithm.offline import counting, read_transitions, skills_of, too_short, window_labels
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import window_starts
@@ -170,10 +170,7 @@ def task_demonstrations(
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     for index, task in enumerate(tasks):
         if columns["task_rewards"][:, index].isnan().all():
-            raise UserError(
-                f"{data}: no episode is long enough for skills of {model.config.horizon} steps to be replayed in task "
-                f"{task}. Set offline_fraction to 0, or use skills of fewer steps."
-            )
+            raise too_short(data, model.config.horizon, f" in task {task}")
     return TaskDemonstrations(columns, model.config.horizon, seed)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.windows import previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, previous_frames, window_starts
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
 from rllib_spirl.skills.correction import StateStatistics
@@ -248,7 +248,7 @@ class WindowStream:
 
 def _windows(starts: NDArray[np.int64], episodes: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
     """First frames, ascending, of all windows in some episodes; empty where these are too short."""
-    if not len(episodes) or np.diff(starts).max() < horizon:
+    if not len(episodes) or not has_window(starts, horizon):
         return np.zeros(0, np.int64)
     windows = window_starts(starts, horizon)
     return windows[np.isin(np.searchsorted(starts, windows, side="right") - 1, episodes)]
