@@ -1,5 +1,6 @@
 """The temporal abstraction: rewards, steps, endings and observations of one skill."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,10 @@ from gymnasium.utils.env_checker import check_env
 
 from rllib_spirl.data.importing import scale_actions
 from rllib_spirl.envs.skill_env import ActionBounds, SkillEnv, make_env
+from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_vector_env
 from rllib_spirl.errors import UserError
+from rllib_spirl.skills.checkpoint import load_skills, save_skills
+from rllib_spirl.skills.decoder import SkillDecoder
 from tests.point import PointEnv
 
 
@@ -85,6 +89,55 @@ def test_bounded_skills(point_skills: str) -> None:
         env.step(action.astype(np.float32))
         played.append(env.unwrapped.last_action)
     np.testing.assert_allclose(*played, atol=1e-6)
+
+
+@pytest.fixture
+def noisy_skills(point_skills: str, tmp_path: Path) -> str:
+    """The same, whose actions have a deviation of 0.2."""
+    model, card = load_skills(point_skills)
+    shape = card.model.model_copy(update={"action_std": 0.2})
+    return str(save_skills(tmp_path / "noisy", model, card.model_copy(update={"model": shape})))
+
+
+def test_actions_are_samples_around_the_decoders_mean(point_skills: str, noisy_skills: str) -> None:
+    plain, noisy = (SkillDecoder(load_skills(skills)[0]) for skills in (point_skills, noisy_skills))
+    states, z = np.zeros((4000, 2), np.float32), np.zeros((4000, 2), np.float32)
+    plain.start(z)
+    noisy.start(z)
+    differences = noisy.act(states) - plain.act(states)
+    assert differences.dtype == np.float32
+    np.testing.assert_allclose(differences.mean(0), 0, atol=0.015)
+    np.testing.assert_allclose(differences.std(0), 0.2, rtol=0.05)
+    np.testing.assert_allclose(np.corrcoef(differences.T)[0, 1], 0, atol=0.06)
+
+
+def test_the_noise_of_an_episode_is_that_of_its_seed(noisy_skills: str) -> None:
+    env = SkillEnv(PointEnv(), noisy_skills)
+
+    def positions(of: SkillEnv) -> list[list[float]]:
+        return [of.step(np.zeros(2, np.float32))[0].tolist() for _ in range(3)]
+
+    episodes = []
+    for seed in (3, 3, 4):
+        env.reset(seed=seed)
+        episodes.append(positions(env))
+    assert episodes[0] == episodes[1] != episodes[2]
+    other = SkillEnv(PointEnv(), noisy_skills)
+    other.reset(seed=5)
+    state = env.get_state()
+    assert state is not None
+    other.set_state(state)
+    assert positions(other) == positions(env)
+
+
+def test_the_noise_of_copies_side_by_side_is_that_of_their_seeds(noisy_skills: str) -> None:
+    def positions(seed: int | list[int]) -> list[Any]:
+        copies = SkillVectorEnv(make_vector_env(PointEnv, {}, 2, batched=False), noisy_skills)
+        copies.reset(seed=seed)
+        return [copies.step(np.zeros((2, 2), np.float32))[0].tolist() for _ in range(3)]
+
+    assert positions(3) == positions(3) != positions(4)
+    assert positions([3, 9]) == positions([3, 9]) != positions([3, 8])
 
 
 def test_gymnasium_accepts_it(point_skills: str) -> None:

@@ -87,6 +87,15 @@ def test_the_policy_can_be_regularized_to_a_unit_gaussian(config: Maker) -> None
     algorithm.stop()
 
 
+def test_critics_begin_at_the_initial_value(config: Maker) -> None:
+    algorithm = config(initial_value=-200, target_bounds=(-200, 0)).build_algo()
+    acting = module(algorithm)
+    for critic in (acting.critic, acting.target_critic):
+        values = critic(torch.randn(8, 2), torch.randn(8, acting.latent_dim))
+        assert (values == -200).all()
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("policy", ["residual", "copied"])
 def test_the_deterministic_policy_takes_the_most_valuable_skill_near_its_mean(config: Maker, policy: str) -> None:
     algorithm = config(policy=policy, skill_candidates=16).build_algo()
@@ -513,6 +522,8 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
         ({"target_divergence": None}, "`target_divergence` must be a number greater than 0, got None"),
         ({"tau": "fast"}, "`tau` must be in"),
         ({"target_bounds": ["a", "b"]}, "`target_bounds` must be"),
+        ({"initial_value": None}, "`initial_value` must be a number, got None"),
+        ({"initial_value": 1, "target_bounds": [-200, 0]}, "`initial_value`, 1, is not within `target_bounds`"),
         ({"lr": 1e-4}, "no use for `lr`: set `policy_lr`, `critic_lr` or `alpha_lr`"),
         ({"train_batch_size": 512}, "set `train_batch_size_per_learner`"),
         ({"num_epochs": 7}, "set `updates_per_step`"),

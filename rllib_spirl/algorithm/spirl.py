@@ -102,6 +102,7 @@ class SPiRLConfig(CheckedConfig):
         self.critic_hidden = 256
         self.critic_layers = 2
         self.critic_members = 4
+        self.initial_value = 0.0
         self.target_members: int | None = None
         self.target_value = "least"
         self.policy_value = "least"
@@ -159,6 +160,7 @@ class SPiRLConfig(CheckedConfig):
         critic_hidden: int = NotProvided,
         critic_layers: int = NotProvided,
         critic_members: int = NotProvided,
+        initial_value: float = NotProvided,
         target_members: int | None = NotProvided,
         target_value: str = NotProvided,
         policy_value: str = NotProvided,
@@ -214,6 +216,9 @@ class SPiRLConfig(CheckedConfig):
             log_std_bound: How far the logarithm of a residual policy's deviation can be from that of the reference.
             critic_hidden, critic_layers, critic_members, critic_layer_norm: The Q ensemble; the paper's is
                 256, 5, 2, False.
+            initial_value: What critics say at first of every skill. Where nothing is known yet it had better be the
+                return of failing: with rewards of −1 until success, critics that begin at 0 take thousands of updates
+                to come down, in which the few successes among the demonstrations do not count.
             policy_lr, critic_lr, alpha_lr: Adam learning rates.
             target_members: So many of the critics count in the Q-target, drawn anew for each minibatch; None for all.
             target_value: The "least" of them or, as in Q-chunking, their "mean".
@@ -316,6 +321,14 @@ class SPiRLConfig(CheckedConfig):
             and self.target_bounds[0] < self.target_bounds[1]
         ):
             self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
+        if not is_finite(self.initial_value):
+            self._value_error(f"`initial_value` must be a number, got {self.initial_value!r}.")
+        if self.target_bounds is not None:
+            least, greatest = self.target_bounds
+            if not least <= self.initial_value <= greatest:
+                self._value_error(
+                    f"`initial_value`, {self.initial_value}, is not within `target_bounds`, {self.target_bounds}."
+                )
         if self.vectorize_mode not in ("sync", "vector_entry_point"):
             self._value_error(
                 "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
@@ -377,6 +390,7 @@ class SPiRLConfig(CheckedConfig):
             "critic_layers",
             "critic_members",
             "critic_layer_norm",
+            "initial_value",
             "initial_alpha",
             "skill_candidates",
             "skill_bound",

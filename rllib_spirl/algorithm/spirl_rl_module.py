@@ -134,6 +134,7 @@ class CriticEnsemble(nn.Module):
         layer_norm: bool,
         context_dim: int = 0,
         skill_bound: float | None = None,
+        initial_value: float = 0.0,
     ) -> None:
         super().__init__()
         self._skill_bound = skill_bound
@@ -147,7 +148,7 @@ class CriticEnsemble(nn.Module):
             self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
         # Before it has learned anything a critic prefers no skill to another.
         nn.init.zeros_(self.weights[-1])
-        nn.init.zeros_(self.biases[-1])
+        nn.init.constant_(self.biases[-1], initial_value)
         self.scales = nn.ParameterList(
             nn.Parameter(torch.ones(members, 1, hidden)) for _ in range(layers if layer_norm else 0)
         )
@@ -189,8 +190,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     prior does not.
 
     ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, prior_spread, policy_hidden,
-    policy_layers, log_std_bound, critic_hidden, critic_layers, critic_members, critic_layer_norm, initial_alpha,
-    skill_candidates.
+    policy_layers, log_std_bound, critic_hidden, critic_layers, critic_members, critic_layer_norm,
+    initial_value, initial_alpha, skill_candidates.
 
     Args:
         skills: In place of those at ``model_config["skill_checkpoint"]``.
@@ -237,6 +238,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             layer_norm=c["critic_layer_norm"],
             context_dim=context_dim,
             skill_bound=c.get("skill_bound"),
+            initial_value=c.get("initial_value", 0.0),
         ).requires_grad_(False)
         if not self.inference_only:
             self.critic = copy.deepcopy(self.target_critic).requires_grad_(True)

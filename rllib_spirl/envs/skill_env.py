@@ -70,6 +70,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observation, info = self.env.reset(seed=seed, options=options)
+        self._decoder.seed(seed)
         return self._observe(), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -103,12 +104,16 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
     def get_state(self) -> dict[str, Any] | None:
         """What `set_state` needs to go on between two skills; None if there is no `env_state`."""
         state = env_state(self.env)
-        return None if state is None else {"observation": self._observation, **state}
+        if state is None:
+            return None
+        return {"observation": self._observation, "decoder": self._decoder.get_state(), **state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where the environment of `get_state` was, after a reset: Gymnasium's wrappers want to have seen one."""
         set_env_state(self.env, state)
         self._observation = state["observation"]
+        if "decoder" in state:  # not in checkpoints of earlier versions
+            self._decoder.set_state(state["decoder"])
 
 
 class ActionBounds:

@@ -97,6 +97,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observations, _ = self.env.reset(seed=seed, options=options)
+        self._decoder.seed(seed)
         self._clear()
         self._show(self.due)
         return self._shown.copy(), {"due": self.due.copy(), "begun": self.due.copy()}

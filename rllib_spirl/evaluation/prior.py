@@ -119,6 +119,6 @@ def report_prior(
         if relative is not None and relative < STUCK:
             print(
                 "warning: skills from the prior move far less than the recorded ones, as they do where they get stuck: "
-                "more data, more or fewer updates, or another state_noise may change that"
+                "an action_std, more data, more or fewer updates, or another state_noise may change that"
             )
     return scores

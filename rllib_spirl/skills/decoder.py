@@ -41,12 +41,16 @@ class SkillDecoder:
 
     ``start(z)`` begins skills; ``act(states)`` then gives their next actions, (..., A), not clipped. Without a closed
     loop all H actions are known at the start, and the states are ignored. The model must be on the CPU.
+
+    With an ``action_std`` actions are samples of p(a|z, s), from random numbers that ``seed(seed)`` begins anew.
     """
 
     def __init__(self, model: SkillModel) -> None:
         self._horizon, self._action_dim = model.config.horizon, model.config.action_dim
         self._begun = np.zeros(0, np.float32)  # what z adds in the first layer, or all actions, (..., H, A)
         self._steps: NDArray[np.int_] = np.zeros((), int)
+        self._std = np.float32(model.config.action_std)
+        self._random = np.random.default_rng(0)
         self._chunks = model.config.decoder == "identity"
         self._closed_loop = model.closed_loop and not self._chunks
         if self._chunks:
@@ -64,6 +68,12 @@ class SkillDecoder:
             self._bias = self._bias - from_state @ model.prior.mean.numpy()
         self._from_state = np.ascontiguousarray(from_state.T)
         self._from_z = np.ascontiguousarray(weight[:, inputs:].T)
+
+    def seed(self, seed: Any) -> None:
+        """Begin the noise anew with the seed, or seeds, that environments are reset with; None goes on."""
+        if seed is not None:
+            given = [each for each in np.ravel(seed).tolist() if each is not None]
+            self._random = np.random.default_rng([1, *given])  # 1: the environment draws from the seed itself
 
     def start(self, z: Array, due: NDArray[np.bool_] | None = None) -> None:
         """Begin skills z, (..., Z); with a mask ``due`` (K,) only those of its rows, the others go on."""
@@ -83,6 +93,12 @@ class SkillDecoder:
 
     def act(self, states: NDArray[np.floating]) -> Array:
         """The skills' actions (..., A) in ``states`` (..., S), environment units."""
+        actions = self._means(states)
+        if self._std:
+            actions = actions + self._std * self._random.standard_normal(actions.shape, np.float32)
+        return actions
+
+    def _means(self, states: NDArray[np.floating]) -> Array:
         if self._closed_loop:
             inputs = np.asarray(states, np.float32) if self._encoder is None else self._encoder(states)
             return self._net.head(inputs @ self._from_state + self._begun)
@@ -94,8 +110,10 @@ class SkillDecoder:
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs to go on in the middle of skills."""
-        return {"begun": self._begun.copy(), "steps": self._steps.copy()}
+        return {"begun": self._begun.copy(), "steps": self._steps.copy(), "random": self._random.bit_generator.state}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where the decoder of `get_state` was."""
         self._begun, self._steps = state["begun"].copy(), state["steps"].copy()
+        if "random" in state:  # not in checkpoints of earlier versions
+            self._random.bit_generator.state = state["random"]

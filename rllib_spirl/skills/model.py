@@ -85,6 +85,8 @@ class SkillModelConfig(BaseModel):
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0)
     decoder: Decoder = "closed_loop"
+    action_std: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """σ of p(a|z, s) = N(decoder's mean, σ²), of which skills that are run take samples; 0 takes the mean."""
     hidden: int = Field(default=128, gt=0)
     layers: int = Field(default=3, gt=0)
     prior_layers: int = Field(default=4, gt=0)

@@ -47,7 +47,7 @@ _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 def skills_key(data: DataSet, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
-    for name in ("blind", "prior", "noise_like", "picture_encoder", "picture_weights"):
+    for name in ("blind", "prior", "noise_like", "picture_encoder", "picture_weights", "action_std"):
         if settings[name] == PretrainConfig.model_fields[name].default:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
     settings["correction_gain"] = config.corrects

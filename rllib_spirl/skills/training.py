@@ -32,6 +32,12 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     decoder: Decoder = "closed_loop"
+    action_std: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Noise on the actions, within [-1, 1], of skills that are run; it frees those that get stuck.",
+    )
     horizon: int = Field(default=10, gt=0)
     latent_dim: int = Field(default=10, gt=0, description="With the identity decoder horizon × action numbers instead.")
     hidden: int = Field(default=128, gt=0)
@@ -115,8 +121,8 @@ class PretrainConfig(BaseModel):
     def model(self, state_dim: int, action_dim: int, motion: tuple[int, ...] = ()) -> SkillModelConfig:
         """The shape of skills of states and actions of so many numbers, of which these of a state tell of motion."""
         blind = motion if self.blind == "motion" else self.blind
-        names = {"decoder", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set", "picture_encoder"}
-        shape = self.model_dump(include=names)
+        names = {"decoder", "action_std", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
+        shape = self.model_dump(include=names | {"picture_encoder"})
         if self.decoder == "identity":
             shape["latent_dim"] = self.horizon * action_dim
         images = self.prior == "images"
