@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
-from rllib_spirl.skills.advice import Advice, advise, advise_beta, overfit_warning, posterior_warning, ranges
+from rllib_spirl.skills.advice import (
+    Advice,
+    advise,
+    advise_beta,
+    overfit_warning,
+    posterior_warning,
+    ranges,
+    stuck_warning,
+)
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.pretrain import skills_key
 from rllib_spirl.skills.training import SkillTrainer
@@ -87,6 +95,19 @@ def test_pretraining_warns_of_skills_that_know_their_windows_by_heart(now: float
     assert (warning is not None) == warned
     assert warning is None or "updates: 2000" in warning
     assert overfit_warning({"loss": now}) is None  # nothing was held out
+
+
+@pytest.mark.parametrize(
+    ("pace", "action_std", "told"),
+    [(0.6, 0.0, "action_std: 0.2, the error of their actions"), (0.6, 0.2, "more data"), (0.9, 0.0, None)],
+)
+def test_skills_that_get_stuck_are_warned_of(pace: float, action_std: float, told: str | None) -> None:
+    warning = stuck_warning(pace, {"validation_reconstruction": 0.042}, action_std)
+    assert (told is None) == (warning is None)
+    assert told is None or told in str(warning)
+    without_held_out = stuck_warning(0.6, {}, 0.0)
+    assert without_held_out is not None
+    assert "more data" in without_held_out
 
 
 def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -> None:

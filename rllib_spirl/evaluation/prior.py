@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.files import replacing
-from rllib_spirl.progress import stage
+from rllib_spirl.progress import stage, tell
+from rllib_spirl.skills.advice import stuck_warning
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.model import SkillPrior
 
@@ -57,8 +58,6 @@ def prior_episode(
 
 
 _SCORES = ("prior_mean", "prior_sampled")
-STUCK = 0.7
-"""Of the recorded pace; below it, skills are often stuck. Those of the kitchen come to 0.9."""
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -116,9 +115,7 @@ def report_prior(
         mean, sampled = scores["prior_mean"], scores["prior_sampled"]
         moving = "" if relative is None else f"; states change {relative:.2f} times as fast as in the data"
         print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
-        if relative is not None and relative < STUCK:
-            print(
-                "warning: skills from the prior move far less than the recorded ones, as they do where they get stuck: "
-                "an action_std, more data, more or fewer updates, or another state_noise may change that"
-            )
+        stuck = None if relative is None else stuck_warning(relative, metrics, content["model"].get("action_std", 0))
+        if stuck:
+            tell(f"warning: {stuck}")
     return scores

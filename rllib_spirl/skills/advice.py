@@ -24,6 +24,8 @@ LOSS, LEAST_LOSS, LEAST_LOSS_AT = "validation_loss", "validation_loss_least", "u
 """Of a training's metrics: the loss on held-out windows, the least it was, and after how many updates."""
 OVERFIT = 1.1
 """Times its least value: from there on a validation loss is worth a warning."""
+STUCK = 0.7
+"""Of the recorded pace; below it, skills are often stuck. Those of the kitchen come to 0.9."""
 _EPISODES = 200
 
 
@@ -133,6 +135,23 @@ def overfit_warning(metrics: Mapping[str, float]) -> str | None:
         f"the loss on held-out windows was least after {at} updates, {least:.3g}, and is {metrics[LOSS]:.3g} now: what "
         f"was learned since holds for the recorded states alone. Train with updates: {at}, or record more."
     )
+
+
+def stuck_warning(pace: float, metrics: Mapping[str, float], action_std: float) -> str | None:
+    """What to say of skills that get stuck, None of others.
+
+    Args:
+        pace: How fast states change with skills of the prior, as a share of what they do in the data.
+        metrics: Of the skills' training.
+        action_std: The deviation of their actions.
+    """
+    if pace >= STUCK:
+        return None
+    unexplained = metrics.get("validation_reconstruction")
+    remedy = "more data, or more or fewer updates, may change that"
+    if action_std == 0 and unexplained:
+        remedy = f"action_std: {math.sqrt(unexplained):.1g}, the error of their actions, may free them"
+    return f"skills from the prior move far less than the recorded ones, as they do where they get stuck: {remedy}."
 
 
 def about_columns(frames: Trajectories, statistics: StateStatistics) -> dict[tuple[int, ...], str]:
