@@ -19,8 +19,9 @@ from rllib_spirl.skills.advice import (
     stuck_warning,
 )
 from rllib_spirl.skills.dataset import SkillData
+from rllib_spirl.skills.model import Decoder
 from rllib_spirl.skills.pretrain import skills_key
-from rllib_spirl.skills.training import SkillTrainer
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 from tests.conftest import TINY, CommandResult
 
 
@@ -81,9 +82,19 @@ def test_beta_is_suggested_that_brings_the_posterior_into_range(point_data: Path
     assert found.settings == {}, (beta, found.sentences)
 
 
-@pytest.mark.parametrize(("divergence", "told"), [(0.1, "Lower beta (now 0.02)"), (1.5, "Raise beta"), (0.5, None)])
-def test_pretraining_warns_of_a_posterior_out_of_range(divergence: float, told: str | None) -> None:
-    warning = posterior_warning({"validation_posterior_kl": divergence}, 0.02)
+@pytest.mark.parametrize(
+    ("decoder", "divergence", "told"),
+    [
+        ("closed_loop", 0.1, "Lower beta (now 0.02)"),
+        ("closed_loop", 1.3, "Raise beta"),
+        ("closed_loop", 0.5, None),
+        ("open_loop", 1.3, None),
+        ("open_loop", 1.8, "Raise beta"),
+    ],
+)
+def test_pretraining_warns_of_a_posterior_out_of_range(decoder: Decoder, divergence: float, told: str | None) -> None:
+    config = PretrainConfig(decoder=decoder, beta=0.02)
+    warning = posterior_warning({"validation_posterior_kl": divergence}, config)
     assert (told is None) == (warning is None)
     assert told is None or told in str(warning)
 

@@ -12,10 +12,11 @@ from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.progress import stage
 from rllib_spirl.skills.correction import StateStatistics
 from rllib_spirl.skills.dataset import SkillData
+from rllib_spirl.skills.model import Decoder
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 
-POSTERIOR_KL = (0.3, 0.8)
-"""Nats a dimension of KL(q(z|a) ‖ N(0, I)) with which skills were good to learn with."""
+POSTERIOR_KL: dict[Decoder, tuple[float, float]] = {"closed_loop": (0.3, 0.8), "open_loop": (0.3, 1.5)}
+"""Nats a dimension of KL(q(z|a) ‖ N(0, I)) that were good to learn with: more where z alone tells the actions."""
 SKILL_S = 0.8
 """Seconds of a skill in the kitchen, where it has ten steps."""
 HORIZONS = (5, 20)
@@ -82,7 +83,7 @@ def advise_beta(data: DataSet, config: PretrainConfig) -> Advice:
     KL falls as β grows, so that one side of the range is passed sooner or later.
     """
     scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed, show_progress=False)
-    low, high = POSTERIOR_KL
+    low, high = POSTERIOR_KL[config.decoder]
     tried: list[tuple[float, float]] = []
     beta = config.beta
     with stage("short trainings", TRIAL_UPDATES * TRIALS) as progress:
@@ -111,17 +112,17 @@ def advise_beta(data: DataSet, config: PretrainConfig) -> Advice:
     return Advice([f"{sentence} Try beta: {beta:g}."], {"beta": beta})
 
 
-def posterior_warning(metrics: Mapping[str, float], beta: float) -> str | None:
+def posterior_warning(metrics: Mapping[str, float], config: PretrainConfig) -> str | None:
     """What to say of skills whose posterior tells too little or too much, None of others."""
     divergence = metrics.get("validation_posterior_kl", metrics.get("posterior_kl"))
-    low, high = POSTERIOR_KL
+    low, high = POSTERIOR_KL[config.decoder]
     if divergence is None or low <= divergence <= high:
         return None
     what = "tells little of the actions" if divergence < low else "has room for noise, which the policy then explores"
     change = "Lower" if divergence < low else "Raise"
     return (
         f"the posterior's KL is {divergence:.2g} nats a dimension, where {low} to {high} is good: z {what}. {change} "
-        f"beta (now {beta:g}), or let 'spirl data inspect DATA --try-beta' suggest one."
+        f"beta (now {config.beta:g}), or let 'spirl data inspect DATA --try-beta' suggest one."
     )
 
 

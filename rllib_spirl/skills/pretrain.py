@@ -182,7 +182,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     )
     save_skills(folder, model, card)
     if show_progress and config.decoder != "identity":
-        for warning in filter(None, (posterior_warning(metrics, config.beta), overfit_warning(metrics))):
+        for warning in filter(None, (posterior_warning(metrics, config), overfit_warning(metrics))):
             tell(f"warning: {warning}")
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)
 
