@@ -20,7 +20,7 @@ from rllib_spirl.algorithm.spirl_rl_module import CriticEnsemble, FlowPolicy
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
-from rllib_spirl.skills.training import SkillTrainer
+from rllib_spirl.skills.training import PretrainConfig, SkillTrainer
 from tests.conftest import TINY, scan
 from tests.point import GOALS, RADIUS, STEP, PointEnv, PointsEnv
 
@@ -45,6 +45,8 @@ def test_a_chunk_has_as_many_numbers_as_its_actions() -> None:
     assert TINY.model_copy(update={"decoder": "identity"}).model(2, 2).latent_dim == TINY.horizon * 2
     with pytest.raises(ValidationError, match="latent_dim 10: with the identity decoder z is a chunk of 10 actions"):
         SkillModelConfig(state_dim=2, action_dim=2, decoder="identity")
+    with pytest.raises(ValidationError, match="action_std: with the identity decoder z is the actions"):
+        PretrainConfig(decoder="identity", action_std=0.2)
 
 
 def test_divergence_from_uniform_is_the_entropy_of_what_tanh_makes_of_it() -> None:

@@ -79,6 +79,12 @@ class PretrainConfig(BaseModel):
     memory_gib: float = Field(default=1.0, gt=0, description="Frames a worker holds; data beyond that is streamed.")
 
     @model_validator(mode="after")
+    def _chunk(self) -> Self:
+        if self.decoder == "identity" and self.action_std > 0:
+            raise ValueError("action_std: with the identity decoder z is the actions, and the policy has their noise")
+        return self
+
+    @model_validator(mode="after")
     def _pretrained(self) -> Self:
         if (self.picture_encoder == "resnet18") != (self.picture_weights is not None):
             raise ValueError("picture_encoder: resnet18 needs picture_weights, and nothing else has a use for them")
