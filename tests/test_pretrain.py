@@ -19,9 +19,10 @@ from rllib_spirl.cli import prepare
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import prior_episode, prior_scores, report_prior
-from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
+from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, load_skills, save_skills
 from rllib_spirl.skills.model import skill_loss
-from rllib_spirl.skills.pretrain import pretrain
+from rllib_spirl.skills.pretrain import pretrain, skills_key
+from rllib_spirl.skills.training import SkillTrainer
 from tests.conftest import TINY, scan, title
 from tests.sets import opened
 
@@ -44,6 +45,23 @@ def test_skills_are_trained_once_and_found_again(point_data: Path, tmp_path: Pat
     assert (folder / "skill.safetensors").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="other data or settings"):
         pretrain(opened(point_data), SHORT.model_copy(update={"beta": 0.5}), output=folder)
+
+
+def test_noise_on_actions_needs_no_training(point_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path))
+    data = opened(point_data)
+    key = skills_key(data, TINY)
+    trainer = SkillTrainer(scan(point_data), TINY)
+    metrics = {"loss": 1.0, "prior_kl": 0.5, "prior_mean 0a": 2.0, "prior_pace 0a": 0.6}
+    card = SkillCard(model=trainer.model.config, training={"key": key}, metrics=metrics)
+    plain = save_skills(tmp_path / "skills" / key, trainer.model, card)
+    noisy = pretrain(data, TINY.model_copy(update={"action_std": 0.2}))
+    assert noisy != plain
+    (before, _), (after, card) = load_skills(str(plain)), load_skills(str(noisy))
+    assert card.model == before.config.model_copy(update={"action_std": 0.2})
+    assert card.metrics == {"loss": 1.0, "prior_kl": 0.5}
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name])
 
 
 @pytest.mark.long

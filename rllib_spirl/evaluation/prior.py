@@ -16,7 +16,7 @@ from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage, tell
 from rllib_spirl.skills.advice import stuck_warning
-from rllib_spirl.skills.checkpoint import load_skills
+from rllib_spirl.skills.checkpoint import PRIOR_METRICS, load_skills
 from rllib_spirl.skills.model import SkillPrior
 
 
@@ -57,7 +57,7 @@ def prior_episode(
         skill_env.close()
 
 
-_SCORES = ("prior_mean", "prior_sampled")
+*_SCORES, _PACE = PRIOR_METRICS
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -108,7 +108,7 @@ def report_prior(
     recorded = metrics.get("validation_pace", 0.0)
     relative = float(np.mean(paces)) / recorded if paces and recorded > 0 else None
     if relative is not None:
-        metrics[f"prior_pace {key}"] = relative
+        metrics[f"{_PACE} {key}"] = relative
     with replacing(card) as file:
         file.write_text(json.dumps(content, indent=2) + "\n")
     if show_progress:

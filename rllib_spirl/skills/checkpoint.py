@@ -40,6 +40,10 @@ class SkillCard(BaseModel):
     """Final training and validation losses, and what skills sampled from the prior achieve."""
 
 
+PRIOR_METRICS = ("prior_mean", "prior_sampled", "prior_pace")
+"""Of metrics that tell what skills of the prior do in a task; the names go on with the task."""
+
+
 _by_name = ContextVar("_by_name", default=False)
 
 

@@ -31,7 +31,7 @@ from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
 from rllib_spirl.ray_start import ensure_ray
 from rllib_spirl.skills.advice import LEAST_LOSS, LEAST_LOSS_AT, LOSS, overfit_warning, posterior_warning, ranges
-from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, save_skills
+from rllib_spirl.skills.checkpoint import CARD, PRIOR_METRICS, SkillCard, load_card, load_skills, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import PretrainConfig, SkillTrainer, trained_model
 
@@ -95,8 +95,28 @@ def pretrain(
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
-            _train(scanned, config, folder, key, show_progress)
+            if not _only_noisier(data, config, folder, key, show_progress):
+                _train(scanned, config, folder, key, show_progress)
     return folder
+
+
+def _only_noisier(data: DataSet, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> bool:
+    """Whether there were skills with the same settings but no noise, and those wanted were made of them.
+
+    Noise is how skills are run and not how they are trained.
+    """
+    plain_key = skills_key(data, config.model_copy(update={"action_std": 0.0}))
+    plain = skills_folder(plain_key, None)
+    if plain_key == key or not trained(plain, plain_key):
+        return False
+    model, card = load_skills(plain)
+    shape = card.model.model_copy(update={"action_std": config.action_std})
+    training = card.training | {"key": key, "action_std": config.action_std}
+    metrics = {name: value for name, value in card.metrics.items() if name.split()[0] not in PRIOR_METRICS}
+    save_skills(folder, model, card.model_copy(update={"model": shape, "training": training, "metrics": metrics}))
+    if show_progress:
+        tell(f"the skills in {plain} with noise on their actions, into {folder}")
+    return True
 
 
 @contextmanager
