@@ -27,6 +27,8 @@ OVERFIT = 1.1
 """Times its least value: from there on a validation loss is worth a warning."""
 STUCK = 0.7
 """Of the recorded pace; below it, skills are often stuck. Those of the kitchen come to 0.9."""
+MOST_NOISE = 0.4
+"""On actions within [-1, 1]; skills whose actions are further from the recorded ones want something else first."""
 _EPISODES = 200
 
 
@@ -148,10 +150,10 @@ def stuck_warning(pace: float, metrics: Mapping[str, float], action_std: float) 
     """
     if pace >= STUCK:
         return None
-    unexplained = metrics.get("validation_reconstruction")
+    error = math.sqrt(metrics.get("validation_reconstruction", 0.0))
     remedy = "more data, or more or fewer updates, may change that"
-    if action_std == 0 and unexplained:
-        remedy = f"action_std: {math.sqrt(unexplained):.1g}, the error of their actions, may free them"
+    if action_std == 0 and 0 < error <= MOST_NOISE:
+        remedy = f"action_std: {error:.1g}, the error of their actions, may free them"
     return f"skills from the prior move far less than the recorded ones, as they do where they get stuck: {remedy}."
 
 
