@@ -321,8 +321,7 @@ class SPiRLConfig(CheckedConfig):
             and self.target_bounds[0] < self.target_bounds[1]
         ):
             self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
-        if not is_finite(self.initial_value):
-            self._value_error(f"`initial_value` must be a number, got {self.initial_value!r}.")
+        self._require(("initial_value",), is_finite, "be a number")
         if self.target_bounds is not None:
             least, greatest = self.target_bounds
             if not least <= self.initial_value <= greatest:

@@ -83,7 +83,7 @@ def pretrain(
     if trained(folder, key):
         return folder
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
-    scanned = SkillData.scan(
+    source = _without_noise(data, config) or SkillData.scan(
         data, config.horizon, config.validation_fraction, config.seed, show_progress, images=config.prior == "images"
     )
     try:
@@ -95,20 +95,24 @@ def pretrain(
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
-            if not _only_noisier(data, config, folder, key, show_progress):
-                _train(scanned, config, folder, key, show_progress)
+            if isinstance(source, Path):
+                _add_noise(source, config, folder, key, show_progress)
+            else:
+                _train(source, config, folder, key, show_progress)
     return folder
 
 
-def _only_noisier(data: DataSet, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> bool:
-    """Whether there were skills with the same settings but no noise, and those wanted were made of them.
+def _without_noise(data: DataSet, config: PretrainConfig) -> Path | None:
+    """Where there are skills of the same settings but no noise, which is how skills are run and not how they learn."""
+    if config.action_std == 0:
+        return None
+    key = skills_key(data, config.model_copy(update={"action_std": 0.0}))
+    folder = skills_folder(key, None)
+    return folder if trained(folder, key) else None
 
-    Noise is how skills are run and not how they are trained.
-    """
-    plain_key = skills_key(data, config.model_copy(update={"action_std": 0.0}))
-    plain = skills_folder(plain_key, None)
-    if plain_key == key or not trained(plain, plain_key):
-        return False
+
+def _add_noise(plain: Path, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
+    """Write the skills of `_without_noise` with the config's."""
     model, card = load_skills(plain)
     shape = card.model.model_copy(update={"action_std": config.action_std})
     training = card.training | {"key": key, "action_std": config.action_std}
@@ -116,7 +120,6 @@ def _only_noisier(data: DataSet, config: PretrainConfig, folder: Path, key: str,
     save_skills(folder, model, card.model_copy(update={"model": shape, "training": training, "metrics": metrics}))
     if show_progress:
         tell(f"the skills in {plain} with noise on their actions, into {folder}")
-    return True
 
 
 @contextmanager
