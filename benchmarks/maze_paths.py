@@ -48,7 +48,7 @@ def ways_to_act(restored: Restored, seed: int) -> dict[str, tuple[bool, Policy]]
         "random actions": (False, lambda _: rng.uniform(-1, 1, 2)),
         "skills, no prior": (True, lambda _: rng.standard_normal(prior.said // 2, np.float32)),
         "skills from the prior": (True, prior_policy(prior, torch.Generator().manual_seed(seed), sample=True)),
-        "policy": (True, restored.policy),
+        "policy": (True, restored.policy_of_evaluations(seed)),
     }
 
 

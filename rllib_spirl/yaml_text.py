@@ -51,6 +51,18 @@ def parse(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
+def parse_assignment(text: str, option: str, example: str) -> tuple[str, Any]:
+    """The key and the value of a ``key=value`` that an option gives.
+
+    Raises:
+        UserError: There is no key or no ``=``, which an ``example`` shows, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{option} {text}: expected key=value, e.g. {option} {example}")
+    return key.strip(), parse(value, f"{option} {key}")
+
+
 def parse_file(path: Path) -> Any:
     """The value of a YAML file.
 

@@ -140,6 +140,9 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
     "unknown key of env_config": ("data", settings("config.env_config.task=[kettle]"), ["key 'task'", "'tasks'"]),
     "impossible env_config": ("data", settings("config.env_config.max_episode_steps=0"), ["env_config", "positive"]),
     "impossible setting beside skills": ("data", settings("config.tau=2"), ["`tau` must be in (0, 1]"]),
+    "impossible point of a sweep": ("skills", settings("config.target_divergence={grid_search: [1, -1]}"),
+                                    ["`target_divergence` must be a number greater than 0, got -1"]),
+    "rollouts": ("data", settings("skills.rollouts=-1"), ["skills.rollouts", "greater than or equal to 0"]),
     "stop": ("data", ["--stop", "env_step=100"], ["stop: no result has 'env_step'", "'env_steps'"]),
     "stop in the file": ("data", settings("stop={trainng_iteration: 3}"), ["stop", "'training_iteration'"]),
     "stop at no group": ("data", ["--stop", "evalution/completed_subtasks=3"], ["'evaluation/completed_subtasks'"]),
@@ -201,6 +204,14 @@ def test_refused_at_the_start(
     for shown in ("\x1b", "ray::", "Traceback"):
         assert shown not in output.err + output.out
     assert sorted(workspace.iterdir()) == before
+
+
+def test_evaluations_add_to_the_settings_of_the_environment() -> None:
+    space: dict[str, Any] = {"env": "E-v0", "env_config": {"velocities": True, "nested": {"a": 1}}}
+    space["evaluation_config"] = {"explore": True, "env_config": {"nested": {"b": 2}}}
+    found = list(look._variants(space))
+    assert found[1]["env_config"] == {"velocities": True, "nested": {"a": 1, "b": 2}}
+    assert (len(found), found[0]["env_config"]["nested"]) == (2, {"a": 1})
 
 
 def test_an_import_is_held_against_the_environment_before_training(

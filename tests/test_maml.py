@@ -298,6 +298,13 @@ def test_remote_env_runners_meet_the_same(config: Maker, built: Any) -> None:
         ({"inner_steps": 0}, "`inner_steps` must be a whole number, at least 1, got 0"),
         ({"inner_lr": 0}, "`inner_lr` must be a number greater than 0, got 0"),
         ({"lambda_": 1.5}, "`lambda_` must be in \\[0, 1\\], got 1.5"),
+        ({"policy_hidden": 0}, "`policy_hidden` must be a whole number, at least 1, got 0"),
+        ({"gamma": 1.5}, "`gamma` must be in \\[0, 1\\], got 1.5"),
+        ({"eval_seed": -1}, "`eval_seed` must be a whole number, at least 0, got -1"),
+        (
+            {"train_batch_size_per_learner": 9},
+            "MAML has no use for `train_batch_size_per_learner`: set `tasks_per_step`",
+        ),
         ({"adaptation_episodes": 3}, "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, 3"),
     ],
 )
@@ -315,6 +322,8 @@ def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, m
         ({"env": "CartPole-v1"}, "MAML in CartPole-v1 needs observations and actions that are flat boxes"),
         ({"env": "Pendulum-v1"}, "Pendulum-v1 has one task only"),
         ({"config": {"inner_rate": 1}}, "unknown key 'inner_rate'"),
+        ({"config": {"evaluation_duration": "auto"}}, "set `evaluation_duration` to a number"),
+        ({"config": {"evaluation_config": {"explore": False}}}, "in evaluations too: leave out `explore`"),
         ({"config": {"num_learners": 2}}, "MAML trains with one learner, got num_learners=2"),
     ],
 )

@@ -206,11 +206,19 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
         ({"context_size": 0}, "`context_size` must be a whole number, at least 1, got 0"),
         ({"exploring_divergence": 0}, "`exploring_divergence` must be a number greater than 0"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
+        ({"context_hidden": 0}, "`context_hidden` must be a whole number, at least 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**training).validate()
+
+
+def test_evaluations_that_explore_throughout_are_refused(config: Maker) -> None:
+    with pytest.raises(ValueError, match="explores in its first `exploring_episodes`"):
+        config().evaluation(evaluation_config={"explore": True}).validate()
+    with pytest.raises(ValueError, match="MetaSPiRL has no use for `rollout_fragment_length`: set `tasks_per_step`"):
+        config().env_runners(rollout_fragment_length=4).validate()
 
 
 # The context.

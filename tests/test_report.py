@@ -237,6 +237,40 @@ def test_evaluations_explore_as_training_does_unless_told_otherwise(tmp_path: Pa
     assert read_runs([trial])[0].explores
 
 
+def test_evaluations_do_not_explore_where_the_default_says_so(tmp_path: Path) -> None:
+    """Parameters hold what the experiment gave of `evaluation_config`, results all of it."""
+    line = result(1, 1000, 1.0)
+    line["config"] |= {"explore": True, "evaluation_config": {"explore": False}}
+    given = {"env_config": {"max_episode_steps": 100}}
+    assert not read_runs([write_trial(tmp_path / "ours", 0, [line], evaluation_config=given)])[0].explores
+
+
+def test_a_run_over_many_tasks_has_no_task(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "meta", 0, [result(1, 1000, 1.0)], training_tasks=[TASKS], env_config={})
+    (curve,) = read_runs([trial])
+    assert (curve.task, curve.rule) == ("", "")
+    assert "Task" not in write_report([trial], tmp_path / "out").read_text()
+
+
+def test_a_report_does_not_take_over_the_curves_of_another(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "ours", 0, [result(1, 1000, 1.0)])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "adaptation.json").write_text('{"ours": {"90": {"0": [[1, 2.0]]}}}')
+    with pytest.raises(UserError, match=r"adaptation\.json of another report or run"):
+        write_report([trial], out)
+    assert [file.name for file in out.iterdir()] == ["adaptation.json"]
+    write_report([trial, out], out)
+    with pytest.raises(UserError, match=r"curves\.json of another report or run"):
+        write_report([write(out / "only" / "adaptation.json", (out / "adaptation.json").read_text())], out)
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir()
+    file.write_text(text)
+    return file
+
+
 def test_a_restarted_trial_is_read_with_its_config(tmp_path: Path) -> None:
     first = result(1, 1000)
     del first["config"]

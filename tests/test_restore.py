@@ -18,10 +18,11 @@ SEED = 70
 
 
 @pytest.fixture(scope="module")
-def trained(
+def trainings(
     ray_session: None, point_skills: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint of a policy that has left the prior, and its last evaluation in training."""
+) -> dict[bool, tuple[Path, dict[str, Any]]]:
+    """For evaluations that do not explore, and that do: a checkpoint of a policy that has left the prior, and its last
+    evaluation in training."""
     skills = tmp_path_factory.mktemp("own") / "skills"
     shutil.copytree(point_skills, skills)
     config = (
@@ -34,15 +35,29 @@ def trained(
         .debugging(seed=0, log_level="ERROR")
     )
     algorithm = config.build_algo()
-    result = algorithm.train()
-    path = tmp_path_factory.mktemp("run") / "checkpoint"
-    algorithm.save_to_path(path)
+    evaluation, made = algorithm.train()["evaluation"], {}
+    for explore in (False, True):
+        if explore:
+            algorithm.config.evaluation_config["explore"] = True
+            evaluation = algorithm.evaluate()
+        path = tmp_path_factory.mktemp("run") / "checkpoint"
+        algorithm.save_to_path(path)
+        made[explore] = path, evaluation
     algorithm.stop()
-    return path, result["evaluation"]
+    return made
 
 
-def test_evaluation_of_the_checkpoint_is_the_one_of_training(trained: tuple[Path, dict[str, Any]]) -> None:
-    path, evaluation = trained
+@pytest.fixture(scope="module")
+def trained(trainings: dict[bool, tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
+    return trainings[False]
+
+
+@pytest.mark.parametrize("explore", [False, True])
+def test_evaluation_of_the_checkpoint_is_the_one_of_training(
+    trainings: dict[bool, tuple[Path, dict[str, Any]]], explore: bool
+) -> None:
+    path, evaluation = trainings[explore]
+    assert evaluation["episode_return"] != trainings[not explore][1]["episode_return"]
     result = evaluate_checkpoint(str(path), episodes=4, seed=SEED, show_progress=False)
     assert result.pop("seed") == SEED
     for name, value in result.items():

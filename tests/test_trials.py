@@ -61,6 +61,11 @@ def test_a_task_can_be_asked_for_and_drawn_by_the_environment() -> None:
         env.reset()
         drawn.append(env.family.get_task())
     assert len(set(drawn)) == 5
+    again = []
+    for each in (env, trials(tasks=None)):
+        each.reset(seed=3)
+        again.append(each.family.get_task())
+    assert again[0] == again[1], "a seed decides the task too"
     check_env(trials(), skip_render_check=True)
 
 

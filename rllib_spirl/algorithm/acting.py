@@ -1,5 +1,9 @@
 """The policy as an env runner uses it: one state in, one skill out, or a few at once, in NumPy."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -56,6 +60,10 @@ class ActingPolicy:
         rows = torch.as_tensor(np.atleast_2d(np.asarray(states, np.float32)))
         z = self._module.best_skills(rows).numpy()
         return z.reshape(*states.shape[:-1], z.shape[-1])
+
+    def in_episode(self, seed: int, explore: bool) -> Callable[[Any], Array]:
+        """The policy of an evaluation episode: the deterministic one, or draws by random numbers of their own."""
+        return partial(self.sample, rng=np.random.default_rng(seed)) if explore else self.best
 
     def _skills(self, observations: NDArray[np.floating]) -> tuple[Array, Array]:
         """π(z|s)'s mean and deviation, (..., Z) each."""

@@ -1,6 +1,6 @@
 """RLlib's configuration, with settings that are taken and checked in one place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Self
@@ -38,6 +38,23 @@ class CheckedConfig(AlgorithmConfig):
     def _share(self, *names: str) -> None:
         """Raise ValueError unless settings are in [0, 1]."""
         self._require(names, lambda x: is_finite(x) and 0 <= x <= 1, "be in [0, 1]")
+
+    def _check_evaluation(self) -> None:
+        """Raise ValueError unless evaluations are of a number of episodes."""
+        if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":
+            self._value_error("Evaluations are of so many episodes: set `evaluation_duration` to a number of them.")
+
+    def _check_not_used(self, replaced: Mapping[str, str]) -> None:
+        """Raise ValueError if one of RLlib's settings was changed of which nothing would come.
+
+        Args:
+            replaced: Their names, and what there is to set in their place.
+        """
+        fresh = type(self)()
+        for name, instead in replaced.items():
+            if getattr(self, name) != getattr(fresh, name):
+                kind = self.algo_class.__name__ if self.algo_class else type(self).__name__
+                self._value_error(f"{kind} has no use for `{name.strip('_')}`: set {instead}.")
 
     def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
         """Raise ValueError unless settings fit; ``what`` says what each must, as in "be at least 1"."""

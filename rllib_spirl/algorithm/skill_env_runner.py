@@ -1,7 +1,7 @@
 """The env runner: RLlib's own, around the user's environment with skills for actions."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -228,8 +228,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         """One episode per seed in an environment of its own, with the deterministic policy or with drawn skills."""
         results = []
         for seed in track(seeds, "evaluation episodes", total=len(seeds), watched_only=True):
-            policy = partial(self._policy.sample, rng=np.random.default_rng(seed)) if explore else self._policy.best
-            results.append(run_episode(self._evaluation_env, policy, seed))
+            results.append(run_episode(self._evaluation_env, self._policy.in_episode(seed, explore), seed))
         return results
 
 

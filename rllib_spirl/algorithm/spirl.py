@@ -307,8 +307,7 @@ class SPiRLConfig(CheckedConfig):
                 f"`warmup_steps`, {self.warmup_steps}, are more than are kept, {self._transitions_kept}, so that "
                 "learning would never begin: raise `replay_capacity`, or lower `warmup_steps`."
             )
-        if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":
-            self._value_error("Evaluations are of so many episodes: set `evaluation_duration` to a number of them.")
+        self._check_evaluation()
         if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
             self._value_error(
                 f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
@@ -333,9 +332,7 @@ class SPiRLConfig(CheckedConfig):
                 "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
-        for name, instead in _NOT_USED.items():
-            if getattr(self, name) != getattr(fresh, name):
-                self._value_error(f"SPiRL has no use for `{name}`: set {instead}.")
+        self._check_not_used(_NOT_USED)
         for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
             if getattr(self, name, None) is not None:
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")

@@ -7,7 +7,8 @@ import copy
 import dataclasses
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from rllib_spirl.cli import tasks
@@ -30,6 +31,8 @@ OLD_KEYS = {
     "multiagent": "use 'policies' and 'policy_mapping_fn' from Python",
 }
 STACK_SWITCHES = ("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2", "_enable_new_api_stack")
+# Of a search space with more points, the first ones: a look is to take seconds.
+_MOST_VARIANTS = 20
 # `model_config` has no setter; this is the attribute that `.rl_module(model_config=...)` fills.
 MODEL_CONFIG = "_model_config"
 
@@ -112,6 +115,14 @@ def first_variant(value: Any) -> Any:
     return copy.copy(value)
 
 
+def variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The first points of a search space, as many as can be looked at in seconds."""
+    from ray.tune.search.variant_generator import generate_variants
+
+    for _, found in islice(generate_variants(dict(space)), _MOST_VARIANTS):
+        yield found
+
+
 def param_space(experiment: Experiment) -> dict[str, Any]:
     """The Tuner's ``param_space``: the experiment's config, checked key by key, search spaces kept.
 
@@ -147,7 +158,7 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
 
 
 def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> Any:
-    """Build the ``AlgorithmConfig`` of the first point of the search space and let RLlib validate it.
+    """Build the ``AlgorithmConfig`` of the first points of the search space and let RLlib validate them.
 
     Args:
         experiment: for messages.
@@ -156,16 +167,21 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
             of a run to resume.
 
     Returns:
-        The validated config.
+        The validated config of the first point.
 
     Raises:
         UserError: what RLlib says about the config, in one line.
     """
+    configs = [_validated(experiment, variant, without_skills) for variant in variants(space)]
+    return configs[0]
+
+
+def _validated(experiment: Experiment, settings: dict[str, Any], without_skills: bool) -> Any:
     from rllib_spirl.algorithm import SPiRLConfig
 
     config = algorithm_class(experiment).get_default_config()
     try:
-        config.update_from_dict(first_variant(space))
+        config.update_from_dict(settings)
         config.validate()
         if isinstance(config, SPiRLConfig) and not without_skills:
             config.check_skills()

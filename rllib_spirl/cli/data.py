@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.demos.ogbench_file import OGBenchFile
 from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import parse_assignment
 
 app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -291,17 +291,7 @@ def describe(data: DataSet, frames: Trajectories, horizon: int) -> dict[str, Any
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
-    """``key=value`` texts as a dict, with values read as YAML."""
-    values = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise UserError(f"--set {pair}: write --set key=value")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {pair}: the value is not YAML; quote it") from error
-    return values
+    return dict(parse_assignment(pair, "--set", "demonstrations=100") for pair in pairs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``rllib evaluate``: deterministic episodes with the policy of a checkpoint."""
+"""``rllib evaluate``: episodes with the policy of a checkpoint."""
 
 from typing import Any
 
@@ -12,7 +12,9 @@ from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 
 
 def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
-    """Run deterministic episodes and report what they returned.
+    """Run episodes and report what they returned.
+
+    They are with the deterministic policy; of SPiRL as in training's evaluations, which may draw skills from it.
 
     RLlib stores the class and config of an algorithm with pickle: evaluate only checkpoints you trust.
 

@@ -11,7 +11,7 @@ from typing import Any
 from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
-from rllib_spirl.yaml_text import did_you_mean, parse, parse_file
+from rllib_spirl.yaml_text import did_you_mean, parse, parse_assignment, parse_file
 
 CHECKPOINT_KEYS = (
     "num_to_keep",
@@ -128,11 +128,11 @@ def load(
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
-    key, equals, value = text.partition("=")
+    key, value = parse_assignment(text, "--set", "config.policy_lr=1e-4")
     keys = [part.strip() for part in key.split(".")]
-    if not equals or not all(keys):
+    if not all(keys):
         raise UserError(f"--set {text}: expected path.to.key=value, e.g. --set config.policy_lr=1e-4")
-    return keys, parse(value, f"--set {key}")
+    return keys, value
 
 
 def _parse_stop(text: str) -> tuple[str, float]:

@@ -2,12 +2,10 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.spaces import flatdim
-from ray.tune.search.variant_generator import generate_variants
 
 from rllib_spirl.algorithm.offline import check_widths
 from rllib_spirl.cli import algorithms
@@ -18,6 +16,7 @@ from rllib_spirl.data import DataSet
 from rllib_spirl.envs.skill_env import state_space, try_env
 from rllib_spirl.envs.tasks import check_split, flat_boxes
 from rllib_spirl.errors import UserError, at
+from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.skills.model import SkillModelConfig
 
 _SETTINGS = (
@@ -29,8 +28,6 @@ _SETTINGS = (
     "training_tasks",
     "test_tasks",
 )
-# Of a search space with more of these settings, the first ones: a look is to take seconds.
-_MOST_VARIANTS = 20
 
 
 def metrics(experiment: Experiment, space: Mapping[str, Any]) -> list[str]:
@@ -85,9 +82,9 @@ def _variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     seen: list[dict[str, Any]] = []
     chosen = {key: space[key] for key in (*_SETTINGS, "evaluation_config") if key in space}
-    for _, found in islice(generate_variants(chosen), _MOST_VARIANTS):
-        evaluation = found.pop("evaluation_config", None) or {}
-        for settings in (found, found | {key: evaluation[key] for key in _SETTINGS if key in evaluation}):
+    for found in algorithms.variants(chosen):
+        for everywhere in (found, in_evaluation(found)):
+            settings = {key: everywhere[key] for key in _SETTINGS if key in everywhere}
             if settings.get("env") is not None and settings not in seen:
                 seen.append(settings)
                 yield settings
@@ -111,6 +108,11 @@ def _hold_against(
     if replays and not getattr(env.unwrapped, "replays_demonstrations", True):
         raise UserError(
             f"config.offline_fraction: {settings['env']} cannot label demonstrations for its task; set it to 0"
+        )
+    if replays and algorithms.uses_tasks(experiment) and not hasattr(env.unwrapped, "relabel"):
+        raise UserError(
+            f"config.offline_fraction: {settings['env']} has no relabel(states), so that demonstrations have the "
+            "rewards of one task only; set it to 0"
         )
     if frames is not None and model is not None and fraction != 0:
         states = flatdim(state_space(env, images=model.prior_images))

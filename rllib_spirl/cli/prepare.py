@@ -42,7 +42,7 @@ class SkillsSection(BaseModel):
     chunk: int | None = Field(default=None, gt=0)
     """In place of skills, chunks of so many of the environment's own actions, see `rllib_spirl.skills.chunks`."""
     pretrain: PretrainConfig = PretrainConfig()
-    rollouts: int = 10
+    rollouts: int = Field(default=10, ge=0)
     """Episodes run with skills from the prior after pretraining, to tell what the skills alone achieve."""
 
     @property

@@ -123,10 +123,10 @@ def evaluate(
         str, typer.Argument(help="Checkpoint directory or URI. Restoring runs code: trust it first.")
     ],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to run.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the evaluation environments.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the evaluation environments.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run deterministic episodes with the policy of a checkpoint."""
+    """Run episodes with the policy of a checkpoint, as training's evaluations do."""
     from rllib_spirl.cli import session
 
     session.quiet(0)

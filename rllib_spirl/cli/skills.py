@@ -29,9 +29,10 @@ def show(
     env_config: Annotated[str, typer.Option(help="Its arguments, as YAML, e.g. '{ordered: false}'.")] = "{}",
     states: Annotated[int, typer.Option(min=1, help="States to draw skills in.")] = 3,
     draws: Annotated[int, typer.Option(min=1, help="Skills drawn in each.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Show a library's card, what its latent dimensions tell, a map of its skills, and what the prior's skills do."""
+    from rllib_spirl.envs.skill_env import SkillEnv, try_env
     from rllib_spirl.evaluation.demonstrations import environment_of
     from rllib_spirl.evaluation.skills_shown import library, show_skills
     from rllib_spirl.skills.checkpoint import load_card
@@ -39,10 +40,16 @@ def show(
     skills = library(checkpoint)
     card = load_card(skills)
     source = DataSet.open(data) if data is not None else _own_data(card)
-    env = env or (environment_of(source.info) if source is not None else None)
     arguments = parse(env_config, "--env-config")
     if not isinstance(arguments, dict):
         raise UserError(f"--env-config: give a mapping such as '{{ordered: false}}', not {env_config!r}")
+    note = "Name an environment with --env to see what skills of the prior do."
+    if env is None and source is not None and (env := environment_of(source.info)) is not None:
+        try:
+            SkillEnv(try_env(env, arguments | {"render_mode": "rgb_array"}), skills).close()
+        except UserError as error:
+            note = f"No skills are run in the data's environment: {error} {note}"
+            env = None
     shown = show_skills(
         skills,
         output,
@@ -64,7 +71,7 @@ def show(
     else:
         console.print("The skills' data is not where it was: name it with --data for a map of z.", highlight=False)
     if env is None:
-        console.print("Name an environment with --env to see what skills of the prior do.", highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
     for picture in shown.pictures:
         console.print(f"picture  {picture}", soft_wrap=True, highlight=False)
 

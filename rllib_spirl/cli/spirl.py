@@ -13,7 +13,7 @@ from rllib_spirl.cli.errors import run
 from rllib_spirl.cli.report import report
 from rllib_spirl.cli.skills import app as skills_app
 from rllib_spirl.cli.video import video
-from rllib_spirl.yaml_text import parse
+from rllib_spirl.yaml_text import parse, parse_assignment
 
 app = typer.Typer(
     no_args_is_help=True, help="Skills from recorded trajectories: data sets, pretraining, reports, videos."
@@ -36,17 +36,14 @@ def pretrain(
         str | None, typer.Option(help="Environment to try the prior in, e.g. rllib_spirl/Kitchen-v0.")
     ] = None,
     env_config: Annotated[str, typer.Option(help="Its arguments, as YAML, e.g. '{ordered: false}'.")] = "{}",
-    rollouts: Annotated[int, typer.Option(help="Episodes with skills from the prior, if --env is given.")] = 10,
+    rollouts: Annotated[int, typer.Option(min=0, help="Episodes with skills from the prior, if --env is given.")] = 10,
 ) -> None:
     """Train skills and a skill prior with Ray Train; goes on where an interrupted run stopped."""
     from rllib_spirl.cli.algorithms import check_env_name
     from rllib_spirl.cli.prepare import prepare_skills
     from rllib_spirl.skills.checkpoint import load_card
 
-    pretrain_settings = {}
-    for setting in settings or []:
-        key, _, value = setting.partition("=")
-        pretrain_settings[key] = parse(value, f"--set {key}")
+    pretrain_settings = dict(parse_assignment(setting, "--set", "updates=5000") for setting in settings or ())
     if env is not None:
         check_env_name(env, with_skills=True)
     section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}

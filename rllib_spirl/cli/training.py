@@ -200,7 +200,7 @@ def with_skills(experiment: Experiment) -> Experiment:
     prepared = prepare_skills(
         dict(experiment.skills or {}),
         base=experiment.base,
-        env=algorithms.first_variant(experiment.env),
+        env=algorithms.first_variant(experiment.env or experiment.config.get("env")),
         env_config=algorithms.first_variant(experiment.config.get("env_config")),
     )
     experiment = _with(experiment, prepared.checkpoint)

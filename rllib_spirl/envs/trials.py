@@ -65,6 +65,8 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         if options is not None and "task" in options:
             task = options["task"]
         elif self.tasks is None:
+            if seed is not None:
+                self.env.reset(seed=seed)  # so that the seed decides the task too
             (task,) = self.family.sample_tasks(1)
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]

@@ -14,11 +14,10 @@ from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
 from rllib_spirl.meta.fine_tuning import meet, relabelled
-
-TRIALS = "rllib_spirl/Trials-v0"
 
 
 class Told(Protocol):

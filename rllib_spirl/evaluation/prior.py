@@ -15,6 +15,7 @@ from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage, tell
+from rllib_spirl.ray_start import ensure_ray
 from rllib_spirl.skills.advice import stuck_warning
 from rllib_spirl.skills.checkpoint import PRIOR_METRICS, load_skills
 from rllib_spirl.skills.model import SkillPrior
@@ -81,6 +82,7 @@ def report_prior(
     Beside them the card gets ``prior_pace``: how far states come in a step with sampled skills, as a share of what
     they do in the data. It is below 1 where skills get stuck, which scores of rare rewards do not show.
     """
+    ensure_ray()
     run = ray.remote(num_cpus=1)(prior_episode)
     jobs = {
         run.remote(str(card.parent), env, env_config, seed + i, sample): sample

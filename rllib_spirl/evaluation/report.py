@@ -78,6 +78,12 @@ def write_report(
     has_subtasks = any(run.subtask_rate for method in methods for run in method.runs)
     has_divergence = any(np.isfinite(run.kl).any() for method in methods for run in method.runs)
     directory = Path(output)
+    for kind, made in ((records.CURVES, methods), (adaptation_curves.CURVES, document)):
+        if not made and (directory / kind).exists():  # which would count as this report's, when that is read
+            raise UserError(
+                f"{directory} has the {kind} of another report or run, which is not among those named: choose another "
+                "--output, or name that too."
+            )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:

@@ -1,5 +1,6 @@
 """The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -24,6 +25,7 @@ from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.progress import stage
 from rllib_spirl.ray_start import ensure_ray
@@ -45,10 +47,16 @@ class Restored:
     env_config: dict[str, Any]
     skill_checkpoint: SkillSource
     skill_bound: float | None = None
+    explores: bool = False
+    """Whether training's evaluations drew skills from the policy, with ``evaluation_config: {explore: true}``."""
 
     def policy(self, observation: Any) -> Any:
         """Observation (S,) to the deterministic policy's z, (Z,) float32."""
         return self._acting.best(observation)
+
+    def policy_of_evaluations(self, seed: int) -> Callable[[Any], Any]:
+        """The policy in the evaluation episode with this seed, as training's evaluations have it."""
+        return self._acting.in_episode(seed, self.explores)
 
     @cached_property
     def _acting(self) -> ActingPolicy:
@@ -92,7 +100,7 @@ def load_policy(checkpoint: str) -> Restored:
     """
     filesystem, inner = locate(checkpoint)
     kind, config = made_by(filesystem, inner, checkpoint)
-    named, env, env_config = (config.get(key) for key in ("skill_checkpoint", "env", "env_config"))
+    named = config.get("skill_checkpoint")
     if issubclass(kind, MetaSPiRL | MAML):
         raise UserError(f"{checkpoint} is a checkpoint of {kind.__name__}, of many tasks: use `spirl adapt`.")
     if not named:
@@ -106,16 +114,17 @@ def load_policy(checkpoint: str) -> Restored:
     for name in module.get_non_inference_attributes():
         delattr(module, name)
     module.eval()
-    evaluation = config.get("evaluation_config") or {}  # training's evaluations may be in another environment
-    env = evaluation.get("env") or env
-    env_config = {**(env_config or {}), **(evaluation.get("env_config") or {})}
-    return Restored(module, env, env_config, kept or str(named), config.get("skill_bound"))
+    there = in_evaluation(config)  # training's evaluations may be in another environment
+    explores = bool((config.get("evaluation_config") or {}).get("explore"))
+    skills = kept or str(named)
+    return Restored(module, there["env"], there.get("env_config") or {}, skills, config.get("skill_bound"), explores)
 
 
 def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
-    """Run deterministic episodes on the seeds ``seed``, ``seed`` + 1, …, in parallel where Ray has several CPUs.
+    """Run episodes on the seeds ``seed``, ``seed`` + 1, …, in parallel where Ray has several CPUs.
 
-    The result depends on the seeds only, not on the number of processes.
+    They are with the deterministic policy, or with draws from it where training's evaluations drew. The result depends
+    on the seeds only, not on the number of processes.
 
     Returns:
         `rllib_spirl.envs.rollout.summarize` of the episodes, and the first seed.
@@ -136,7 +145,7 @@ def evaluate_policy(restored: Restored, *, episodes: int, seed: int, show_progre
     with stage("evaluation episodes", episodes, show=show_progress) as progress:
         if workers == 1:
             for episode_seed in seeds:
-                results.append(run_episode(env, restored.policy, episode_seed))
+                results.append(run_episode(env, restored.policy_of_evaluations(episode_seed), episode_seed))
                 progress.advance()
         else:
             reference = ray.put(restored)
@@ -156,4 +165,4 @@ class _Evaluator:
         self.restored, self.env = restored, restored.make_env()
 
     def run(self, seed: int) -> EpisodeResult:
-        return run_episode(self.env, self.restored.policy, seed)
+        return run_episode(self.env, self.restored.policy_of_evaluations(seed), seed)

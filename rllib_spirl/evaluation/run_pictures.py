@@ -9,6 +9,7 @@ from rllib_spirl.evaluation import plots
 from rllib_spirl.evaluation.aggregate import Metric, aggregate, by_method, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.runs import read_runs, varied_number
+from rllib_spirl.files import replacing
 
 LEARNING_CURVE, SWEEP = "learning_curve.png", "sweep.png"
 
@@ -31,7 +32,8 @@ def draw_run(experiment: str | Path) -> list[Path]:
         return []
     metric = choose_metric(curves)
     methods = [aggregate(name, runs, metric) for name, runs in by_method(curves).items()]
-    plots.learning_curve(methods, folder / LEARNING_CURVE)
+    with replacing(folder / LEARNING_CURVE) as file:
+        plots.learning_curve(methods, file)
     return [folder / LEARNING_CURVE, *_sweep(curves, metric, folder)]
 
 
@@ -41,5 +43,6 @@ def _sweep(curves: list[Curve], metric: Metric, folder: Path) -> list[Path]:
         return []
     key, values = found
     scores = np.array([getattr(curve, metric)[-1] for curve in curves])
-    plots.sweep(key, np.array(values), scores, metric, curves, folder / SWEEP)
+    with replacing(folder / SWEEP) as file:
+        plots.sweep(key, np.array(values), scores, metric, curves, file)
     return [folder / SWEEP]

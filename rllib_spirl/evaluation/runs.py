@@ -18,6 +18,7 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import records
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.prior import prior_scores
+from rllib_spirl.evaluation.settings import in_evaluation, merged
 from rllib_spirl.skills.checkpoint import load_card
 
 RESULTS = "result.json"
@@ -26,6 +27,7 @@ RECORD = "experiment.yaml"
 KITCHEN = "rllib_spirl/Kitchen-v0"
 BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
 MAZE = "rllib_spirl/Maze-v0"
+TRIALS = "rllib_spirl/Trials-v0"
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
 _TUNE_NAME = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
@@ -280,7 +282,7 @@ def _read(
     if not results:
         return None
     reported: dict[str, Any] = next((r["config"] for r in results if isinstance(r.get("config"), dict)), {})
-    config = {**reported, **parameters}
+    config = merged(reported, parameters)
     env_config = _mapping(config.get("env_config"))
     # RLlib repeats an evaluation, some of it as nan, in the results that follow.
     evaluated = [r for r in results if _evaluation_due(r, config) and not np.isnan(_return(r.get("evaluation")))]
@@ -288,6 +290,7 @@ def _read(
     names = list(dict.fromkeys(name for rate in rates for name in rate))
     given = env_config.get("tasks")
     tasks = given if given and isinstance(given, list | tuple) else names
+    many = bool(config.get("training_tasks")) or config.get("env") == TRIALS  # of which none is the run's
     names.sort(key=lambda name: tasks.index(name) if name in tasks else len(tasks))
 
     def evaluations(*path: str) -> Array:
@@ -305,12 +308,12 @@ def _read(
         trial=trial,
         seed=int(seed) if isinstance(seed, int | float) else None,
         env=str(config.get("env") or ""),
-        task=_maze(env_config) if config.get("env") == MAZE else ", ".join(map(str, tasks)),
-        rule=_rule(config.get("env"), env_config),
+        task="" if many else _maze(env_config) if config.get("env") == MAZE else ", ".join(map(str, tasks)),
+        rule="" if many else _rule(config.get("env"), env_config),
         data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
         skill_checkpoint=skill_checkpoint,
         target_divergence=_number(config, "target_divergence"),
-        explores=bool(_mapping(config.get("evaluation_config")).get("explore", config.get("explore"))),
+        explores=bool(in_evaluation(config).get("explore")),
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
         episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),

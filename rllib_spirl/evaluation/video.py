@@ -31,7 +31,7 @@ def record_video(
     width: int | None = None,
     show_progress: bool = True,
 ) -> list[EpisodeResult]:
-    """Run deterministic episodes of a checkpoint's policy on seeds ``seed``, ``seed`` + 1, … and film them.
+    """Run episodes of a checkpoint's policy on seeds ``seed``, ``seed`` + 1, … and film them: as `evaluate_checkpoint`.
 
     Args:
         checkpoint: See `restore.load_policy`, whose warning holds here too.
@@ -72,7 +72,7 @@ def record_video(
             film.append = add
             for episode_seed in range(seed, seed + episodes):
                 film.title = f"seed {episode_seed}"
-                results.append(run_episode(env, restored.policy, episode_seed))
+                results.append(run_episode(env, restored.policy_of_evaluations(episode_seed), episode_seed))
                 film.hold(round(rate))
                 progress.advance()
     finally:

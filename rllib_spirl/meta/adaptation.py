@@ -21,7 +21,8 @@ class Acquaintance:
 
     The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and the
     deterministic policy's skills. The context is what the exploring episodes found, the kind that the encoder has
-    learned from, and the newest others up to ``context_size`` transitions, which is as many as it has learned from.
+    learned from, and then the newest others; in all the newest ``context_size`` transitions of these at most, which is
+    as many as it has learned from.
     """
 
     env: SkillEnv
@@ -56,7 +57,7 @@ class Acquaintance:
         total = len(found["rewards"])
         exploring = sum(len(each["rewards"]) for each in self.episodes[: self.exploring_episodes])
         room = max(0, self.context_size - exploring)
-        kept = [*range(exploring), *range(max(exploring, total - room), total)]
+        kept = [*range(exploring), *range(max(exploring, total - room), total)][-self.context_size :]
         return {name: column[kept] for name, column in found.items()}
 
     def most_likely(self) -> Array:

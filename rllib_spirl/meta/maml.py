@@ -31,6 +31,13 @@ from rllib_spirl.meta.inner_step import maml_loss
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
 from rllib_spirl.meta.training_tasks import Turns, check_task_lists
 
+# Settings of RLlib that nothing would come of, and those that there are in their place.
+_NOT_USED = {
+    "train_batch_size": "`tasks_per_step` and `adaptation_episodes`",
+    "_train_batch_size_per_learner": "`tasks_per_step` and `adaptation_episodes`",
+    "rollout_fragment_length": "`adaptation_episodes`",
+}
+
 
 class MAMLConfig(CheckedConfig):
     """Configuration of `MAML`.
@@ -118,10 +125,14 @@ class MAMLConfig(CheckedConfig):
     def validate(self) -> None:
         super().validate()
         check_task_lists(self)
-        self._whole("tasks_per_step", "adaptation_episodes", "inner_steps", "num_epochs", least=1)
-        self._whole("policy_layers", least=0)
+        self._check_evaluation()
+        self._check_not_used(_NOT_USED)
+        if "explore" in (self.evaluation_config or {}):
+            self._value_error("MAML learns from what it explores, in evaluations too: leave out `explore`.")
+        self._whole("tasks_per_step", "adaptation_episodes", "inner_steps", "num_epochs", "policy_hidden", least=1)
+        self._whole("policy_layers", "eval_seed", least=0)
         self._positive("inner_lr", "clip_param", "initial_std")
-        self._share("lambda_")
+        self._share("lambda_", "gamma")
         if not 1 <= self.num_envs_per_env_runner <= self.adaptation_episodes:
             self._value_error(
                 "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, "

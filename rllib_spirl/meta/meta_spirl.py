@@ -131,6 +131,9 @@ class MetaSPiRLConfig(SPiRLConfig):
 
     def validate(self) -> None:
         check_task_lists(self)
+        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`"})
+        if (self.evaluation_config or {}).get("explore"):
+            self._value_error("MetaSPiRL explores in its first `exploring_episodes` in a task: leave out `explore`.")
         self._whole("context_dim", "little_context", "exploring_tasks", "exploring_episodes", least=0)
         self._whole(
             "context_size",
@@ -139,6 +142,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             "solved_tasks",
             "tasks_per_step",
             "context_layers",
+            "context_hidden",
             least=1,
         )
         self._positive(
