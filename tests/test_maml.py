@@ -322,7 +322,7 @@ def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, m
         ({"env": "CartPole-v1"}, "MAML in CartPole-v1 needs observations and actions that are flat boxes"),
         ({"env": "Pendulum-v1"}, "Pendulum-v1 has one task only"),
         ({"config": {"inner_rate": 1}}, "unknown key 'inner_rate'"),
-        ({"config": {"evaluation_duration": "auto"}}, "set `evaluation_duration` to a number"),
+        ({"config": {"evaluation_duration_unit": "timesteps"}}, "set `evaluation_duration` to a number"),
         ({"config": {"evaluation_config": {"explore": False}}}, "in evaluations too: leave out `explore`"),
         ({"config": {"num_learners": 2}}, "MAML trains with one learner, got num_learners=2"),
     ],

@@ -50,6 +50,8 @@ class CheckedConfig(AlgorithmConfig):
         Args:
             replaced: Their names, and what there is to set in their place.
         """
+        if self.in_evaluation:  # RLlib sets some of its own there
+            return
         fresh = type(self)()
         for name, instead in replaced.items():
             if getattr(self, name) != getattr(fresh, name):
