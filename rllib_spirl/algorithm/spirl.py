@@ -121,6 +121,7 @@ class SPiRLConfig(CheckedConfig):
         self.compile_updates = False
         self.eval_seed = 10_000
         self.skill_candidates = 32
+        self.exploring_candidates = 1
 
         # RLlib's own settings, where this algorithm wants other values.
         self.gamma = 0.97
@@ -179,6 +180,7 @@ class SPiRLConfig(CheckedConfig):
         compile_updates: bool = NotProvided,
         eval_seed: int = NotProvided,
         skill_candidates: int = NotProvided,
+        exploring_candidates: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set the training-related configuration.
@@ -239,6 +241,9 @@ class SPiRLConfig(CheckedConfig):
             eval_seed: Evaluation episodes use the seeds eval_seed, eval_seed + 1, …
             skill_candidates: How many skills at and around the averaged policy's mean the deterministic policy
                 chooses from, by their value; 1 is the mean.
+            exploring_candidates: How many skills that are drawn from the policy the agent chooses from, by their value,
+                when it explores; 1 takes what is drawn. With more, it comes to the states in which the deterministic
+                policy fails, and so learns what is wrong there.
 
         Returns:
             This updated config.
@@ -267,6 +272,7 @@ class SPiRLConfig(CheckedConfig):
             "policy_hidden",
             "train_batch_size_per_learner",
             "skill_candidates",
+            "exploring_candidates",
             "divergence_steps",
             "learner_threads",
             least=1,
@@ -299,7 +305,15 @@ class SPiRLConfig(CheckedConfig):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
         fresh = type(self)()
         if self.policy == "flow":
-            for name in ("kl_in_target", "target_members", "target_value", "policy_value", "conservatism", "cloning"):
+            for name in (
+                "kl_in_target",
+                "target_members",
+                "target_value",
+                "policy_value",
+                "conservatism",
+                "cloning",
+                "exploring_candidates",
+            ):
                 if getattr(self, name) != getattr(fresh, name):
                     self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
         if self.warmup_steps > self._transitions_kept:
@@ -389,6 +403,7 @@ class SPiRLConfig(CheckedConfig):
             "initial_value",
             "initial_alpha",
             "skill_candidates",
+            "exploring_candidates",
             "skill_bound",
         )
         return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}

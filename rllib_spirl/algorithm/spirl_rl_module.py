@@ -230,6 +230,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         if c["policy"] != "flow":
             around[0] = 0
         self.register_buffer("_around", around, persistent=False)
+        self.exploring_candidates = int(c.get("exploring_candidates", 1))
         self.target_critic = CriticEnsemble(
             card.model,
             hidden=c["critic_hidden"],
@@ -251,7 +252,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def sampling_state(self) -> dict[str, Tensor]:
         """The part of the module's state that sampling needs: not what only evaluation does."""
         parts: dict[str, nn.Module] = {"policy": self.policy}
-        if isinstance(self.policy, FlowPolicy):  # which chooses by value
+        if isinstance(self.policy, FlowPolicy) or self.exploring_candidates > 1:  # chosen by value
             parts["target_critic"] = self.target_critic
         return {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
 
@@ -291,7 +292,16 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             noise = self._around[:, None].expand(-1, len(states), -1)
             return self.choose(self.averaged_policy, states, noise)
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(self._split(states)[0]))
-        candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]  # (N, B, Z)
+        return self._most_valued(states, policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None])
+
+    @torch.no_grad()
+    def best_drawn(self, states: Tensor, noise: Tensor) -> Tensor:
+        """Of skills drawn from π(z|s) in states (B, S), made of noise (N, B, Z), those that are valued most, (B, Z)."""
+        policy, _ = self.skills(states)
+        return self._most_valued(states, policy.mean + policy.stddev * noise)
+
+    def _most_valued(self, states: Tensor, candidates: Tensor) -> Tensor:
+        """Of skills (N, B, Z) in states (B, S), those that the least of the target critics values most, (B, Z)."""
         features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
         q = self.target_critic.values(features.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
         best = q.view(len(candidates), -1).argmax(0)
