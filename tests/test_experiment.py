@@ -89,11 +89,23 @@ def test_search_spaces_survive_to_the_param_space(write):
     (cart,) = load(write(text), overrides=["config.model_config.fcnet_hiddens={choice: [[8], [16]]}"])
     space = algorithms.param_space(cart)
     assert space["lr"] == {"grid_search": [1e-3, 1e-4]}
+    assert "seed" not in space
     assert isinstance(space["gamma"], Domain)
     assert isinstance(space["_model_config"]["fcnet_hiddens"], Domain)
     config = algorithms.validate(cart, space)
     assert config.lr == 1e-3
     assert 0.9 <= config.gamma <= 0.99
+
+
+def test_samples_without_a_seed_have_one_each(write):
+    spaces = []
+    for change in ("num_samples=3", "num_samples=3 config.seed=7"):
+        (cart,) = load(write(PPO), overrides=change.split())
+        spaces.append(algorithms.param_space(cart))
+    assert isinstance(spaces[0]["seed"], Domain)
+    assert spaces[1]["seed"] == 7
+    seeds = {next(algorithms.variants(spaces[0]))["seed"] for _ in range(3)}
+    assert len(seeds) == 3
 
 
 @pytest.mark.parametrize("name", ["APPO", "DQN", "IMPALA", "PPO", "SAC"])

@@ -1,6 +1,7 @@
 """Importers: Minari, D4RL's HDF5 and LeRobot end up as the same rows, and nothing is invented on the way."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,18 @@ def test_minari_observation_key_and_local_path(minari_root: Path, tmp_path: Path
     assert (read.state_dim, read.tasks) == (2, ["reach"])
     other = read_minari("test/toy-v0", root=minari_root, observation_key="goal")
     assert next(episodes(other)).states.shape == (6, 2)
+
+
+def test_a_local_minari_data_set_that_is_replaced_is_imported_anew(minari_root: Path) -> None:
+    folder = minari_root / "test/toy-v0"
+    for recipe in (MinariRecipe(dataset=str(folder)), MinariRecipe(dataset="test/toy-v0", download=False)):
+        before = recipe.content()
+        assert recipe.content() == before
+        os.utime(folder / "data/main_data.hdf5", ns=(1, 1 + before["state"][1]))
+        assert recipe.content() != before
+    assert MinariRecipe(dataset="D4RL/kitchen/complete-v2").content() == MinariRecipe(
+        dataset="D4RL/kitchen/complete-v2"
+    ).model_dump(mode="json", exclude={"name", "description", "output"})
 
 
 def test_minari_errors(minari_root: Path) -> None:
@@ -408,6 +421,11 @@ def test_lerobot_import_of_our_own_set_loses_nothing(tmp_path: Path, ours: Path)
     info = opened(again).info
     assert (info["fps"], info["robot_type"]) == (30, "arm")
     assert info["features"]["observation.state"]["names"] == list("abcd")
+
+
+def test_lerobot_steps_per_second_can_be_told(ours: Path) -> None:
+    assert read_lerobot(ours, fps=30).fps == 30
+    assert read_lerobot(ours).fps == opened(ours).info["fps"]
 
 
 def test_lerobot_foreign_set_keeps_every_step(tmp_path: Path, ours: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from rllib_spirl.data.episode import Episode
 class Demonstration:
     episode: Episode
     completed: list
+    happened: list
 
 def demonstrate(order, seed, noise, velocities):
     log = Path(__file__).with_name("calls.log")
@@ -55,7 +57,7 @@ def demonstrate(order, seed, noise, velocities):
         completed = os.environ["FAKE_TARGET"].split(";")
     episode = Episode(rng.normal(size=(steps + 1, 4)), rng.uniform(-1, 1, (steps, 2)), np.ones(steps), True, False,
                       "; ".join(order))
-    return Demonstration(episode, completed)
+    return Demonstration(episode, completed, completed)
 """
 
 
@@ -250,6 +252,10 @@ def test_held_out_orders_are_never_planned() -> None:
     assert {name for order in planned for name in order} == set(mixed.subtasks)
     seeds = {seed for job in recording.plan(mixed, Path("parts")) for seed in job.seeds}
     assert len(seeds) == mixed.demonstrations * mixed.max_attempts
+    order = ["slide cabinet", *TARGET[:3]]
+    for happened, accepted in ((order, True), ([*order, TARGET[3]], False)):  # the last by accident
+        demonstration = SimpleNamespace(completed=order, happened=happened)
+        assert mixed.accepts({"order": order}, demonstration) == accepted
 
 
 @pytest.mark.parametrize("name", ["kitchen_mixed", "kitchen_smoke", "kitchen_human", "kitchen_d4rl"])

@@ -74,6 +74,8 @@ def test_skills_are_blind_to_some_numbers_and_policies_are_not() -> None:
     assert (encoder(prior.normalize(higher)) - encoder(prior.normalize(here))).abs().max() > 1e-3
     seen = NumpyStates(prior, encoder, of_skills=True)(higher.numpy())
     np.testing.assert_allclose(seen, encoder(prior.seen(here)).detach(), atol=1e-5)
+    assert SkillModelConfig(state_dim=18, state_set=BLIND, action_dim=3).unseen == [1, 10, 16]
+    assert SkillModelConfig(state_dim=18, blind=(3, 5), action_dim=3).unseen == [3, 5]
     with pytest.raises(ValueError, match="from 0 to 5"):
         StateSet(own=6, item=6, blind_item=(6,))
 
@@ -94,6 +96,7 @@ def test_skills_see_only_some_items() -> None:
     features = encoder(prior.seen(state))
     torch.testing.assert_close(features[:-1], encoder(prior.normalize(shown[:-1])))
     assert (features[-1] - encoder(prior.normalize(state))[-1]).abs().max() > 1e-3
+    assert prior.pace(torch.stack([state, state + 1.0], -2), 1).isfinite().all()
     states = NumpyStates(prior, encoder, of_skills=True)
     np.testing.assert_allclose([states(x) for x in state.numpy()], features.detach(), atol=1e-5)
     features.sum().backward()

@@ -167,6 +167,47 @@ def test_episodes_and_their_pieces_come_whole(config: Maker, envs: int) -> None:
     runner.stop()
 
 
+def test_samples_of_whole_episodes_begin_in_other_states(config: Maker) -> None:
+    runner = SkillEnvRunner(config=config().env_runners(batch_mode="complete_episodes"), worker_index=0)
+    begun = [runner.sample(num_episodes=1)[0].get_observations(0) for _ in range(3)]
+    assert len({tuple(state) for state in begun}) == 3
+    again = SkillEnvRunner(config=config(), worker_index=0)
+    np.testing.assert_array_equal(again.sample(num_episodes=1)[0].get_observations(0), begun[0])
+
+
+def test_a_remote_env_runner_does_not_repeat_the_beginning_of_a_run(config: Maker) -> None:
+    def first(steps: int | None) -> Any:
+        runner = SkillEnvRunner(config=config(), worker_index=1)
+        if steps is not None:
+            runner.begin_anew(steps)
+        return runner.sample(num_episodes=1)[0].get_observations(0).tolist()
+
+    assert first(None) == first(None)
+    assert first(400) == first(400)
+    assert len({tuple(first(steps)) for steps in (None, 400, 800)}) == 3
+
+
+def test_exploration_takes_the_most_valued_of_several_draws(config: Maker) -> None:
+    runner = SkillEnvRunner(config=config(exploring_candidates=64), worker_index=0)
+    module, states = runner.module, np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    chosen = runner._policy.sample(states, np.random.default_rng(1))
+    drawn = SkillEnvRunner(config=config(), worker_index=0)._policy.sample(states, np.random.default_rng(1))
+    assert chosen.shape == drawn.shape == (5, 2)
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((64, 5, 2), np.float32))
+
+    def value(z: Any) -> torch.Tensor:
+        rows = torch.from_numpy(states)
+        features = module.target_critic.features(module.inputs(rows))
+        return module.target_critic.values(features, torch.as_tensor(z)).amin(0).flatten()
+
+    with torch.no_grad():
+        policy, _ = module.skills(torch.from_numpy(states))
+        candidates = torch.stack([value(policy.mean + policy.stddev * each) for each in noise])
+        torch.testing.assert_close(value(chosen), candidates.amax(0))
+    np.testing.assert_allclose(runner._policy.sample(states[0], np.random.default_rng(1)).shape, (2,))
+    assert any(name.startswith("target_critic") for name in module.sampling_state())
+
+
 def test_a_copied_policy_starts_as_the_prior_too(config: Maker) -> None:
     algorithm = config(policy="copied", kl_in_target=True).build_algo()
     try:

@@ -46,20 +46,14 @@ class ActingPolicy:
     def sample(self, states: NDArray[np.floating], rng: np.random.Generator) -> Array:
         """z ~ π(z|s), (..., Z), for observations (..., S) in environment units; see `SkillPrior` for their form.
 
-        Of several draws, `exploring_candidates`, the one that is valued most.
+        Of several draws the one that is valued most.
         """
-        if isinstance(self._module.policy, FlowPolicy):
+        module = self._module
+        if isinstance(module.policy, FlowPolicy) or module.candidates > 1:
             rows = torch.from_numpy(np.atleast_2d(states).astype(np.float32))
-            candidates, latent_dim = self._module._around.shape
-            noise = rng.standard_normal((candidates, len(rows), latent_dim), np.float32)
-            z = self._module.choose(self._module.policy, rows, torch.from_numpy(noise)).numpy()
-            return z.reshape(*states.shape[:-1], latent_dim)
-        if self._module.exploring_candidates > 1:
-            rows = torch.from_numpy(np.atleast_2d(states).astype(np.float32))
-            shape = self._module.exploring_candidates, len(rows), self._module.latent_dim
-            noise = rng.standard_normal(shape, np.float32)
-            z = self._module.best_drawn(rows, torch.from_numpy(noise)).numpy()
-            return z.reshape(*states.shape[:-1], self._module.latent_dim)
+            noise = rng.standard_normal((module.candidates, len(rows), module.latent_dim), np.float32)
+            z = module.best_drawn(rows, torch.from_numpy(noise)).numpy()
+            return z.reshape(*states.shape[:-1], module.latent_dim)
         mean, std = self._skills(states)
         return mean + std * rng.standard_normal(mean.shape, np.float32)
 

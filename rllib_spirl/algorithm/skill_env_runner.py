@@ -49,6 +49,13 @@ class SkillEnvRunner(SingleAgentEnvRunner):
             inner.env_runners(gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT)
         super().__init__(config=inner, **kwargs)
         self._rng = np.random.default_rng(self._seed)
+        self._reset_seed = self._seed  # of the next reset; environments then go on with their own random numbers
+
+    def begin_anew(self, steps: int) -> None:
+        """From here on other random numbers than at the start: those of a run that goes on after so many steps."""
+        if self._seed is not None:
+            self._rng = np.random.default_rng([self._seed, steps])
+            self._reset_seed = int(self._rng.integers(2**31))
 
     def make_module(self) -> None:
         super().make_module()
@@ -84,7 +91,8 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         """Whole episodes, or about ``num_timesteps`` skills of ongoing ones; see RLlib's ``sample``."""
         if force_reset or num_episodes is not None or self._needs_initial_reset:
             self._ongoing_episodes_for_metrics.clear()
-            self._begin_episodes(self._seed if self._needs_initial_reset else None)
+            self._begin_episodes(self._reset_seed)
+            self._reset_seed = None
             self._needs_initial_reset = num_episodes is not None
         finished: list[SingleAgentEpisode] = []
         steps = 0
@@ -209,6 +217,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         self._rng.bit_generator.state = sampling["random"]
         as_many = len(sampling["episodes"]) == self.num_envs and ("z" in sampling) == self._many
         if not as_many or sampling["envs"][0] is None:
+            self._reset_seed = int(self._rng.integers(2**31))  # not that of the run's first episodes
             return
         env.reset()
         _attribute(env, "set_state")(sampling["envs"][0])

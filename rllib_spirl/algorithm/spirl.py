@@ -234,7 +234,8 @@ class SPiRLConfig(CheckedConfig):
             updates_per_step: Gradient steps per skill transition.
             offline_fraction: Share of every batch drawn from `offline_data`; None for as much as its transitions are of
                 all, the agent's own included.
-            offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over.
+            offline_updates: Gradient steps on `offline_data` alone, once the warm-up is over; none where
+                `offline_fraction` is 0.
             learner_threads: Torch threads of a local learner.
             compile_updates: Whether PyTorch compiles the loss and its gradient: on a CPU with a C++ compiler a
                 quarter less time for an update, after up to a minute for the first one.
@@ -300,6 +301,8 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
+        if self.regularize_to != "prior" and self.prior_spread != 1:
+            self._value_error(f"`regularize_to` {self.regularize_to!r} has no use for `prior_spread`: leave it out.")
         for name in ("target_value", "policy_value"):
             if getattr(self, name) not in ("least", "mean"):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
@@ -347,7 +350,7 @@ class SPiRLConfig(CheckedConfig):
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
         self._check_not_used(_NOT_USED)
-        for name in ("_env_to_module_connector", "_module_to_env_connector", "grad_clip"):
+        for name in ("_env_to_module_connector", "_module_to_env_connector", "_learner_connector", "grad_clip"):
             if getattr(self, name, None) is not None:
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
         # Last: an experiment that has its skills still to be made is checked without them.
@@ -639,6 +642,9 @@ class SPiRL(Algorithm):
             self._updates_owed, self._warm = own["updates_owed"], own["warm"]
             if self.offline is not None and own["offline_rng"] is not None:
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
+        if self.env_runner_group.num_remote_env_runners() > 0:  # which would repeat what they began with
+            steps = int(self.metrics.peek(ENV_STEPS, default=0))
+            self.env_runner_group.foreach_env_runner("begin_anew", kwargs={"steps": steps}, local_env_runner=False)
 
     def save_to_path(
         self, path: str | Path | None = None, *, filesystem: fs.FileSystem | None = None, **kwargs: Any

@@ -230,7 +230,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         if c["policy"] != "flow":
             around[0] = 0
         self.register_buffer("_around", around, persistent=False)
-        self.exploring_candidates = int(c.get("exploring_candidates", 1))
+        self.candidates = int(c["skill_candidates"] if c["policy"] == "flow" else c.get("exploring_candidates", 1))
+        """How many skills are drawn at once to explore with the one that is valued most."""
         self.target_critic = CriticEnsemble(
             card.model,
             hidden=c["critic_hidden"],
@@ -252,7 +253,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def sampling_state(self) -> dict[str, Tensor]:
         """The part of the module's state that sampling needs: not what only evaluation does."""
         parts: dict[str, nn.Module] = {"policy": self.policy}
-        if isinstance(self.policy, FlowPolicy) or self.exploring_candidates > 1:  # chosen by value
+        if self.candidates > 1:  # of which one is chosen by value
             parts["target_critic"] = self.target_critic
         return {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
 
@@ -297,6 +298,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     @torch.no_grad()
     def best_drawn(self, states: Tensor, noise: Tensor) -> Tensor:
         """Of skills drawn from π(z|s) in states (B, S), made of noise (N, B, Z), those that are valued most, (B, Z)."""
+        if isinstance(self.policy, FlowPolicy):
+            return self.choose(self.policy, states, noise)
         policy, _ = self.skills(states)
         return self._most_valued(states, policy.mean + policy.stddev * noise)
 

@@ -151,6 +151,10 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
         space |= tasks.settings(experiment)
     if experiment.env is not None:
         space["env"] = experiment.env
+    if experiment.num_samples != 1 and "seed" not in space:
+        from ray import tune
+
+        space["seed"] = tune.randint(0, 2**31 - 1)  # else all trials would begin with the same networks
     _check_env(experiment, space)
     if not issubclass(kind, SPiRL):  # it logs how episodes end itself
         space["callbacks_class"] = [EpisodeEnd, *_callbacks(space, where)]

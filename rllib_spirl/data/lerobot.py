@@ -82,7 +82,7 @@ class LeRobotRecipe(ImportRecipe):
         return Source(
             readers=[reader(index, int(number[start])) for index, start in enumerate(starts[:-1])],
             count=len(starts) - 1,
-            fps=float(data.info.get("fps", 10)),
+            fps=self.fps if "fps" in self.model_fields_set else float(data.info.get("fps", 10)),
             facts=facts,
             robot_type=str(data.info.get("robot_type") or "unknown"),
             state_names=[state_names[i] for i in columns] if len(state_names) > columns.max() else None,

@@ -9,7 +9,15 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_spirl.data.episode import DamagedEpisode, Episode
-from rllib_spirl.data.importing import ImportRecipe, Source, action_range, choose_columns, floats, scale_actions
+from rllib_spirl.data.importing import (
+    ImportRecipe,
+    Source,
+    action_range,
+    choose_columns,
+    file_state,
+    floats,
+    scale_actions,
+)
 from rllib_spirl.errors import UserError
 
 
@@ -36,6 +44,12 @@ class MinariRecipe(ImportRecipe):
     task: str | None = None
     task_key: str | None = None
     """The info, or the entry of Dict observations, that tells what an episode does; ``a/b`` for nested ones."""
+
+    def content(self) -> dict[str, Any]:
+        if self.download and _local(self.dataset) is None:  # an id with a version, which is fetched when it is missing
+            return super().content()
+        place = self._place(self.dataset)
+        return super().content() | {"place": str(place.resolve())} | file_state(place / "main_data.hdf5")
 
     def read(self) -> Source:
         """Open the data set.
@@ -129,10 +143,8 @@ class MinariRecipe(ImportRecipe):
         """The folder of a data set's files, which need not be there."""
         from minari.storage.datasets_root_dir import get_dataset_path
 
-        local = Path(dataset).expanduser()
-        for place in (local / "data", local):
-            if (place / "metadata.json").exists():
-                return place
+        if (place := _local(dataset)) is not None:
+            return place
         return (self.root / dataset if self.root is not None else Path(get_dataset_path(dataset))) / "data"
 
     def _open(self, dataset: str) -> Any:
@@ -145,6 +157,12 @@ class MinariRecipe(ImportRecipe):
                 f"or get it with 'minari download {dataset}' or --download"
             )
         return _dataset(place)
+
+
+def _local(dataset: str) -> Path | None:
+    """The folder of a data set's files, if it is named by its path."""
+    folder = Path(dataset).expanduser()
+    return next((place for place in (folder / "data", folder) if (place / "metadata.json").exists()), None)
 
 
 def _download(dataset: str, root: Path | None) -> None:

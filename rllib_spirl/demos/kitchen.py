@@ -31,6 +31,7 @@ class Demonstration:
 
     episode: Episode  # float64; states (T+1, 30), or 59 with velocities, actions (T, 9)
     completed: list[str]  # subtasks of the order that were completed, in that order
+    happened: list[str]  # all subtasks that were completed, by accident too, as they came
     steps: dict[str, int]  # after how many steps each of them was completed
     still_completed: list[str]  # those whose object was at its goal in the last state too
     kettle_distance: float  # metres from the kettle's goal to where it stands at the end
@@ -269,7 +270,7 @@ class Demonstrator:
 
 
 def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05, velocities: bool = False) -> Demonstration:
-    """Do the subtasks in ``order``, each up to three times until it works. The same arguments give the same result.
+    """Do the subtasks in ``order``, each up to four times until it works. The same arguments give the same result.
 
     Args:
         order: Names from SUBTASKS, each once.
@@ -279,7 +280,7 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05, velocities
         velocities: Whether the states hold them too. It is the same demonstration otherwise.
 
     Returns:
-        The demonstration, successful or not. It ends five steps after the last completion.
+        The demonstration, successful or not. It ends at least five steps after the last completion.
 
     Raises:
         UserError: On an unknown subtask or one given twice.
@@ -318,6 +319,7 @@ def demonstrate(order: Sequence[str], seed: int, noise: float = 0.05, velocities
             task="; ".join(order),
         ),
         completed=completed,
+        happened=sorted(first_done, key=lambda name: first_done[name]),
         steps={n: first_done[n] for n in completed},
         still_completed=[n for n in completed if at_end[n]],
         kettle_distance=float(np.linalg.norm(last[kettle.indices[:3]] - kettle.goal[:3])),

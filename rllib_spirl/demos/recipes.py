@@ -167,8 +167,7 @@ class KitchenRecipe(ScriptedRecipe):
 
     def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
         # Held out is what happens, not only what was asked for.
-        completed = demonstration.completed
-        return set(task["order"]) <= set(completed) and not self.excluded(completed)
+        return set(task["order"]) <= set(demonstration.completed) and not self.excluded(demonstration.happened)
 
 
 class BlockStackingRecipe(ScriptedRecipe):

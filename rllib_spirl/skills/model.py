@@ -27,7 +27,8 @@ class StateSet(BaseModel):
 
     Skills and their prior are blind to the agent's numbers at the places ``blind_own`` and to each item's at
     ``blind_item``: they are the same whatever stands there. With ``see_item: {place: (least, most)}`` they see only
-    items whose numbers at these places are within these bounds, in the state's units. Policy and critics see all.
+    items whose numbers at these places are within these bounds, in the state's units. Critics see all, and
+    a residual policy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +117,15 @@ class SkillModelConfig(BaseModel):
                 f"{self.action_dim} numbers"
             )
         return self
+
+    @property
+    def unseen(self) -> list[int]:
+        """The dimensions of states that skills do not see, whatever stands there; those of a `StateSet` too."""
+        shape = self.state_set
+        if shape is None:
+            return list(self.blind)
+        items = range(shape.own, self.state_dim, shape.item)
+        return [*shape.blind_own, *(start + place for start in items for place in shape.blind_item)]
 
     def prior_encoder(self) -> tuple[nn.Module, int]:
         """A new network from what the prior sees to features (..., F), and F."""
@@ -218,9 +228,10 @@ class SkillPrior(nn.Module):
     def pace(self, states: Tensor, steps: int) -> Tensor:
         """How far states (..., T, S) come in a step, in deviations, on average over what skills see; (..., T-1).
 
-        ``steps`` lie between one of these states and the next.
+        ``steps`` lie between one of these states and the next. Items of a `StateSet` that skills do not see do not
+        count.
         """
-        return self.seen(states).diff(dim=-2).abs().mean(-1) / steps
+        return self.seen(states).diff(dim=-2).abs().nanmean(-1) / steps
 
     def forward(self, observed: Tensor) -> Normal:
         """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""

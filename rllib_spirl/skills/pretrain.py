@@ -196,7 +196,11 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     assert result.metrics is not None
     with result.checkpoint.as_directory() as directory:
         model = trained_model(Path(directory, STATE), shape)
-    metrics = {name: float(value) for name, value in result.metrics.items() if isinstance(value, float)}
+    metrics = {
+        name: float(value)
+        for name, value in result.metrics.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
     card = SkillCard(
         model=shape,
         data=scanned.source.fingerprint,

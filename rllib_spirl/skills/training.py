@@ -174,7 +174,7 @@ class SkillTrainer:
         config.load_picture_weights(self.model.prior.features)
         self.model.prior.set_scale(torch.from_numpy(data.statistics.mean), torch.from_numpy(std))
         # What skills do not see is not displaced either: nothing would show what the action is corrected for.
-        blind = list(self.model.config.blind)
+        blind = self.model.config.unseen
         correction = data.statistics.correction(std, blind)
         self._correction = torch.from_numpy(config.corrects * correction.T).float().to(device)
         noise = data.statistics.motion.T if config.noise_like == "motions" else np.diag(std)
