@@ -32,6 +32,7 @@ def show(
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Show a library's card, what its latent dimensions tell, a map of its skills, and what the prior's skills do."""
+    from rllib_spirl.envs import our_name
     from rllib_spirl.envs.skill_env import SkillEnv, try_env
     from rllib_spirl.evaluation.demonstrations import environment_of
     from rllib_spirl.evaluation.skills_shown import library, show_skills
@@ -44,7 +45,8 @@ def show(
     if not isinstance(arguments, dict):
         raise UserError(f"--env-config: give a mapping such as '{{ordered: false}}', not {env_config!r}")
     note = "Name an environment with --env to see what skills of the prior do."
-    if env is None and source is not None and (env := environment_of(source.info)) is not None:
+    if env is None and source is not None and (named := environment_of(source.info)) is not None:
+        env = our_name(named) or named
         try:
             SkillEnv(try_env(env, arguments | {"render_mode": "rgb_array"}), skills).close()
         except UserError as error:

@@ -120,16 +120,16 @@ def render_demonstrations(
 
 
 def environment_of(info: dict[str, Any]) -> str | None:
-    """The environment whose states a data set holds, as far as its ``meta/info.json`` tells; ours for those we have."""
+    """The environment whose states a data set holds, as far as its ``meta/info.json`` tells."""
     ours = info.get("rllib_spirl", {})
     if ours.get("env"):
-        return our_name(str(ours["env"])) or str(ours["env"])
+        return str(ours["env"])
     # Made before there was that key: scripted data have their recipe's word for it, Minari's name it as the robot.
     try:
         return ENVIRONMENTS[ours["source"]["recipe"]["environment"]]
     except (KeyError, TypeError):
         robot = info.get("robot_type")
-        return our_name(robot) if isinstance(robot, str) else None
+        return robot if isinstance(robot, str) and our_name(robot) else None
 
 
 def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
