@@ -51,16 +51,16 @@ def parse(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def parse_assignment(text: str, option: str, example: str) -> tuple[str, Any]:
-    """The key and the value of a ``key=value`` that an option gives.
+def parse_assignment(text: str, example: str, form: str = "key=value") -> tuple[str, Any]:
+    """The key, perhaps with dots, and the value that an option ``--set key=value`` gives.
 
     Raises:
-        UserError: There is no key or no ``=``, which an ``example`` shows, or the value is not YAML.
+        UserError: It has not this ``form``, of which there is an ``example``, or the value is not YAML.
     """
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"{option} {text}: expected key=value, e.g. {option} {example}")
-    return key.strip(), parse(value, f"{option} {key}")
+    if not equals or not all(part.strip() for part in key.split(".")):
+        raise UserError(f"--set {text}: write --set {form}, e.g. --set {example}")
+    return key.strip(), parse(value, f"--set {key}")
 
 
 def parse_file(path: Path) -> Any:

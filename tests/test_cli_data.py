@@ -75,7 +75,7 @@ def test_errors_are_one_line_and_exit_1(spirl, data: Path, tmp_path: Path) -> No
         (("import-minari", "a/b-v0", "-o", tmp_path / "x", "--root", tmp_path), "no such Minari data set"),
         (("build", tmp_path / "file"), "a recipe is a mapping"),
         (("build", tmp_path / "none.yaml"), "does not exist"),
-        (("build", "x.yaml", "--set", "seed"), "expected key=value"),
+        (("build", "x.yaml", "--set", "seed"), "write --set key=value"),
     ):
         result = spirl(*arguments)
         assert result.code == 1, arguments

@@ -145,7 +145,7 @@ MISTAKES = [  # (what --set or --stop says, what the one line must contain)
     ("scheduler_config={a: 1}", ["without 'scheduler'"]),
     ("storage_path=[1]", ["'storage_path'"]),
     ("time_budget_s=-1", ["'time_budget_s'", "positive"]),
-    ("config", ["--set config", "expected key=value"]),
+    ("config", ["--set config", "path.to.key=value"]),
     ("config.lr.x=1", ["'config.lr' is a value"]),
     ("config.lr=[1", ["--set config.lr", "not valid YAML"]),
 ]

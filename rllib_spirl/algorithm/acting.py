@@ -12,7 +12,6 @@ from torch import nn
 from rllib_spirl.algorithm.spirl_rl_module import (
     MEAN_BOUND,
     CopiedPolicy,
-    FlowPolicy,
     ResidualPolicy,
     SkillPriorRLModule,
     WithContext,
@@ -49,7 +48,7 @@ class ActingPolicy:
         Of several draws the one that is valued most.
         """
         module = self._module
-        if isinstance(module.policy, FlowPolicy) or module.candidates > 1:
+        if module.explores_by_value:
             rows = torch.from_numpy(np.atleast_2d(states).astype(np.float32))
             noise = rng.standard_normal((module.candidates, len(rows), module.latent_dim), np.float32)
             z = module.best_drawn(rows, torch.from_numpy(noise)).numpy()

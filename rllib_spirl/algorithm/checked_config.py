@@ -1,6 +1,6 @@
 """RLlib's configuration, with settings that are taken and checked in one place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Self
@@ -52,11 +52,14 @@ class CheckedConfig(AlgorithmConfig):
         """
         if self.in_evaluation:  # RLlib sets some of its own there
             return
+        for name in self._changed(replaced):
+            kind = self.algo_class.__name__ if self.algo_class else type(self).__name__
+            self._value_error(f"{kind} has no use for `{name.strip('_')}`: set {replaced[name]}.")
+
+    def _changed(self, names: Iterable[str]) -> list[str]:
+        """Those of some settings that are not the defaults."""
         fresh = type(self)()
-        for name, instead in replaced.items():
-            if getattr(self, name) != getattr(fresh, name):
-                kind = self.algo_class.__name__ if self.algo_class else type(self).__name__
-                self._value_error(f"{kind} has no use for `{name.strip('_')}`: set {instead}.")
+        return [name for name in names if getattr(self, name) != getattr(fresh, name)]
 
     def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
         """Raise ValueError unless settings fit; ``what`` says what each must, as in "be at least 1"."""

@@ -227,7 +227,7 @@ class SkillEnvRunner(SingleAgentEnvRunner):
         self._ongoing_episodes_for_metrics.clear()
         for piece in map(SingleAgentEpisode.from_state, sampling["pieces"]):
             self._ongoing_episodes_for_metrics[piece.id_].append(piece)
-        self._needs_initial_reset = False
+        self._needs_initial_reset, self._reset_seed = False, None
 
     @cached_property
     def _evaluation_env(self) -> SkillEnv:

@@ -65,6 +65,15 @@ _NOT_USED = {
     "minibatch_size": "`train_batch_size_per_learner`",
     "num_epochs": "`updates_per_step`",
 }
+_NOT_OF_FLOWS = (
+    "kl_in_target",
+    "target_members",
+    "target_value",
+    "policy_value",
+    "conservatism",
+    "cloning",
+    "exploring_candidates",
+)
 
 
 class SPiRLConfig(CheckedConfig):
@@ -301,24 +310,12 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
-        if self.regularize_to != "prior" and self.prior_spread != 1:
-            self._value_error(f"`regularize_to` {self.regularize_to!r} has no use for `prior_spread`: leave it out.")
         for name in ("target_value", "policy_value"):
             if getattr(self, name) not in ("least", "mean"):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
-        fresh = type(self)()
         if self.policy == "flow":
-            for name in (
-                "kl_in_target",
-                "target_members",
-                "target_value",
-                "policy_value",
-                "conservatism",
-                "cloning",
-                "exploring_candidates",
-            ):
-                if getattr(self, name) != getattr(fresh, name):
-                    self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
+            for name in self._changed(_NOT_OF_FLOWS):
+                self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
         if self.warmup_steps > self._transitions_kept:
             self._value_error(
                 f"`warmup_steps`, {self.warmup_steps}, are more than are kept, {self._transitions_kept}, so that "

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -183,6 +184,19 @@ class CriticEnsemble(nn.Module):
         return x.squeeze(-1)
 
 
+def most_valued(
+    critic: CriticEnsemble, inputs: Tensor, candidates: Tensor, over_members: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Of skills (N, B, Z) in states, for which critics see ``inputs`` (B, S'), those that are valued most, (B, Z).
+
+    ``over_members`` makes one value of those of the critics, along its dimension: `torch.amin` or `torch.mean`.
+    """
+    features = critic.features(inputs).expand(len(candidates), -1, -1)
+    q = over_members(critic.values(features.flatten(0, 1), candidates.flatten(0, 1)), 0)
+    best = q.view(len(candidates), -1).argmax(0)
+    return candidates[best, torch.arange(len(inputs))]
+
+
 class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     """Policy π(z|s) regularised to a frozen skill prior, E critics with targets, and the temperature α.
 
@@ -232,6 +246,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         self.register_buffer("_around", around, persistent=False)
         self.candidates = int(c["skill_candidates"] if c["policy"] == "flow" else c.get("exploring_candidates", 1))
         """How many skills are drawn at once to explore with the one that is valued most."""
+        self.explores_by_value = self.candidates > 1 or c["policy"] == "flow"
         self.target_critic = CriticEnsemble(
             card.model,
             hidden=c["critic_hidden"],
@@ -253,7 +268,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def sampling_state(self) -> dict[str, Tensor]:
         """The part of the module's state that sampling needs: not what only evaluation does."""
         parts: dict[str, nn.Module] = {"policy": self.policy}
-        if self.candidates > 1:  # of which one is chosen by value
+        if self.explores_by_value:
             parts["target_critic"] = self.target_critic
         return {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
 
@@ -293,7 +308,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             noise = self._around[:, None].expand(-1, len(states), -1)
             return self.choose(self.averaged_policy, states, noise)
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(self._split(states)[0]))
-        return self._most_valued(states, policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None])
+        candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]
+        return most_valued(self.target_critic, self.inputs(states), candidates, torch.amin)
 
     @torch.no_grad()
     def best_drawn(self, states: Tensor, noise: Tensor) -> Tensor:
@@ -301,14 +317,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         if isinstance(self.policy, FlowPolicy):
             return self.choose(self.policy, states, noise)
         policy, _ = self.skills(states)
-        return self._most_valued(states, policy.mean + policy.stddev * noise)
-
-    def _most_valued(self, states: Tensor, candidates: Tensor) -> Tensor:
-        """Of skills (N, B, Z) in states (B, S), those that the least of the target critics values most, (B, Z)."""
-        features = self.target_critic.features(self.inputs(states)).expand(len(candidates), -1, -1)
-        q = self.target_critic.values(features.flatten(0, 1), candidates.flatten(0, 1)).amin(0)
-        best = q.view(len(candidates), -1).argmax(0)
-        return candidates[best, torch.arange(len(states))]
+        return most_valued(self.target_critic, self.inputs(states), policy.mean + policy.stddev * noise, torch.amin)
 
     @torch.no_grad()
     def choose(self, policy: FlowPolicy, states: Tensor, noise: Tensor, critic: CriticEnsemble | None = None) -> Tensor:
@@ -317,13 +326,11 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         Values are means over the critics: those of ``critic``, else the target critics. Chunks of actions are clipped
         to [-1, 1] first.
         """
-        inputs, critic = self.inputs(states), critic or self.target_critic
+        inputs = self.inputs(states)
         z = policy(inputs, noise)
         if self._chunks:
             z = z.clamp(-1, 1)
-        features = critic.features(inputs).expand(len(z), -1, -1)
-        best = critic.values(features.flatten(0, 1), z.flatten(0, 1)).mean(0).view(len(z), -1).argmax(0)
-        return z[best, torch.arange(len(states))]
+        return most_valued(critic or self.target_critic, inputs, z, torch.mean)
 
     @torch.no_grad()
     def reference(self, states: Tensor) -> Normal:

@@ -3,7 +3,6 @@
 ``AlgorithmConfig.update_from_dict`` takes any key, so a typo would silently train something else.
 """
 
-import copy
 import dataclasses
 import importlib.util
 import pkgutil
@@ -100,21 +99,6 @@ def config_keys(run: str) -> tuple[str, ...]:
     return tuple(key for key in _defaults(kind.get_default_config()) if not key.startswith("_"))
 
 
-def first_variant(value: Any) -> Any:
-    """A copy with every search space replaced by one point of it (the first of a grid, a sample of the others)."""
-    from ray.tune.search.sample import Domain
-
-    if isinstance(value, Domain):
-        return value.sample()
-    if isinstance(value, Mapping):
-        if set(value) == {"grid_search"}:
-            return first_variant(value["grid_search"][0])
-        return {key: first_variant(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [first_variant(v) for v in value]
-    return copy.copy(value)
-
-
 def variants(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The first points of a search space, as many as can be looked at in seconds."""
     from ray.tune.search.variant_generator import generate_variants
@@ -176,7 +160,7 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
     Raises:
         UserError: what RLlib says about the config, in one line.
     """
-    configs = [_validated(experiment, variant, without_skills) for variant in variants(space)]
+    configs = [_validated(experiment, point, without_skills) for point in variants(space)]
     return configs[0]
 
 

@@ -291,7 +291,7 @@ def describe(data: DataSet, frames: Trajectories, horizon: int) -> dict[str, Any
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
-    return dict(parse_assignment(pair, "--set", "demonstrations=100") for pair in pairs)
+    return dict(parse_assignment(pair, "demonstrations=100") for pair in pairs)
 
 
 if __name__ == "__main__":

@@ -128,11 +128,8 @@ def load(
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
-    key, value = parse_assignment(text, "--set", "config.policy_lr=1e-4")
-    keys = [part.strip() for part in key.split(".")]
-    if not all(keys):
-        raise UserError(f"--set {text}: expected path.to.key=value, e.g. --set config.policy_lr=1e-4")
-    return keys, value
+    key, value = parse_assignment(text, "config.policy_lr=1e-4", "path.to.key=value")
+    return [part.strip() for part in key.split(".")], value
 
 
 def _parse_stop(text: str) -> tuple[str, float]:

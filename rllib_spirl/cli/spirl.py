@@ -43,7 +43,7 @@ def pretrain(
     from rllib_spirl.cli.prepare import prepare_skills
     from rllib_spirl.skills.checkpoint import load_card
 
-    pretrain_settings = dict(parse_assignment(setting, "--set", "updates=5000") for setting in settings or ())
+    pretrain_settings = dict(parse_assignment(setting, "updates=5000") for setting in settings or ())
     if env is not None:
         check_env_name(env, with_skills=True)
     section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}

@@ -197,11 +197,12 @@ def with_skills(experiment: Experiment) -> Experiment:
     known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
     from rllib_spirl.cli.prepare import prepare_skills
 
+    point = next(algorithms.variants(algorithms.param_space(experiment)))
     prepared = prepare_skills(
         dict(experiment.skills or {}),
         base=experiment.base,
-        env=algorithms.first_variant(experiment.env or experiment.config.get("env")),
-        env_config=algorithms.first_variant(experiment.config.get("env_config")),
+        env=point.get("env"),
+        env_config=point.get("env_config"),
     )
     experiment = _with(experiment, prepared.checkpoint)
     if prepared.data is not None and "offline_data" in known:

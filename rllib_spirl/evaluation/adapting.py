@@ -15,6 +15,7 @@ from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 from rllib_spirl.evaluation.runs import TRIALS
+from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
 from rllib_spirl.meta.fine_tuning import meet, relabelled
@@ -54,8 +55,8 @@ class Adaptable:
         """Likewise; of trials those of the evaluation that are not trained on."""
         if not self._on_trials:
             return list(self.config["test_tasks"])
-        evaluation = (self.config.get("evaluation_config") or {}).get("env_config") or {}
-        return [task for task in evaluation.get("tasks") or () if task not in self.trained_on]
+        there = in_evaluation(self.config).get("env_config") or {}
+        return [task for task in there.get("tasks") or () if task not in self.trained_on]
 
     @property
     def env(self) -> tuple[Any, dict[str, Any]]:
