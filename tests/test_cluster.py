@@ -136,7 +136,7 @@ def test_training_goes_on_without_a_node_that_is_lost(four_nodes: Cluster, point
 def test_pretraining_on_four_nodes_goes_on_after_a_worker_was_killed(
     four_nodes: Cluster, point_data: Path, tmp_path: Path
 ) -> None:
-    settings = {"num_workers": 4, "threads_per_worker": 1, "updates": 2000, "report_every": 100}
+    settings = {"num_workers": 4, "threads_per_worker": 1, "updates": 600, "report_every": 100}
     config = TINY.model_copy(update=settings)
     with ThreadPoolExecutor() as pool:
         training = pool.submit(pretrain, DataSet.open(point_data), config, output=tmp_path / "skills")

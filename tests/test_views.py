@@ -143,7 +143,7 @@ class TestWrapper:
 
 @pytest.mark.slow
 def test_an_agent_learns_with_skills_whose_prior_sees_its_environment(recorded: Path, tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"updates": 600})
+    config = TINY.model_copy(update={"updates": 300})
     skills = pretrain(DataSet.open(recorded), config, output=tmp_path / "skills", show_progress=False)
     algorithm = (
         SPiRLConfig()
