@@ -100,7 +100,12 @@ def test_the_wheel_is_enough_for_the_smoke_example(tmp_path: Path) -> None:
     where = call(tmp_path / "venv/bin/python", "-c", "import rllib_spirl; print(rllib_spirl.__file__)")
     assert where.strip() == f"{packages}/rllib_spirl/__init__.py"
     assert "kitchen_smoke" in call(tmp_path / "venv/bin/rllib", "example", "list")
-    shorter = ("stop.env_steps=1000", "skills.pretrain.updates=200", "skills.rollouts=1", "config.evaluation_interval=1")
+    shorter = (
+        "stop.env_steps=1000",
+        "skills.pretrain.updates=200",
+        "skills.rollouts=1",
+        "config.evaluation_interval=1",
+    )
     settings = [word for setting in shorter for word in ("--set", setting)]
     told = call(tmp_path / "venv/bin/rllib", "train", "file", "kitchen_smoke", *settings).split()
     run = tmp_path / "home" / "ray_results" / "kitchen_smoke"

@@ -461,6 +461,21 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--updates-per-step", "2"], "are of learning on: add --fine-tune-after"),
+        (["--no-demonstrations"], "are of learning on: add --fine-tune-after"),
+        (["--updates-per-step", "nan", "--fine-tune-after", "2"], "must be a number from 0 on, got nan"),
+    ],
+)
+def test_options_of_learning_on_are_checked_first(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["spirl", "adapt", "nowhere", *options], monkeypatch) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("tasks", "message"),
     [
         (["kettle"], "a direction from 0 to 180 degrees, not 'kettle'"),

@@ -25,9 +25,15 @@ def adapt(
     fine_tune_after: Annotated[
         int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
     ] = None,
+    updates_per_step: Annotated[
+        float | None, typer.Option(help="Gradient steps for each skill then [default: 4].")
+    ] = None,
     demonstrations: Annotated[
-        bool, typer.Option("--demonstrations/--no-demonstrations", help="Learn on from the demonstrations too.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--demonstrations/--no-demonstrations", help="Learn on from the demonstrations too [default: yes]."
+        ),
+    ] = None,
     trained_on_too: Annotated[bool, typer.Option("--trained-on-too", help="Take training tasks as well.")] = False,
     method: Annotated[
         str | None, typer.Option(help="The name of the curves in the file [default: the algorithm's].")
@@ -40,7 +46,13 @@ def adapt(
     session.quiet(0)
     from rllib_spirl.envs.tasks import task_name
     from rllib_spirl.evaluation import adaptation_curves, adapting
+    from rllib_spirl.meta.fine_tuning import FineTuning
 
+    options = {"updates_per_step": updates_per_step, "from_demonstrations": demonstrations}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if given and fine_tune_after is None:
+        raise UserError("--updates-per-step and --no-demonstrations are of learning on: add --fine-tune-after.")
+    fine_tuning = None if fine_tune_after is None else FineTuning(fine_tune_after, **given)
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
@@ -59,8 +71,7 @@ def adapt(
             episodes=episodes,
             seed=seed,
             exploring_episodes=exploring,
-            fine_tune_after=fine_tune_after,
-            with_demonstrations=demonstrations,
+            fine_tuning=fine_tuning,
             told=told,
         )
     finally:

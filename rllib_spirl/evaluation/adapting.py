@@ -18,7 +18,7 @@ from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
-from rllib_spirl.meta.fine_tuning import meet, relabelled
+from rllib_spirl.meta.fine_tuning import FineTuning, meet
 
 
 class Told(Protocol):
@@ -120,8 +120,7 @@ def adapt(
     episodes: int,
     seed: int = 0,
     exploring_episodes: int | None = None,
-    fine_tune_after: int | None = None,
-    with_demonstrations: bool = True,
+    fine_tuning: FineTuning | None = None,
     told: Told | None = None,
 ) -> dict[str, Points]:
     """Meet each of the tasks with the checkpoint as it is.
@@ -135,8 +134,7 @@ def adapt(
         tasks: From `check_tasks`.
         episodes, seed: How many in each, and of all random numbers.
         exploring_episodes: As for `meet`, and of MetaSPiRL only; None for the checkpoint's own number.
-        fine_tune_after: As for `meet`, and of MetaSPiRL only.
-        with_demonstrations: Whether fine-tuning replays the checkpoint's demonstrations, with the task's rewards.
+        fine_tuning: As for `meet`, and of MetaSPiRL only.
         told: Called after each episode.
 
     Returns:
@@ -146,7 +144,7 @@ def adapt(
         UserError: If the checkpoint cannot be restored, or options are not for its kind.
     """
     by_belief = issubclass(source.kind, MetaSPiRL)
-    if not by_belief and (exploring_episodes is not None or fine_tune_after is not None):
+    if not by_belief and (exploring_episodes is not None or fine_tuning is not None):
         raise UserError(
             f"{source.checkpoint} is a checkpoint of {source.method}: leave --exploring and --fine-tune-after out, "
             "which are for MetaSPiRL."
@@ -154,7 +152,7 @@ def adapt(
 
     def scores(algorithm: Any, task: Task) -> Iterator[float]:
         if by_belief:
-            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tune_after, with_demonstrations)
+            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tuning)
         if issubclass(source.kind, MAML):
             results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task))
             return (score(result) for result in results)
@@ -164,7 +162,7 @@ def adapt(
     with ExitStack() as restored:
         algorithm: Algorithm | None = None
         for task in tasks:
-            if algorithm is None or fine_tune_after is not None:  # fine-tuning has changed it
+            if algorithm is None or fine_tuning is not None:  # fine-tuning has changed it
                 restored.close()
                 algorithm = _restore(source, seed)
                 restored.callback(algorithm.stop)
@@ -182,10 +180,8 @@ def _by_belief(
     episodes: int,
     seed: int,
     exploring_episodes: int | None,
-    fine_tune_after: int | None,
-    with_demonstrations: bool,
+    fine_tuning: FineTuning | None,
 ) -> Iterator[float]:
-    learning = fine_tune_after is not None and fine_tune_after < episodes
     with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
         results = meet(
             algorithm,
@@ -193,11 +189,8 @@ def _by_belief(
             task,
             episodes=episodes,
             seed=seed,
-            exploring_episodes=algorithm.config.exploring_episodes
-            if exploring_episodes is None
-            else exploring_episodes,
-            fine_tune_after=fine_tune_after,
-            demonstrations=relabelled(algorithm, env, task) if learning and with_demonstrations else None,
+            exploring_episodes=exploring_episodes,
+            fine_tuning=fine_tuning,
         )
         for result in results:
             yield score(result)

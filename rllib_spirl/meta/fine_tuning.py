@@ -1,19 +1,42 @@
 """Meeting a new task with a trained `MetaSPiRL`: first by belief alone, then, if wanted, by gradient steps too."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from rllib_spirl.algorithm.checked_config import is_finite
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task
+from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.meta_spirl import MetaSPiRL
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
 from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Gradient steps in a new task, after its first episodes."""
+
+    after: int
+    """After so many episodes e stays as it is, the mean of the belief then. From there on the networks make gradient
+    steps after each episode, on its transitions and all before; skills are drawn in every second episode, and the
+    deterministic policy's in the others."""
+    updates_per_step: float = 4.0
+    """These steps for each skill of an episode."""
+    batch_size: int = 256
+    """Transitions in each of these steps, for each learner."""
+    from_demonstrations: bool = True
+    """Whether a share of them is from the demonstrations that the algorithm learned from, with the task's rewards."""
+
+    def __post_init__(self) -> None:
+        if not (is_finite(self.updates_per_step) and self.updates_per_step >= 0):
+            raise UserError(f"--updates-per-step: must be a number from 0 on, got {self.updates_per_step}.")
 
 
 def meet(
@@ -23,9 +46,8 @@ def meet(
     *,
     episodes: int,
     seed: int = 0,
-    exploring_episodes: int = 1,
-    fine_tune_after: int | None = None,
-    demonstrations: TaskDemonstrations | None = None,
+    exploring_episodes: int | None = None,
+    fine_tuning: FineTuning | None = None,
 ) -> Iterator[EpisodeResult]:
     """The first episodes in a task, one after the other.
 
@@ -35,40 +57,40 @@ def meet(
         task: The task.
         episodes: How many.
         seed: Of all random numbers.
-        exploring_episodes: Those with e ~ N(0, I), see `Acquaintance`.
-        fine_tune_after: After so many episodes e stays as it is, the mean of the belief then. From there on the
-            networks make ``fine_tuning_updates_per_step`` gradient steps for each skill of an episode after it; skills
-            are drawn in every second episode, and the deterministic policy's in the others. None: never.
-        demonstrations: With the task's rewards, see `relabelled`: a share of the transitions in these gradient steps.
+        exploring_episodes: Those with e ~ N(0, I), see `Acquaintance`; None for as many as the algorithm's evaluations.
+        fine_tuning: None for none.
+
+    Raises:
+        UserError: If demonstrations to learn from are not where they were.
     """
     torch.manual_seed(seed)
-    config, shape = algorithm.config, algorithm.replay
-    acquaintance = Acquaintance(env, algorithm.env_runner.module, task, exploring_episodes, config.context_size)
+    config, module = algorithm.config, algorithm.env_runner.module
+    exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
+    acquaintance = Acquaintance(env, module, task, exploring, config.context_size)
     seeds = episode_seeds(seed, task)
-    for _ in range(episodes if fine_tune_after is None else min(episodes, fine_tune_after)):
-        yield acquaintance.run(next(seeds))
-    if fine_tune_after is None or fine_tune_after >= episodes:
+    if fine_tuning is None or fine_tuning.after >= episodes:
+        for _ in range(episodes):
+            yield acquaintance.run(next(seeds))
         return
+    demonstrations = _relabelled(algorithm, env, task) if fine_tuning.from_demonstrations else None
+    for _ in range(fine_tuning.after):
+        yield acquaintance.run(next(seeds))
     e = acquaintance.most_likely()
-    replay = SkillReplay(config.replay_capacity, shape.state_dim, shape.latent_dim, seed)
+    replay = SkillReplay(config.replay_capacity, algorithm.replay.state_dim, algorithm.replay.latent_dim, seed)
     offline = None if demonstrations is None else demonstrations.of_task(0)
     learned_from = 0
-    for number in range(fine_tune_after + 1, episodes + 1):
+    for number in range(fine_tuning.after + 1, episodes + 1):
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
-            updates = round(config.fine_tuning_updates_per_step * len(transitions["rewards"]))
-            algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates)
+            updates = round(fine_tuning.updates_per_step * len(transitions["rewards"]))
+            algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)
         yield acquaintance.run_with(e, chosen, np.random.default_rng(chosen) if number % 2 else None)
 
 
-def relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
-    """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none.
-
-    Raises:
-        UserError: If they are not where they were.
-    """
+def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
+    """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none."""
     config = algorithm.config
     if not config.offline_data or config.offline_fraction == 0:
         return None

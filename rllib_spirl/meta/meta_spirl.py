@@ -58,7 +58,6 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.solved_tasks = 8
         self.exploring_divergence = 0.1
         self.exploring_episodes = 1
-        self.fine_tuning_updates_per_step = 1.0
         self.tasks_per_step = 2
 
         # SPiRL's own settings, where many tasks want other values.
@@ -90,7 +89,6 @@ class MetaSPiRLConfig(SPiRLConfig):
         solved_tasks: int = NotProvided,
         exploring_divergence: float = NotProvided,
         exploring_episodes: int = NotProvided,
-        fine_tuning_updates_per_step: float = NotProvided,
         tasks_per_step: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -113,7 +111,6 @@ class MetaSPiRLConfig(SPiRLConfig):
             exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
                 of tasks with much context.
             exploring_episodes: In evaluation, the episodes in a new task with e ~ N(0, I) before e is told from them.
-            fine_tuning_updates_per_step: Gradient steps for each skill in a single task, see `fine_tune`.
             tasks_per_step: Tasks in which an env runner runs episodes in a training step, two in each: one with
                 e ~ N(0, I), and one with e ~ q(e | earlier episodes of the first kind).
             **kwargs: Those of `SPiRLConfig.training`. train_batch_size_per_learner, replay_capacity and
@@ -145,9 +142,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             "context_hidden",
             least=1,
         )
-        self._positive(
-            "exploring_divergence", "context_divergence", "initial_context_weight", "fine_tuning_updates_per_step"
-        )
+        self._positive("exploring_divergence", "context_divergence", "initial_context_weight")
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
                 f"`little_context` ({self.little_context}) and `much_context` ({self.much_context}) must not be more "
@@ -293,13 +288,14 @@ class MetaSPiRL(SPiRL):
             return int(self._random.integers(config.little_context + 1))
         return int(np.exp(self._random.uniform(np.log(config.much_context), np.log(config.context_size + 1))))
 
-    def fine_tune(self, replay: SkillReplay, offline: Samples | None, e: torch.Tensor, updates: int) -> None:
+    def fine_tune(
+        self, replay: SkillReplay, offline: Samples | None, e: torch.Tensor, *, updates: int, rows: int
+    ) -> None:
         """SPiRL's gradient steps on the transitions of one task, with a fixed embedding e (E,).
 
-        As many transitions are in each as in one of all tasks, and α and δ are those of much context.
+        ``rows`` transitions are in each step, for each learner, and α and δ are those of much context.
         """
         config = self.config
-        rows = config.train_batch_size_per_learner * (config.exploring_tasks + config.solved_tasks)
         for first in range(0, updates, MAX_UPDATES_AT_ONCE):
             count = min(MAX_UPDATES_AT_ONCE, updates - first)
             batches = count * max(1, config.num_learners)
