@@ -304,13 +304,15 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
     command = ["rllib", "train", "file", str(spec.source.relative_to(ROOT)), "--only", spec.name]
     command += [part for change in changes for part in ("--set", change)]
     command += ["--stop", f"{metric}={steps}"]
-    made = json.dumps({"experiment": spec.given, "settings": settings})
-    if (storage / "made").exists() and (storage / "made").read_text() != made:
+    made = json.loads(json.dumps({"experiment": {**spec.given, "stop": None}, "settings": settings}))
+    held = json.loads((storage / "made").read_text()) if (storage / "made").exists() else made
+    held["experiment"]["stop"] = None  # how long it was to go on
+    if held != made:
         raise SystemExit(f"{storage} holds a run of other settings: remove it, or give another --name")
     if (storage / "done").exists() and int((storage / "done").read_text()) >= steps:
         return command
     storage.mkdir(parents=True, exist_ok=True)
-    (storage / "made").write_text(made)
+    (storage / "made").write_text(json.dumps(made))
     (storage / VERSIONS).write_text(json.dumps(installed()))
     resume = ["--resume"] if resumable(str(storage / spec.name)) else []  # not where only skills were in training
     with (storage / COMMITS).open("a") as commits:
