@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ import yaml
 
 from rllib_spirl import MetaSPiRL, MetaSPiRLConfig, SPiRL, SPiRLConfig, UserError
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.algorithm.replay_buffer import COLUMNS, SkillReplay
+from rllib_spirl.algorithm.replay_buffer import COLUMNS, Batch, SkillReplay
 from rllib_spirl.algorithm.spirl_learner import with_prior
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.envs.point_tasks import PointTasksEnv
+from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.envs.tasks import check_split
 from rllib_spirl.evaluation import adapting
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
+from rllib_spirl.meta.fine_tuning import FineTuning, meet
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
@@ -458,6 +461,39 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     assert all(-20 < score < 0 for _, score in curve)
     again = adapting.adapt(adapting.adaptable(checkpoint), [50.0], episodes=4, seed=0)
     assert again["50.0"] == [tuple(point) for point in document["MetaSPiRL"]["50.0"]["0"]]
+
+
+def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str) -> None:
+    """For each skill of the episodes before, and then for those of each episode."""
+
+    def counts(fine_tuning: FineTuning | None) -> tuple[list[int], list[float]]:
+        """After each episode the gradient steps so far; and the episodes' scores."""
+        algorithm = MetaSPiRL.from_checkpoint(checkpoint)
+        steps, found, scores, plain = 0, [], [], algorithm._update_on
+
+        def update(columns: Batch, batches: int) -> None:
+            nonlocal steps
+            assert columns["rewards"].shape == (batches, 3)
+            steps += batches
+            plain(columns, batches)
+
+        algorithm._update_on = update
+        with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
+            for result in meet(algorithm, env, 50.0, episodes=4, seed=0, fine_tuning=fine_tuning):
+                found.append(steps)
+                scores.append(result.episode_return)
+        algorithm.stop()
+        return found, scores
+
+    skills = 5  # of an episode
+    none, plain = counts(None)
+    assert none == [0, 0, 0, 0]
+    frozen, still = counts(FineTuning(2, updates_per_step=0, batch_size=3))
+    assert frozen == [0, 0, 0, 0]
+    learning, tuned = counts(FineTuning(2, updates_per_step=2, batch_size=3))
+    assert learning == [0, 0, 2 * 2 * skills, 3 * 2 * skills]
+    assert plain[:2] == still[:2] == tuned[:2]
+    assert still[3] != tuned[3]
 
 
 @pytest.mark.parametrize(
