@@ -32,6 +32,14 @@ LEARNER = "_WrappedExecutable"  # what RLlib calls its actor
 SHORT = TINY.model_copy(update={"threads_per_worker": 1})
 
 
+def seed_of(algorithm: SPiRL) -> Any:
+    """What the random numbers of the only remote env runner came from."""
+    (seed,) = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner._rng.bit_generator.seed_seq.entropy, local_env_runner=False
+    )
+    return seed
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_training_goes_on_without_a_killed_env_runner(point_settings: dict[str, Any]) -> None:
     config = (
@@ -44,6 +52,7 @@ def test_training_goes_on_without_a_killed_env_runner(point_settings: dict[str, 
     )
     algorithm = config.build_algo()
     try:
+        began = seed_of(algorithm)
         steps = [algorithm.train()["env_steps"] for _ in range(2)]
         (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
         os.kill(pid, signal.SIGKILL)
@@ -55,6 +64,7 @@ def test_training_goes_on_without_a_killed_env_runner(point_settings: dict[str, 
         assert steps[-1] > steps[1]
         (now,) = algorithm.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
         assert now != pid
+        assert seed_of(algorithm)[0] == began  # and how far the run was then
         weights = algorithm.learner_group._learner.module["default_policy"].policy.state_dict()
         algorithm._sample()  # the latest policy goes with the next request
         (acting,) = algorithm.env_runner_group.foreach_env_runner(

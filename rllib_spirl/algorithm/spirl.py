@@ -16,6 +16,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
@@ -639,9 +640,22 @@ class SPiRL(Algorithm):
             self._updates_owed, self._warm = own["updates_owed"], own["warm"]
             if self.offline is not None and own["offline_rng"] is not None:
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
-        if self.env_runner_group.num_remote_env_runners() > 0:  # which would repeat what they began with
-            steps = int(self.metrics.peek(ENV_STEPS, default=0))
-            self.env_runner_group.foreach_env_runner("begin_anew", kwargs={"steps": steps}, local_env_runner=False)
+        if self.env_runner_group.num_remote_env_runners() > 0:
+            self._begin_anew(None)
+
+    def _begin_anew(self, ids: list[int] | None) -> None:
+        """Let remote env runners not repeat what the run began with; None for all of them."""
+        steps = int(self.metrics.peek(ENV_STEPS, default=0))
+        self.env_runner_group.foreach_env_runner(
+            "begin_anew", kwargs={"steps": steps}, remote_worker_ids=ids, local_env_runner=False
+        )
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """RLlib's; one that replaces a lost one goes on with other random numbers than the lost one began with."""
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored and env_runner_group is self.env_runner_group:
+            self._begin_anew(restored)
+        return restored
 
     def save_to_path(
         self, path: str | Path | None = None, *, filesystem: fs.FileSystem | None = None, **kwargs: Any
