@@ -27,6 +27,7 @@ from learning import (
     ROOT,
     Method,
     call,
+    commit,
     keep,
     making,
     provenance,
@@ -134,13 +135,14 @@ def _adapted(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[st
     checkpoint = max(trial.glob("checkpoint_*"))
     options = ["--episodes", str(row.episodes), "--seed", str(seed), "--method", row.title, *row.adapt]
     output, mark = storage / "adapted", storage / f"adapted {row.title}"
-    done = json.dumps([checkpoint.name, options])
-    if not mark.exists() or mark.read_text() != done:
+    asked = [checkpoint.name, options]
+    if not mark.exists() or json.loads(mark.read_text())[:2] != asked:
         call("spirl", ["adapt", str(checkpoint), *options, "--output", str(output)], storage)
-        mark.write_text(done)
+        mark.write_text(json.dumps([*asked, commit()]))
     document = adaptation_curves.load(output / adaptation_curves.CURVES)
     return provenance(curve, command) | {
         "adaptation": shlex.join(["spirl", "adapt", checkpoint.name, *options]),
+        "adapted_at": (json.loads(mark.read_text())[2:] or [None])[0],  # noted since 29 November
         "meta_steps": int(curve.train_steps[-1]),
         "curves": {task: seeds[str(seed)] for task, seeds in document[row.title].items() if str(seed) in seeds},
     }
