@@ -367,6 +367,7 @@ class TestDemonstrations:
         with pytest.raises(UserError, match="unknown key 'order_length'"):
             recipes.read_recipe(ROOT / "offline_data" / "block_stacking.yaml", {"order_length": 2})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("script", "arguments", "key"),
         [
