@@ -47,7 +47,7 @@ test: install
 
 # Two: most of these tests start several processes themselves.
 slow: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -m 'slow and not long'
 
 long: install
 	$(BIN)/python -m pytest -m long

@@ -133,6 +133,7 @@ def test_training_goes_on_without_a_node_that_is_lost(four_nodes: Cluster, point
         algorithm.stop()
 
 
+@pytest.mark.long
 def test_pretraining_on_four_nodes_goes_on_after_a_worker_was_killed(
     four_nodes: Cluster, point_data: Path, tmp_path: Path
 ) -> None:
