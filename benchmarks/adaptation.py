@@ -136,13 +136,15 @@ def _adapted(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[st
     options = ["--episodes", str(row.episodes), "--seed", str(seed), "--method", row.title, *row.adapt]
     output, mark = storage / "adapted", storage / f"adapted {row.title}"
     asked = [checkpoint.name, options]
-    if not mark.exists() or json.loads(mark.read_text())[:2] != asked:
+    done = json.loads(mark.read_text()) if mark.exists() else []
+    if done[:2] != asked:
         call("spirl", ["adapt", str(checkpoint), *options, "--output", str(output)], storage)
-        mark.write_text(json.dumps([*asked, commit()]))
+        done = [*asked, commit()]
+        mark.write_text(json.dumps(done))
     document = adaptation_curves.load(output / adaptation_curves.CURVES)
     return provenance(curve, command) | {
         "adaptation": shlex.join(["spirl", "adapt", checkpoint.name, *options]),
-        "adapted_at": (json.loads(mark.read_text())[2:] or [None])[0],  # noted since 29 November
+        "adapted_at": done[2] if len(done) > 2 else None,  # what was done before 29 November does not tell
         "meta_steps": int(curve.train_steps[-1]),
         "curves": {task: seeds[str(seed)] for task, seeds in document[row.title].items() if str(seed) in seeds},
     }

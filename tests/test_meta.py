@@ -469,13 +469,13 @@ def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str
     def counts(fine_tuning: FineTuning | None) -> tuple[list[int], list[float]]:
         """After each episode the gradient steps so far; and the episodes' scores."""
         algorithm = MetaSPiRL.from_checkpoint(checkpoint)
-        steps, found, scores, plain = 0, [], [], algorithm._update_on
+        steps, found, scores, update_on = 0, [], [], algorithm._update_on
 
         def update(columns: Batch, batches: int) -> None:
             nonlocal steps
             assert columns["rewards"].shape == (batches, 3)
             steps += batches
-            plain(columns, batches)
+            update_on(columns, batches)
 
         algorithm._update_on = update
         with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
