@@ -496,6 +496,13 @@ def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str
     assert still[3] != tuned[3]
 
 
+def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:
+    source, learning = adapting.adaptable(checkpoint), FineTuning(1, updates_per_step=4, batch_size=4)
+    both = adapting.adapt(source, [130.0, 50.0], episodes=4, fine_tuning=learning)
+    assert both["50.0"] == adapting.adapt(source, [50.0], episodes=4, fine_tuning=learning)["50.0"]
+    assert both["50.0"] != adapting.adapt(source, [50.0], episodes=4)["50.0"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -64,6 +64,7 @@ class SPiRLLearner(TorchLearner):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
+        self._weights_seq_no = 0  # else RLlib leaves the weights of an earlier state out
         super().set_state(state)
         self._set_rates()
         if TORCH_RNG in state:

@@ -1,7 +1,7 @@
 """A checkpoint that has learned from many tasks in tasks that it was not trained on: the first episodes in each."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -159,18 +159,17 @@ def adapt(
         return islice(_in_a_trial(algorithm, task), episodes)
 
     curves: dict[str, Points] = {}
-    with ExitStack() as restored:
-        algorithm: Algorithm | None = None
+    algorithm: Any = _restore(source, seed)
+    try:
         for task in tasks:
-            if algorithm is None or fine_tuning is not None:  # fine-tuning has changed it
-                restored.close()
-                algorithm = _restore(source, seed)
-                restored.callback(algorithm.stop)
             curve = curves[task_name(task)] = []
-            for number, value in enumerate(scores(algorithm, task), 1):
-                curve.append((number, value))
-                if told is not None:
-                    told(task, number, value)
+            with nullcontext() if fine_tuning is None else algorithm.restored_afterwards():
+                for number, value in enumerate(scores(algorithm, task), 1):
+                    curve.append((number, value))
+                    if told is not None:
+                        told(task, number, value)
+    finally:
+        algorithm.stop()
     return curves
 
 
@@ -211,9 +210,7 @@ def _restore(source: Adaptable, seed: int) -> Algorithm:
     config.env_runners(num_env_runners=0)
     config.learners(num_learners=0, num_gpus_per_learner=0)
     config.evaluation(evaluation_num_env_runners=0, evaluation_parallel_to_training=False)
-    if issubclass(source.kind, MetaSPiRL):
-        config.compile_updates = False
-    elif not issubclass(source.kind, MAML):
+    if not issubclass(source.kind, MetaSPiRL | MAML):
         config.env_runners(num_envs_per_env_runner=1)  # one trial
         config.debugging(seed=seed)
     path = source.checkpoint if "://" in source.checkpoint else str(Path(source.checkpoint).expanduser().absolute())

@@ -1,5 +1,8 @@
 """MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -305,6 +308,17 @@ class MetaSPiRL(SPiRL):
             self._update_on(batch | known, batches)
         if updates:
             self._sync_weights()
+
+    @contextmanager
+    def restored_afterwards(self) -> Iterator[None]:
+        """A context after which learners and env runners are what they were before it, whatever they learned there.
+
+        The modules stay the same ones, so that updates compiled for them are not compiled again.
+        """
+        before = copy.deepcopy(self.learner_group.get_state())  # RLlib's shares its memory with the networks
+        yield
+        self.learner_group.set_state(before)
+        self._sync_weights()
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
