@@ -57,10 +57,18 @@ class ActingPolicy:
         return mean + std * rng.standard_normal(mean.shape, np.float32)
 
     @torch.no_grad()
-    def best(self, states: NDArray[np.floating]) -> Array:
-        """The deterministic policy's skills, (..., Z). In evaluation only, so PyTorch's overhead does not count."""
+    def best(self, states: NDArray[np.floating], rng: np.random.Generator | None = None) -> Array:
+        """The deterministic policy's skills, (..., Z). In evaluation only, so PyTorch's overhead does not count.
+
+        With ``rng`` those that it chooses among are drawn anew.
+        """
+        module = self._module
         rows = torch.as_tensor(np.atleast_2d(np.asarray(states, np.float32)))
-        z = self._module.best_skills(rows).numpy()
+        noise = None
+        if rng is not None:
+            shape = module.skill_candidates, len(rows), module.latent_dim
+            noise = torch.from_numpy(rng.standard_normal(shape, np.float32))
+        z = module.best_skills(rows, noise).numpy()
         return z.reshape(*states.shape[:-1], z.shape[-1])
 
     def in_episode(self, seed: int, explore: bool) -> Callable[[Any], Array]:

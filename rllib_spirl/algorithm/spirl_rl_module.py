@@ -238,11 +238,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             self.policy = CopiedPolicy(self.prior)
         # What acts when no exploration is wanted: a slow average of the policy, steadier than its latest iterate.
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
-        # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; first the mean itself. What a flow
-        # makes its skills of.
+        # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; what a flow makes its skills of.
         around = torch.randn(c["skill_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
-        if c["policy"] != "flow":
-            around[0] = 0
         self.register_buffer("_around", around, persistent=False)
         self.candidates = int(c["skill_candidates"] if c["policy"] == "flow" else c.get("exploring_candidates", 1))
         """How many skills are drawn at once to explore with the one that is valued most."""
@@ -297,19 +294,31 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         """
         return self._around_prior(self.policy, states, prior or self.reference(self._split(states)[0]))
 
-    def best_skills(self, states: Tensor) -> Tensor:
+    def best_skills(self, states: Tensor, noise: Tensor | None = None) -> Tensor:
         """States (B, S) to skills (B, Z): the deterministic policy.
 
         Of the averaged policy's mean and fixed points around it, the skill that the target critics value most. A mean
         between two good skills can be a bad one, and a robot that only ever takes it stays stuck. A flow has no mean:
         its skills are made of fixed noise.
+
+        Args:
+            states: Observations.
+            noise: N(0, 1), (N, B, Z), in place of the fixed points, of which the first is not used: a policy that does
+                the same whenever the state is the same stays for good where its skill does not move the robot.
         """
-        if isinstance(self.averaged_policy, FlowPolicy):
+        if noise is None:
             noise = self._around[:, None].expand(-1, len(states), -1)
+        if isinstance(self.averaged_policy, FlowPolicy):
             return self.choose(self.averaged_policy, states, noise)
         policy, _ = self._around_prior(self.averaged_policy, states, self.reference(self._split(states)[0]))
-        candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * self._around[:, None]
+        around = torch.cat([torch.zeros_like(noise[:1]), noise[1:]])
+        candidates = policy.mean + CANDIDATE_SPREAD * policy.stddev * around
         return most_valued(self.target_critic, self.inputs(states), candidates, torch.amin)
+
+    @property
+    def skill_candidates(self) -> int:
+        """How many skills `best_skills` chooses among."""
+        return len(self._around)
 
     @torch.no_grad()
     def best_drawn(self, states: Tensor, noise: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from rllib_spirl.meta.task_rl_module import TaskRLModule
 class Acquaintance:
     """What is known of a task from the episodes in it so far, and how the next ones go.
 
-    The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and the
-    deterministic policy's skills. The context is what the exploring episodes found, the kind that the encoder has
+    The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and of
+    skills near the policy's mean, drawn anew in each state, those that are valued most. The context is what the exploring episodes found, the kind that the encoder has
     learned from, and then the newest others; in all the newest ``context_size`` transitions of these at most, which is
     as many as it has learned from.
     """
@@ -41,12 +41,12 @@ class Acquaintance:
         exploring = len(self.episodes) < self.exploring_episodes
         rng = np.random.default_rng(seed)
         e = draw(self.module, None if exploring else self._context(), rng)
-        return self.run_with(e, seed, rng if exploring else None)
+        return self.run_with(e, seed, rng, explore=exploring)
 
-    def run_with(self, e: Array, seed: int, rng: np.random.Generator | None) -> EpisodeResult:
-        """The next episode, with a given e; ``rng`` as in `beliefs.run_with`."""
+    def run_with(self, e: Array, seed: int, rng: np.random.Generator, *, explore: bool) -> EpisodeResult:
+        """The next episode, with a given e; ``rng`` and ``explore`` as in `beliefs.run_with`."""
         canonical(self.env, self.task)
-        result, transitions = run_with(self.env, self._policy, e, seed, rng)
+        result, transitions = run_with(self.env, self._policy, e, seed, rng, explore=explore)
         self.episodes.append(transitions)
         return result
 

@@ -40,7 +40,7 @@ def together(transitions: Sequence[Batch]) -> Batch | None:
 
 
 def run_with(
-    env: gym.Env, policy: ActingPolicy, e: Array, seed: int, rng: np.random.Generator | None
+    env: gym.Env, policy: ActingPolicy, e: Array, seed: int, rng: np.random.Generator, *, explore: bool
 ) -> tuple[EpisodeResult, Batch]:
     """An episode with the belief e: what it came to, and its transitions.
 
@@ -49,12 +49,14 @@ def run_with(
         policy: The policy.
         e: The embedding, (E,).
         seed: Of the environment.
-        rng: Of the skills, which are drawn; None for the deterministic policy's.
+        rng: Of the skills.
+        explore: Whether they are drawn from the policy; else they are the best, by value, of some that are drawn near
+            its mean.
     """
 
     def act(state: NDArray[np.floating]) -> Array:
         observed = np.concatenate([state, e])
-        return policy.best(observed) if rng is None else policy.sample(observed, rng)
+        return policy.sample(observed, rng) if explore else policy.best(observed, rng)
 
     recorder = _Recorder(env, act)
     result = run_episode(recorder, recorder.act, seed)

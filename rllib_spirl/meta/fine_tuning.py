@@ -86,7 +86,7 @@ def meet(
             algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)
-        yield acquaintance.run_with(e, chosen, np.random.default_rng(chosen) if number % 2 else None)
+        yield acquaintance.run_with(e, chosen, np.random.default_rng(chosen), explore=bool(number % 2))
 
 
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
