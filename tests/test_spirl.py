@@ -112,6 +112,11 @@ def test_the_deterministic_policy_takes_the_most_valuable_skill_near_its_mean(co
         assert (gain >= 0).all()
         assert (gain > 0).any()
         assert torch.equal(acting.best_skills(states), best)  # deterministic
+        drawn = torch.randn(16, 32, acting.latent_dim)
+        anew = acting.best_skills(states, drawn)
+        assert not torch.equal(anew, best)
+        drawn[0] = torch.nan  # the mean is always among them
+        assert torch.equal(acting.best_skills(states, drawn), anew)
         acting._around = acting._around[:1]
         assert torch.equal(acting.best_skills(states), mean)
     finally:

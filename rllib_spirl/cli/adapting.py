@@ -47,6 +47,7 @@ def adapt(
     from rllib_spirl.envs.tasks import task_name
     from rllib_spirl.evaluation import adaptation_curves, adapting
     from rllib_spirl.meta.fine_tuning import FineTuning
+    from rllib_spirl.progress import heard, stage
 
     options = {"updates_per_step": updates_per_step, "from_demonstrations": demonstrations}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -60,20 +61,24 @@ def adapt(
     for known in sorted(adaptation_curves.present(output, name, seed) & {task_name(task) for task in wanted}):
         typer.echo(f"{output}: the curve of {name}, seed {seed}, in {known} will be replaced; --method names another")
 
-    def told(task: Any, episode: int, score: float) -> None:
-        typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
-
     try:
         session.start(None, None, None, 0)
-        curves = adapting.adapt(
-            source,
-            wanted,
-            episodes=episodes,
-            seed=seed,
-            exploring_episodes=exploring,
-            fine_tuning=fine_tuning,
-            told=told,
-        )
+        with stage("episodes in new tasks", len(wanted) * episodes) as progress:
+
+            def told(task: Any, episode: int, score: float) -> None:
+                typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
+                heard()
+                progress.advance()
+
+            curves = adapting.adapt(
+                source,
+                wanted,
+                episodes=episodes,
+                seed=seed,
+                exploring_episodes=exploring,
+                fine_tuning=fine_tuning,
+                told=told,
+            )
     finally:
         session.stop()
     for number, points in enumerate(zip(*curves.values(), strict=True), 1):

@@ -20,9 +20,9 @@ class Acquaintance:
     """What is known of a task from the episodes in it so far, and how the next ones go.
 
     The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and of
-    skills near the policy's mean, drawn anew in each state, those that are valued most. The context is what the exploring episodes found, the kind that the encoder has
-    learned from, and then the newest others; in all the newest ``context_size`` transitions of these at most, which is
-    as many as it has learned from.
+    skills near the policy's mean, drawn anew in each state, those that are valued most. The context is what the
+    exploring episodes found, the kind that the encoder has learned from, and then the newest others; in all the newest
+    ``context_size`` transitions of these at most, which is as many as it has learned from.
     """
 
     env: SkillEnv
