@@ -1,11 +1,12 @@
 """On a GPU the same comes out as on the processor."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rllib_spirl import SPiRLConfig
+from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.spirl_learner import spirl_loss, with_prior
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.training import SkillTrainer
@@ -49,6 +50,21 @@ def test_training_on_a_gpu(point_settings: dict[str, Any]) -> None:
     result = algorithm.train()
     algorithm.stop()
     assert result["updates"] > 10
+
+
+def test_a_restored_run_makes_the_same_next_update_on_a_gpu(point_settings: dict[str, Any], tmp_path: Path) -> None:
+    config = SPiRLConfig().environment(PointEnv, env_config={}).training(**point_settings)
+    algorithm = config.learners(num_gpus_per_learner=1).debugging(seed=3).build_algo()
+    algorithm.train()
+    saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm._learn(5, 0.5)
+    restored = SPiRL.from_checkpoint(saved)
+    restored._learn(5, 0.5)
+    weights = [each.learner_group._learner.module["default_policy"].state_dict() for each in (algorithm, restored)]
+    algorithm.stop()
+    restored.stop()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-6)  # sums in another order
 
 
 def test_skills_trained_on_a_gpu_reconstruct_as_well(point_data: Any) -> None:

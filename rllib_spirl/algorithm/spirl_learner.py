@@ -31,8 +31,8 @@ from rllib_spirl.skills.checkpoint import pickled_by_name
 
 logger = logging.getLogger(__name__)
 
-TORCH_RNG = "torch_rng"
-"""In a learner's state: the random state of PyTorch, of which the noise in the losses comes."""
+TORCH_RNG, GPU_RNG = "torch_rng", "gpu_rng"
+"""In a learner's state: the random states of PyTorch, of which the noise in the losses comes; the GPU's on a GPU."""
 
 
 class SPiRLLearner(TorchLearner):
@@ -61,6 +61,8 @@ class SPiRLLearner(TorchLearner):
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(TORCH_RNG, components, not_components):
             state[TORCH_RNG] = torch.get_rng_state().numpy()
+            if self.device.type == "cuda":
+                state[GPU_RNG] = torch.cuda.get_rng_state(self.device).numpy()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -69,6 +71,8 @@ class SPiRLLearner(TorchLearner):
         self._set_rates()
         if TORCH_RNG in state:
             torch.set_rng_state(torch.from_numpy(state[TORCH_RNG].copy()))
+        if GPU_RNG in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(torch.from_numpy(state[GPU_RNG].copy()), self.device)
 
     def _set_rates(self) -> None:
         """Learning rates are the config's, not those of the optimizer's state: they may have been changed since."""
