@@ -369,6 +369,21 @@ def test_a_restored_run_makes_the_same_next_update(algorithm: SPiRL, config: Mak
         restored.stop()
 
 
+def test_after_an_earlier_checkpoint_its_policy_is_evaluated(config: Maker, tmp_path: Path) -> None:
+    algorithm = config().evaluation(evaluation_interval=1, evaluation_duration=1).build_algo()
+    try:
+        algorithm.train()
+        saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+        wanted = {name: weight.clone() for name, weight in module(algorithm).policy.state_dict().items()}
+        algorithm.train()
+        algorithm.restore_from_path(saved)
+        algorithm.evaluate()
+        for acting in (module(algorithm), algorithm.eval_env_runner.module, algorithm.env_runner.module):
+            assert all(torch.equal(weight, wanted[name]) for name, weight in acting.policy.state_dict().items())
+    finally:
+        algorithm.stop()
+
+
 @pytest.mark.parametrize(("learners", "requests"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_remote_env_runner_feeds_the_same_loop(config: Maker, learners: int, requests: int) -> None:
     made = config().env_runners(num_env_runners=1, max_requests_in_flight_per_env_runner=requests)

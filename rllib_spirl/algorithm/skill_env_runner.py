@@ -14,6 +14,7 @@ from ray.tune.registry import register_env
 from torch import nn
 
 from rllib_spirl.algorithm.acting import ActingPolicy
+from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_skill_vector_env
@@ -24,7 +25,7 @@ _SAMPLING = "sampling"
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-class SkillEnvRunner(SingleAgentEnvRunner):
+class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
     """Steps skills, in one environment or in many side by side. Also runs evaluation episodes on given seeds.
 
     Samples in a loop of its own: RLlib's costs a tenth of the kitchen's physics (benchmarks/rollout.py), most of it in

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.losses import (
     cloning_loss,
     conservative_loss,
@@ -35,7 +36,7 @@ TORCH_RNG, GPU_RNG = "torch_rng", "gpu_rng"
 """In a learner's state: the random states of PyTorch, of which the noise in the losses comes; the GPU's on a GPU."""
 
 
-class SPiRLLearner(TorchLearner):
+class SPiRLLearner(TakesAnyState, TorchLearner):
     """Skill-prior soft actor-critic. Splits what it is given into minibatches itself: one call does many updates.
 
     N learners are one: each gets B rows of every minibatch of N·B, and their gradients are averaged before each step of
@@ -66,7 +67,6 @@ class SPiRLLearner(TorchLearner):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._weights_seq_no = 0  # else RLlib leaves the weights of an earlier state out
         super().set_state(state)
         self._set_rates()
         if TORCH_RNG in state:

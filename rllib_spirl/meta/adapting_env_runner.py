@@ -9,6 +9,7 @@ import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.tasks import Task, settable
@@ -26,7 +27,7 @@ class Meeting:
     """Of the episodes before each inner step, and of those after the last one."""
 
 
-class AdaptingEnvRunner(SingleAgentEnvRunner):
+class AdaptingEnvRunner(TakesAnyState, SingleAgentEnvRunner):
     """RLlib's env runner, whose policy adapts to a task and is what it was before the next one."""
 
     module: AdaptableRLModule

@@ -20,6 +20,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
+from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.checked_config import CheckedConfig
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.algorithm.spirl import dealt_out, evaluated_once
@@ -155,7 +156,7 @@ class MAMLConfig(CheckedConfig):
         return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
 
 
-class MAMLLearner(TorchLearner):
+class MAMLLearner(TakesAnyState, TorchLearner):
     """The outer steps. A row of a batch is a task, see `maml_loss`."""
 
     def compute_loss_for_module(
