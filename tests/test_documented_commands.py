@@ -14,7 +14,7 @@ from rllib_spirl import examples
 from rllib_spirl.cli import algorithms, experiment, rllib, spirl, training
 from rllib_spirl.cli.prepare import read_section
 from rllib_spirl.data.recipe import read_recipe
-from rllib_spirl.yaml_text import parse
+from rllib_spirl.yaml_text import parse, parse_file
 from tests.documentation import PAGES, ROOT, commands, mentions, reader
 
 APPS: dict[str, Any] = {name: typer.main.get_command(app) for name, app in (("rllib", rllib.app), ("spirl", spirl.app))}
@@ -89,6 +89,14 @@ def check_pretraining(given: dict[str, Any]) -> None:
     assert isinstance(parse(given["env_config"], "--env-config"), dict)
 
 
+def check_adaptation(given: dict[str, Any]) -> None:
+    """A task of the kitchen is one that its example is not trained on."""
+    orders = parse_file(ROOT / "offline_data" / "kitchen_orders.yaml")
+    for task in given["task"] or ():
+        if "," in task:
+            assert task.split(", ") in orders["test"], f"'{task}' is no test task of kitchen_meta.yaml"
+
+
 def parse_pair(text: str) -> tuple[str, Any]:
     key, _, value = text.partition("=")
     return key, parse(value, key)
@@ -97,6 +105,7 @@ def parse_pair(text: str) -> tuple[str, Any]:
 CHECKS = {
     "rllib train file": check_experiments,
     "rllib example get": lambda given: examples.named(given["name"]),
+    "spirl adapt": check_adaptation,
     "spirl data build": check_recipe,
     "spirl pretrain": check_pretraining,
 }
