@@ -49,9 +49,8 @@ class ActingPolicy:
         """
         module = self._module
         if module.explores_by_value:
-            rows = torch.from_numpy(np.atleast_2d(states).astype(np.float32))
-            noise = rng.standard_normal((module.candidates, len(rows), module.latent_dim), np.float32)
-            z = module.best_drawn(rows, torch.from_numpy(noise)).numpy()
+            rows = _rows(states)
+            z = module.best_drawn(rows, self._noise(rng, module.candidates, rows)).numpy()
             return z.reshape(*states.shape[:-1], module.latent_dim)
         mean, std = self._skills(states)
         return mean + std * rng.standard_normal(mean.shape, np.float32)
@@ -63,17 +62,18 @@ class ActingPolicy:
         With ``rng`` those that it chooses among are drawn anew.
         """
         module = self._module
-        rows = torch.as_tensor(np.atleast_2d(np.asarray(states, np.float32)))
-        noise = None
-        if rng is not None:
-            shape = module.skill_candidates, len(rows), module.latent_dim
-            noise = torch.from_numpy(rng.standard_normal(shape, np.float32))
+        rows = _rows(states)
+        noise = None if rng is None else self._noise(rng, module.skill_candidates, rows)
         z = module.best_skills(rows, noise).numpy()
         return z.reshape(*states.shape[:-1], z.shape[-1])
 
     def in_episode(self, seed: int, explore: bool) -> Callable[[Any], Array]:
         """The policy of an evaluation episode: the deterministic one, or draws by random numbers of their own."""
         return partial(self.sample, rng=np.random.default_rng(seed)) if explore else self.best
+
+    def _noise(self, rng: np.random.Generator, count: int, rows: torch.Tensor) -> torch.Tensor:
+        """N(0, 1), (count, B, Z), of which so many skills are made in states (B, S)."""
+        return torch.from_numpy(rng.standard_normal((count, len(rows), self._module.latent_dim), np.float32))
 
     def _skills(self, observations: NDArray[np.floating]) -> tuple[Array, Array]:
         """π(z|s)'s mean and deviation, (..., Z) each."""
@@ -94,6 +94,11 @@ class ActingPolicy:
         if not self._module.around_said:
             prior_std = self._module.prior_spread * prior_std
         return prior_mean + prior_std * mean, prior_std * std
+
+
+def _rows(states: NDArray[np.floating]) -> torch.Tensor:
+    """States (..., S) as (B, S)."""
+    return torch.as_tensor(np.atleast_2d(np.asarray(states, np.float32)))
 
 
 class _Parameters:

@@ -303,7 +303,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
 
         Args:
             states: Observations.
-            noise: N(0, 1), (N, B, Z), in place of the fixed points, of which the first is not used: a policy that does
+            noise: N(0, 1), (N, B, Z), in place of the fixed points, the mean in place of the first: a policy that does
                 the same whenever the state is the same stays for good where its skill does not move the robot.
         """
         if noise is None:

@@ -25,8 +25,8 @@ class FineTuning:
 
     after: int
     """After so many episodes e stays as it is, the mean of the belief then. From there on the networks make gradient
-    steps after each episode, on its transitions and all before; skills are drawn in every second episode, and the
-    deterministic policy's in the others."""
+    steps after each episode, on its transitions and all before; skills are drawn in every second episode, and
+    chosen by value in the others, see `Acquaintance`."""
     updates_per_step: float = 4.0
     """These steps for each skill of an episode."""
     batch_size: int = 256
