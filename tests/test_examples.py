@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rllib_spirl import examples
 from rllib_spirl.cli.experiment import load
-from rllib_spirl.cli.prepare import look, read_section
+from rllib_spirl.cli.prepare import _resolve, look, read_section
 from rllib_spirl.cli.rllib import app
 from rllib_spirl.errors import UserError
 
@@ -39,7 +39,7 @@ def test_an_example_is_found_by_name_with_its_recipe(name: str) -> None:
     (experiment,) = load(name, overrides=["skills.checkpoint=nowhere"])
     assert experiment.name == "kitchen_smoke"
     assert experiment.skills is not None
-    frames, model = look(read_section(experiment.skills), base=experiment.base, env=None)
+    frames, model = look(read_section(experiment.skills), places=experiment.places, env=None)
     assert frames is not None
     assert model is not None
     assert (model.state_dim, model.action_dim) == (30, 9)
@@ -75,6 +75,24 @@ def test_a_copy_has_the_recipes_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no example 'kitchn'; did you mean 'kitchen'"):
         examples.copy("kitchn", Path("other"))
     assert not Path("other").exists()
+
+
+def test_a_recipe_beside_the_file_comes_before_that_of_its_repository() -> None:
+    Path(".git").mkdir()
+    for folder in (Path(), Path("mine")):
+        (folder / "offline_data").mkdir(parents=True)
+        (folder / "offline_data/short.yaml").write_text("environment: kitchen\nepisodes: 2\n")
+    Path("mine/short.yaml").write_text("short: {run: SPiRL, skills: {data: offline_data/short.yaml}}\n")
+    (experiment,) = load("mine/short.yaml")
+    assert experiment.base == Path.cwd()
+    found = _resolve("offline_data/short.yaml", experiment.places)
+    assert isinstance(found, Path) and found.samefile("mine/offline_data/short.yaml")
+    Path("mine/offline_data/short.yaml").unlink()
+    found = _resolve("offline_data/short.yaml", experiment.places)
+    assert isinstance(found, Path) and found.samefile("offline_data/short.yaml")
+    Path("offline_data/short.yaml").unlink()
+    with pytest.raises(UserError, match=r"skills.data: offline_data/short.yaml does not exist in .*/mine or "):
+        _resolve("offline_data/short.yaml", experiment.places)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_skills_and_demonstrations_behind_a_uri_serve_a_replay(in_memory: str, p
 def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) -> None:
     prepared = prepare_skills(
         {"data": f"local://{point_data}", "checkpoint": str(tmp_path / "skills"), "pretrain": SHORT.model_dump()},
-        base=tmp_path,
+        places=[tmp_path],
         show_progress=False,
     )
     assert str(prepared.data) == f"local://{point_data}"
@@ -101,4 +101,4 @@ def test_skills_are_not_written_to_a_uri_nor_recipes_read_from_one(point_data: P
     with pytest.raises(UserError, match="Cannot write skills to memory://skills"):
         pretrain(opened(point_data), SHORT, output="memory://skills")
     with pytest.raises(UserError, match="a recipe is a local file"):
-        prepare_skills({"data": "memory://bucket/kitchen.yaml"}, base=Path.cwd(), show_progress=False)
+        prepare_skills({"data": "memory://bucket/kitchen.yaml"}, places=[Path()], show_progress=False)

@@ -132,7 +132,7 @@ def test_two_that_want_the_priors_score_find_it_once(
     monkeypatch.setattr(prepare, "report_prior", report)
     with ThreadPoolExecutor() as pool:
         wanted = [
-            pool.submit(prepare_skills, section, base=tmp_path, env="point", show_progress=False) for _ in range(2)
+            pool.submit(prepare_skills, section, places=[tmp_path], env="point", show_progress=False) for _ in range(2)
         ]
         assert {job.result().checkpoint for job in wanted} == {str(tmp_path / "skills")}
     assert tried == [tmp_path / "skills" / CARD]
@@ -188,4 +188,4 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
 )
 def test_a_wrong_skills_section_is_one_clear_error(section: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        prepare_skills(section, base=tmp_path, show_progress=False)
+        prepare_skills(section, places=[tmp_path], show_progress=False)

@@ -85,6 +85,11 @@ class Experiment:
                 return parent
         return folder
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where relative paths in the file are looked for: beside it, in the working directory, in its repository."""
+        return self.source.parent, Path(), self.base
+
 
 def load(
     path: str | Path, *, overrides: Sequence[str] = (), stops: Sequence[str] = (), only: Sequence[str] = ()

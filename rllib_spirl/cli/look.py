@@ -96,7 +96,7 @@ def _hold_against(
     frames: Frames | None = None
     model: SkillModelConfig | None = None
     if section is not None:
-        frames, model = look(section, base=experiment.base, env=env)
+        frames, model = look(section, places=experiment.places, env=env)
     elif settings.get("skill_checkpoint"):
         with at("config.skill_checkpoint"):
             model = check_checkpoint(str(settings["skill_checkpoint"]), env)

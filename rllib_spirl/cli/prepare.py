@@ -1,7 +1,7 @@
 """What an experiment's ``skills:`` section asks for: made when it is missing, reused when it is there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,7 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
     return section
 
 
-def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Frames | None, SkillModelConfig | None]:
+def look(section: SkillsSection, *, places: Sequence[Path], env: gym.Env | None) -> tuple[Frames | None, SkillModelConfig | None]:
     """Check what can be known of a section before anything is recorded, imported or trained.
 
     Skills that are there are loaded. Data is held against the environment where it is there, or where the recipe of
@@ -106,7 +106,7 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
 
     Args:
         section: From `read_section`.
-        base: As for `prepare_skills`.
+        places: As for `prepare_skills`.
         env: The environment that the skills are for, where there is one.
 
     Returns:
@@ -115,7 +115,7 @@ def look(section: SkillsSection, *, base: Path, env: gym.Env | None) -> tuple[Fr
     Raises:
         UserError: Data or skills are missing, damaged, or of another environment.
     """
-    data = None if section.data is None else _resolve(section.data, base)
+    data = None if section.data is None else _resolve(section.data, places)
     if section.chunk is not None:
         frames = frames_of(_existing(data)) if data else None
         return frames, None if env is None else _chunks(env, section.chunk)
@@ -164,7 +164,7 @@ def check_frames(frames: Frames, config: PretrainConfig, env: gym.Env | None) ->
 def prepare_skills(
     skills: Mapping[str, Any],
     *,
-    base: Path,
+    places: Sequence[Path],
     env: str | None = None,
     env_config: dict[str, Any] | None = None,
     show_progress: bool = True,
@@ -173,7 +173,7 @@ def prepare_skills(
 
     Args:
         skills: The section as read from YAML, see `SkillsSection`.
-        base: Where relative paths are looked for if not in the working directory: the YAML file's repository.
+        places: Folders in which relative paths are looked for, in this order; then among the packaged recipes.
         env, env_config: The experiment's environment, for the prior's rollouts.
         show_progress: Whether to show progress bars.
 
@@ -184,8 +184,8 @@ def prepare_skills(
     with at("env_config"):
         made = None if env is None else try_env(env, env_config or {})
     try:
-        look(section, base=base, env=made)
-        data = None if section.data is None else _open(_resolve(section.data, base), show_progress)
+        look(section, places=places, env=made)
+        data = None if section.data is None else _open(_resolve(section.data, places), show_progress)
         if section.chunk is not None:
             if made is None:
                 raise UserError("skills.chunk: needs an environment, whose actions they are")
@@ -254,13 +254,17 @@ def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> bool:
     return prior_scores(load_card(folder).metrics, env, env_config) is not None
 
 
-def _resolve(path: str, base: Path) -> Location:
-    """A path or URI as given, else below ``base``, else a packaged recipe.
+def _resolve(path: str, places: Sequence[Path]) -> Location:
+    """A URI as given, or a path in the first of these places where it is, else a packaged recipe.
 
     Raises:
         UserError: If it is in none of these places.
     """
-    for candidate in (location(path), base / path, examples.root() / path):
-        if isinstance(candidate, Remote) or candidate.exists():
+    named = location(path)
+    if isinstance(named, Remote):
+        return named
+    for folder in (*places, examples.root()):
+        if (candidate := folder / named).exists():
             return candidate
-    raise UserError(f"skills.data: {path} does not exist, neither here nor in {base}.")
+    folders = dict.fromkeys(str(folder.absolute()) for folder in places)
+    raise UserError(f"skills.data: {path} does not exist in {' or '.join(folders)}.")

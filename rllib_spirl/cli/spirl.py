@@ -47,7 +47,7 @@ def pretrain(
     if env is not None:
         check_env_name(env, with_skills=True)
     section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}
-    prepared = prepare_skills(section, base=Path.cwd(), env=env, env_config=parse(env_config, "--env-config"))
+    prepared = prepare_skills(section, places=[Path()], env=env, env_config=parse(env_config, "--env-config"))
     table = Table(title=prepared.checkpoint, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

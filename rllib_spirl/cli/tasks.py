@@ -33,7 +33,7 @@ def settings(experiment: Experiment) -> dict[str, list[Any]]:
 
 
 def _read(name: str, experiment: Experiment) -> Any:
-    for folder in (experiment.source.parent, experiment.base):
+    for folder in experiment.places:
         if (file := folder / name).exists():
             return parse_file(file)
-    raise UserError(f"{experiment.where}: tasks: {name} does not exist, neither beside the file nor in its repository")
+    raise UserError(f"{experiment.where}: tasks: {name} does not exist, neither beside the file nor here nor in its repository")

@@ -200,7 +200,7 @@ def with_skills(experiment: Experiment) -> Experiment:
     point = next(algorithms.variants(algorithms.param_space(experiment)))
     prepared = prepare_skills(
         dict(experiment.skills or {}),
-        base=experiment.base,
+        places=experiment.places,
         env=point.get("env"),
         env_config=point.get("env_config"),
     )
