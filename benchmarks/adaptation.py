@@ -15,6 +15,7 @@ python benchmarks/adaptation.py --table adaptation --method MetaSPiRL --method P
 
 import json
 import shlex
+import sys
 from collections import defaultdict
 from pathlib import Path
 from threading import Lock
@@ -113,6 +114,10 @@ def _learn(rows: list[Row], folder: Path, results: Path, jobs: int) -> None:
         with lock:
             known = any((identity | made | asked).items() <= each.items() for each in recorded(results / RUNS))
         if known:
+            told = (
+                f"{row.table}: {row.title}, seed {seed}, is recorded; with another folder of --results it is run again"
+            )
+            print(told, file=sys.stderr)
             return
         storage = folder / (row.trained or row.title) / f"seed-{seed}"
         with lock:

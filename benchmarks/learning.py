@@ -71,6 +71,7 @@ def learn(
     record: Callable[[str, Curve], dict[str, Any]],
     results: Path,
     published: bool = False,
+    anew: bool = False,
 ) -> None:
     """Train methods on their seeds, write a report of each to ``RESULTS/title`` and print JSON.
 
@@ -78,12 +79,13 @@ def learn(
 
     Args:
         methods: What to train.
-        folder: Of runs; finished ones and those in ``results`` are not repeated, and interrupted ones go on.
+        folder: Of runs; finished ones are not repeated, and interrupted ones go on.
         jobs: Runs at a time. Several have their env runner in their own process: on as many cores as jobs that takes
             less time in all, because no core waits for another.
         record: What to keep of a run of this title.
         results: JSON file to which the runs are added, in the place of those of the same method, task and seed.
         published: Whether the papers' kitchen curves belong into the pictures.
+        anew: Whether to train what is in ``results`` with the same settings already.
     """
     specs = specifications(methods)
     lock = Lock()
@@ -94,7 +96,8 @@ def learn(
         with lock:
             known = [run for run in recorded(results) if run["seed"] == seed and made.items() <= run.items()]
         steps = steps_of(method, specs[method.title])
-        if any(run["steps"] >= steps for run in known) and not storage.exists():
+        if any(run["steps"] >= steps for run in known) and not storage.exists() and not anew:
+            print(f"{results.name} has {method.title}, seed {seed}; --anew trains it again", file=sys.stderr)
             return
         command = train(specs[method.title], storage, seed, steps, made["settings"])
         with lock:
@@ -130,6 +133,7 @@ def command(
         name: str = "",
         jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
         queue: Path | None = typer.Option(None, help="A YAML list of methods, see learning.Method, instead of one."),
+        anew: bool = typer.Option(False, "--anew", help="Train what is among the recorded results already, too."),
     ) -> None:
         """Train, then aggregate."""
         numbers_of_seeds = list(range(first, first + seeds))
@@ -137,7 +141,7 @@ def command(
             example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings
         )
         methods = [Method.model_validate(values) for values in parse_file(queue)] if queue else [one]
-        learn(methods, folder, jobs, record=record, results=RESULTS / results, published=published)
+        learn(methods, folder, jobs, record=record, results=RESULTS / results, published=published, anew=anew)
 
     return main
 
@@ -233,14 +237,16 @@ def installed() -> dict[str, str]:
 
 
 def keep(file: Path, records: list[dict[str, Any]]) -> None:
-    """Put runs in the place of earlier ones of the same method, task, data and seed."""
+    """Put runs in the place of earlier ones of the same method, task, data and seed, and into the tables of these."""
     identity = ("method", "reward", "data", "task", "seed")
 
     def key(run: dict[str, Any]) -> tuple[str, ...]:
         return run["method"] != "spirl", *(str(run.get(name, "")) for name in identity)  # ours first
 
     runs = {key(run): run for run in recorded(file)}
-    runs |= {key(run): run for run in records}
+    for run in records:
+        tables = dict.fromkeys([*run.get("tables", []), *runs.get(key(run), {}).get("tables", [])])
+        runs[key(run)] = run | ({"tables": list(tables)} if tables else {})
     lines = ",\n".join(json.dumps(runs[k]) for k in sorted(runs))
     file.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 

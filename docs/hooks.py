@@ -15,8 +15,14 @@ from pydantic import BaseModel
 from rllib_spirl import MAMLConfig, MetaSPiRLConfig, PretrainConfig, SPiRLConfig
 from rllib_spirl.algorithm.checked_config import CheckedConfig
 from rllib_spirl.cli import rllib, spirl
+from rllib_spirl.cli.experiment import CHECKPOINT_KEYS, KEYS
 from rllib_spirl.cli.prepare import SkillsSection
-from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe
+from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
+from rllib_spirl.data.importing import Recipe
+from rllib_spirl.data.lerobot import LeRobotRecipe
+from rllib_spirl.data.minari import MinariRecipe
+from rllib_spirl.demos.outside import MetaWorldRecipe, OGBenchRecipe
+from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe, MazeRecipe
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -26,6 +32,16 @@ ELSEWHERE = {
     "offline_data/README.md": "offline_data.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
+}
+RECIPES: dict[str, type[Recipe]] = {
+    "source: scripted, environment: kitchen": KitchenRecipe,
+    "source: scripted, environment: block_stacking": BlockStackingRecipe,
+    "source: scripted, environment: maze": MazeRecipe,
+    "source: ogbench": OGBenchRecipe,
+    "source: metaworld": MetaWorldRecipe,
+    "source: minari": MinariRecipe,
+    "source: d4rl": D4RLRecipe,
+    "source: lerobot": LeRobotRecipe,
 }
 # What links to these files means a page that is made.
 MADE = {
@@ -78,6 +94,10 @@ def settings() -> str:
     own += ["min_sample_timesteps_per_iteration", "evaluation_duration"]
     parts = [
         "# Settings",
+        "## An experiment file\n\nKeys of an experiment; all but `run` may be left out.",
+        _table(("key", "what it is"), [(f"`{name}`", wanted) for name, (_, wanted) in KEYS.items()]),
+        f"Keys of `checkpoint_config` are {', '.join(f'`{name}`' for name in CHECKPOINT_KEYS)}, those of Ray Tune's "
+        "`CheckpointConfig`; here `checkpoint_at_end` is true by default.",
         "## Training\n\nKeys of `config:` in an experiment file, and arguments of `SPiRLConfig.training`.",
         _arguments(SPiRLConfig),
         "Of RLlib's own settings, these have another default here:",
@@ -90,11 +110,10 @@ def settings() -> str:
         _fields(SkillsSection),
         "## Skill training\n\nKeys of `skills.pretrain:`, of `spirl pretrain --set`, fields of `PretrainConfig`.",
         _fields(PretrainConfig),
-        "## Recipes of scripted demonstrations\n\nKeys of a recipe with `environment: kitchen`, and then with "
-        "`environment: block_stacking`.",
-        _fields(KitchenRecipe),
-        _fields(BlockStackingRecipe),
+        "## Recipes\n\nKeys of a data recipe, by what its source is.",
     ]
+    for source, recipe in RECIPES.items():
+        parts += [f"### `{source}`", _fields(recipe)]
     return "\n\n".join(parts) + "\n"
 
 

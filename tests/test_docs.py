@@ -36,7 +36,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     settings = (tmp_path / "site" / "settings.html").read_text()
-    for name in ("target_divergence", "rollouts", "state_noise", "order_length"):
+    for name in ("target_divergence", "rollouts", "state_noise", "order_length", "state_keys", "max_concurrent_trials"):
         assert name in settings
     commands = (tmp_path / "site" / "commands.html").read_text()
     for name in ("rllib train file", "rllib example get", "spirl data import-lerobot", "spirl skills show", "--resume"):

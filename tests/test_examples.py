@@ -86,10 +86,10 @@ def test_a_recipe_beside_the_file_comes_before_that_of_its_repository() -> None:
     (experiment,) = load("mine/short.yaml")
     assert experiment.base == Path.cwd()
     found = _resolve("offline_data/short.yaml", experiment.places)
-    assert isinstance(found, Path) and found.samefile("mine/offline_data/short.yaml")
+    assert str(found) == "mine/offline_data/short.yaml"
     Path("mine/offline_data/short.yaml").unlink()
     found = _resolve("offline_data/short.yaml", experiment.places)
-    assert isinstance(found, Path) and found.samefile("offline_data/short.yaml")
+    assert str(found) == "offline_data/short.yaml"
     Path("offline_data/short.yaml").unlink()
     with pytest.raises(UserError, match=r"skills.data: offline_data/short.yaml does not exist in .*/mine or "):
         _resolve("offline_data/short.yaml", experiment.places)

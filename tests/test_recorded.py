@@ -37,6 +37,17 @@ def test_a_queue_names_experiments_that_there_are(queue: str, monkeypatch: pytes
             assert (first.example, first.settings, first.steps) == (row.example, row.settings, row.steps)
 
 
+def test_a_run_that_is_repeated_stays_in_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from learning import keep, recorded
+
+    first = {"method": "spirl", "task": "kitchen", "seed": 0, "tables": ["rivals"], "env_steps": [1]}
+    other = first | {"seed": 1, "tables": []}
+    keep(tmp_path / "runs.json", [first, other])
+    keep(tmp_path / "runs.json", [first | {"tables": [], "env_steps": [2]}])
+    assert recorded(tmp_path / "runs.json") == [first | {"env_steps": [2]}, other]
+
+
 @pytest.mark.parametrize(("results", "run"), RUNS, ids=[f"{r}-{x['method']}-{x['seed']}" for r, x in RUNS])
 def test_a_recorded_run_has_the_settings_of_its_example(results: str, run: dict[str, Any]) -> None:
     experiments = {e.name: e.given for e in load(ROOT / f"tuned_examples/{run['example']}.yaml")}

@@ -98,7 +98,9 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
     return section
 
 
-def look(section: SkillsSection, *, places: Sequence[Path], env: gym.Env | None) -> tuple[Frames | None, SkillModelConfig | None]:
+def look(
+    section: SkillsSection, *, places: Sequence[Path], env: gym.Env | None
+) -> tuple[Frames | None, SkillModelConfig | None]:
     """Check what can be known of a section before anything is recorded, imported or trained.
 
     Skills that are there are loaded. Data is held against the environment where it is there, or where the recipe of

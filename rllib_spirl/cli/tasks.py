@@ -36,4 +36,5 @@ def _read(name: str, experiment: Experiment) -> Any:
     for folder in experiment.places:
         if (file := folder / name).exists():
             return parse_file(file)
-    raise UserError(f"{experiment.where}: tasks: {name} does not exist, neither beside the file nor here nor in its repository")
+    folders = dict.fromkeys(str(folder.absolute()) for folder in experiment.places)
+    raise UserError(f"{experiment.where}: tasks: {name} does not exist in {' or '.join(folders)}.")
