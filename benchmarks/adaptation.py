@@ -114,10 +114,7 @@ def _learn(rows: list[Row], folder: Path, results: Path, jobs: int) -> None:
         with lock:
             known = any((identity | made | asked).items() <= each.items() for each in recorded(results / RUNS))
         if known:
-            told = (
-                f"{row.table}: {row.title}, seed {seed}, is recorded; with another folder of --results it is run again"
-            )
-            print(told, file=sys.stderr)
+            print(f"{row.table} has {row.title}, seed {seed}; another --results repeats it", file=sys.stderr)
             return
         storage = folder / (row.trained or row.title) / f"seed-{seed}"
         with lock:

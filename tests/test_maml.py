@@ -376,7 +376,7 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
 
 def test_what_is_for_other_checkpoints_is_one_clear_line(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = adapting.adaptable(checkpoint)
-    with pytest.raises(UserError, match="of MAML: leave --exploring and --fine-tune-after out"):
+    with pytest.raises(UserError, match="of MAML: leave --fine-tune-after out"):
         adapting.adapt(source, [45.0], episodes=2, fine_tuning=FineTuning(after=1))
     with pytest.raises(UserError, match=r"'0.0' is a task that .* was trained on"):
         adapting.check_tasks(source, [0])

@@ -1,5 +1,6 @@
 """Learning to learn: tasks, their context, the learner of many of them, and what a new task is met with."""
 
+import importlib
 import itertools
 import json
 import math
@@ -7,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -461,6 +462,40 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     assert all(-20 < score < 0 for _, score in curve)
     again = adapting.adapt(adapting.adaptable(checkpoint), [50.0], episodes=4, seed=0)
     assert again["50.0"] == [tuple(point) for point in document["MetaSPiRL"]["50.0"]["0"]]
+
+
+class DrawnPoint(PointTasksEnv):
+    """The point robot with a picture that tells how often it has been drawn."""
+
+    drawn = 0
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        type(self).drawn += 1
+        return np.full((64, 64, 3), self.drawn, np.uint8)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_last_episode_in_a_new_task_is_filmed(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr("rllib_spirl.envs.point_tasks.PointTasksEnv", DrawnPoint)
+    command = ["spirl", "adapt", checkpoint, "--episodes", "3", "--task", "50", "--output", str(tmp_path)]
+    assert run([*command, "--videos"], monkeypatch) == 0
+    filmed = json.loads((tmp_path / "adaptation.json").read_text())
+    assert DrawnPoint.drawn == 6  # at first, and every second of ten steps
+    video = tmp_path / "50.0.mp4"
+    assert f"video  {video}" in capsys.readouterr().out.splitlines()
+    pictures, seconds = importlib.import_module("imageio_ffmpeg").count_frames_and_secs(str(video))
+    assert (pictures, seconds) == (16, pytest.approx(1.6, abs=0.1))  # the last one is held for a second
+    assert run(command, monkeypatch) == 0
+    assert json.loads((tmp_path / "adaptation.json").read_text()) == filmed
+    assert adapting.film_of(Path("films"), ["microwave", "top burner"]) == Path("films/microwave-top-burner.mp4")
 
 
 def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str) -> None:

@@ -140,5 +140,5 @@ def test_a_recurrent_policy_meets_a_new_task_in_one_trial(ray_session: None, tmp
     }, "its trials have two episodes"
     shorter = adapting.adapt(source, [45.0], episodes=1)
     assert shorter["45.0"] == curves["45.0"][:1]
-    with pytest.raises(UserError, match="of RL²: leave --exploring and --fine-tune-after out"):
+    with pytest.raises(UserError, match="of RL²: leave --exploring out"):
         adapting.adapt(source, [45.0], episodes=1, exploring_episodes=1)

@@ -80,7 +80,7 @@ def test_many_subtasks_are_broken_into_lines() -> None:
 
 
 def test_film_takes_every_nth_step_and_the_last() -> None:
-    film = Film(PicturedPoint({"limit": 8}), every=3)
+    film = Film(PicturedPoint({"limit": 8}), every=3, held=2)
     pictures: list[np.ndarray] = []
     film.append = pictures.append
     film.reset(seed=0)
@@ -88,7 +88,12 @@ def test_film_takes_every_nth_step_and_the_last() -> None:
     for _ in range(8):
         film.step(np.array([1.0, 0.0]))
     assert [int(p[0, 0, 0]) // 10 for p in pictures] == [0, 3, 6, 8]
-    film.hold(2)
+    film.hold()
+    assert len(pictures) == 6
+    film.running = False
+    film.reset(seed=0)
+    for _ in range(8):
+        film.step(np.array([1.0, 0.0]))
     assert len(pictures) == 6
 
 

@@ -38,6 +38,9 @@ def adapt(
     method: Annotated[
         str | None, typer.Option(help="The name of the curves in the file [default: the algorithm's].")
     ] = None,
+    videos: Annotated[
+        bool, typer.Option("--videos", help="MetaSPiRL: film the last episode in each task, into the same folder.")
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adaptation.json.")] = Path("adaptation"),
 ) -> None:
     """Run the first episodes in new tasks and report what each came to: completed subtasks, or its return."""
@@ -77,6 +80,7 @@ def adapt(
                 seed=seed,
                 exploring_episodes=exploring,
                 fine_tuning=fine_tuning,
+                videos=output if videos else None,
                 told=told,
             )
     finally:
@@ -85,6 +89,8 @@ def adapt(
         mean = sum(score for _, score in points) / len(points)
         typer.echo(f"mean of {len(curves)} tasks  episode {number}  {mean:.4g}")
     typer.echo(f"curves  {adaptation_curves.add(output, name, seed, curves)}")
+    for film in [adapting.film_of(output, task) for task in wanted] if videos else ():
+        typer.echo(f"video  {film}")
 
 
 def _task(text: str) -> Any:

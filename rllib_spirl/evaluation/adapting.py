@@ -1,7 +1,8 @@
 """A checkpoint that has learned from many tasks in tasks that it was not trained on: the first episodes in each."""
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, Protocol
 
 from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
-from rllib_spirl.envs.skill_env import make_skill_env, try_env
+from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
 from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.evaluation.settings import in_evaluation
+from rllib_spirl.evaluation.video import check_film, filming
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
 from rllib_spirl.meta.fine_tuning import FineTuning, meet
@@ -121,6 +123,7 @@ def adapt(
     seed: int = 0,
     exploring_episodes: int | None = None,
     fine_tuning: FineTuning | None = None,
+    videos: Path | None = None,
     told: Told | None = None,
 ) -> dict[str, Points]:
     """Meet each of the tasks with the checkpoint as it is.
@@ -135,24 +138,28 @@ def adapt(
         episodes, seed: How many in each, and of all random numbers.
         exploring_episodes: As for `meet`, and of MetaSPiRL only; None for the checkpoint's own number.
         fine_tuning: As for `meet`, and of MetaSPiRL only.
+        videos: Folder for a film of the last episode in each task, see `film_of`; of MetaSPiRL only.
         told: Called after each episode.
 
     Returns:
         By the tasks' names, their curves.
 
     Raises:
-        UserError: If the checkpoint cannot be restored, or options are not for its kind.
+        UserError: If the checkpoint cannot be restored, options are not for its kind, or films cannot be made.
     """
     by_belief = issubclass(source.kind, MetaSPiRL)
-    if not by_belief and (exploring_episodes is not None or fine_tuning is not None):
+    options = {"--exploring": exploring_episodes, "--fine-tune-after": fine_tuning, "--videos": videos}
+    if not by_belief and (given := [name for name, value in options.items() if value is not None]):
         raise UserError(
-            f"{source.checkpoint} is a checkpoint of {source.method}: leave --exploring and --fine-tune-after out, "
-            "which are for MetaSPiRL."
+            f"{source.checkpoint} is a checkpoint of {source.method}: leave {given[0]} out, which is for MetaSPiRL."
         )
+    if videos is not None:
+        check_film(film_of(videos, tasks[0]))
 
     def scores(algorithm: Any, task: Task) -> Iterator[float]:
         if by_belief:
-            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tuning)
+            film = None if videos is None else film_of(videos, task)
+            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tuning, film)
         if issubclass(source.kind, MAML):
             results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task))
             return (score(result) for result in results)
@@ -180,8 +187,14 @@ def _by_belief(
     seed: int,
     exploring_episodes: int | None,
     fine_tuning: FineTuning | None,
+    video: Path | None,
 ) -> Iterator[float]:
-    with closing(make_skill_env(algorithm.env_runner.config.env_config)) as env:
+    config = algorithm.config
+    pictures = {} if video is None else {"render_mode": "rgb_array"}
+    with ExitStack() as stack:
+        low_level = try_env(config.env, {**config.env_config, **pictures})
+        film = None if video is None else stack.enter_context(filming(low_level, video))
+        env = stack.enter_context(closing(SkillEnv(film or low_level, config.skill_checkpoint, config.skill_bound)))
         results = meet(
             algorithm,
             env,
@@ -191,8 +204,17 @@ def _by_belief(
             exploring_episodes=exploring_episodes,
             fine_tuning=fine_tuning,
         )
-        for result in results:
-            yield score(result)
+        for number in range(1, episodes + 1):
+            if film is not None:
+                film.running, film.title = number == episodes, f"episode {number}"
+            yield score(next(results))
+        if film is not None:
+            film.hold()
+
+
+def film_of(videos: Path, task: Task) -> Path:
+    """The file in a folder of films that shows a task, called like it: ``microwave-kettle.mp4``."""
+    return videos / f"{re.sub(r'[^a-z0-9.+-]+', '-', task_name(task).lower()).strip('-') or 'task'}.mp4"
 
 
 def _in_a_trial(algorithm: Any, task: Task) -> Iterator[float]:
