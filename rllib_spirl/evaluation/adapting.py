@@ -189,12 +189,12 @@ def _by_belief(
     fine_tuning: FineTuning | None,
     video: Path | None,
 ) -> Iterator[float]:
-    config = algorithm.config
+    made = algorithm.env_runner.config.env_config
     pictures = {} if video is None else {"render_mode": "rgb_array"}
     with ExitStack() as stack:
-        low_level = try_env(config.env, {**config.env_config, **pictures})
+        low_level = try_env(made["env"], {**made["env_config"], **pictures})
         film = None if video is None else stack.enter_context(filming(low_level, video))
-        env = stack.enter_context(closing(SkillEnv(film or low_level, config.skill_checkpoint, config.skill_bound)))
+        env = stack.enter_context(closing(SkillEnv(film or low_level, made["skill_checkpoint"], made["skill_bound"])))
         results = meet(
             algorithm,
             env,
