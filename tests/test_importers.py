@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.storage.remotes import get_cloud_storage
 
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.data import Episode, TrajectoryWriter
@@ -224,6 +226,46 @@ def test_minari_download_failure_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(minari, "download_dataset", refuse)
     with pytest.raises(UserError, match=r"download failed \(ConnectionError: no route\)"):
         read_minari("D4RL/kitchen/mixed-v2", root=tmp_path, download=True)
+
+
+def test_a_minari_download_that_ends_early_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
+
+    def fetch(name: str, whole: bool) -> None:
+        folder = Path(os.environ["MINARI_DATASETS_PATH"])
+        if not whole:
+            (folder / name / "data").mkdir(parents=True)
+            raise ConnectionError("cut off")
+        add_minari(name, [_buffer(0)])
+        (folder / "test" / "namespace_metadata.json").write_text("{}")
+
+    monkeypatch.setattr(minari, "download_dataset", partial(fetch, whole=False))
+    with pytest.raises(UserError, match=r"download failed \(ConnectionError: cut off\)"):
+        read_minari("test/far-v0", root=tmp_path, download=True)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(minari, "download_dataset", partial(fetch, whole=True))
+    assert len(list(episodes(read_minari("test/far-v0", root=tmp_path, download=True)))) == 1
+    assert (tmp_path / "test" / "namespace_metadata.json").exists()
+    assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path / "elsewhere")
+
+
+def test_downloads_have_what_they_need() -> None:
+    assert type(get_cloud_storage()).__name__ == "HuggingFaceStorage"
+
+
+def test_a_minari_data_set_cannot_name_an_environment_to_be_made(minari_root: Path, tmp_path: Path) -> None:
+    file = minari_root / "test/toy-v0/data/metadata.json"
+    metadata = json.loads(file.read_text())
+    made = tmp_path / "made"
+    arguments = {"args": ["touch", str(made)]}
+    metadata["env_spec"] = gym.envs.registration.EnvSpec(
+        "Bad-v0", entry_point="subprocess:check_output", kwargs=arguments
+    ).to_json()
+    del metadata["action_space"]
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"not readable as a Minari data set \(metadata.json has no action_space"):
+        read_minari("test/toy-v0")
+    assert not made.exists()
 
 
 # D4RL. Ten rows: an episode that terminates at row 3, one that times out at row 7, an unfinished tail of two.

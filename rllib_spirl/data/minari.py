@@ -1,8 +1,12 @@
 """Import a Minari data set, by its id or from a local directory."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -19,6 +23,10 @@ from rllib_spirl.data.importing import (
     scale_actions,
 )
 from rllib_spirl.errors import UserError
+from rllib_spirl.locking import sole
+from rllib_spirl.progress import stage
+
+NAMESPACE = "namespace_metadata.json"
 
 
 class MinariRecipe(ImportRecipe):
@@ -141,11 +149,7 @@ class MinariRecipe(ImportRecipe):
 
     def _place(self, dataset: str) -> Path:
         """The folder of a data set's files, which need not be there."""
-        from minari.storage.datasets_root_dir import get_dataset_path
-
-        if (place := _local(dataset)) is not None:
-            return place
-        return (self.root / dataset if self.root is not None else Path(get_dataset_path(dataset))) / "data"
+        return _local(dataset) or _kept(self.root) / dataset / "data"
 
     def _open(self, dataset: str) -> Any:
         place = self._place(dataset)
@@ -165,31 +169,58 @@ def _local(dataset: str) -> Path | None:
     return next((place for place in (folder / "data", folder) if (place / "metadata.json").exists()), None)
 
 
+def _kept(root: Path | None) -> Path:
+    """The folder of Minari's data sets."""
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return root or Path(get_dataset_path())
+
+
 def _download(dataset: str, root: Path | None) -> None:
+    """Fetch a data set, whole or not at all: Minari takes what is there in part for the whole."""
     import minari
 
-    previous = os.environ.get("MINARI_DATASETS_PATH")
+    kept = _kept(root)
     try:
-        if root is not None:
-            os.environ["MINARI_DATASETS_PATH"] = str(root)
-        minari.download_dataset(dataset)
+        kept.mkdir(parents=True, exist_ok=True)
+        with sole(kept / ".downloading", "downloading"), TemporaryDirectory(dir=kept, prefix=".downloading-") as new:
+            if (kept / dataset / "data").exists():  # another process has fetched it
+                return
+            with _datasets_path(new), stage(f"downloading {dataset}"):
+                minari.download_dataset(dataset)
+            (kept / dataset).parent.mkdir(parents=True, exist_ok=True)
+            (Path(new) / dataset).rename(kept / dataset)
+            for file in Path(new).rglob(NAMESPACE):
+                if not (place := kept / file.relative_to(new)).exists():
+                    file.rename(place)
     except Exception as error:  # whatever the network, the host or Minari's id parser may raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{dataset}: the download failed ({type(error).__name__}: {reason}); check the id and the "
             "network, or point MINARI_DATASETS_PATH at a copy"
         ) from error
+
+
+@contextmanager
+def _datasets_path(folder: str) -> Iterator[None]:
+    """Minari's data sets in this folder."""
+    previous = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = folder
+    try:
+        yield
     finally:
-        if root is not None:
-            os.environ.pop("MINARI_DATASETS_PATH", None)
-            if previous is not None:
-                os.environ["MINARI_DATASETS_PATH"] = previous
+        del os.environ["MINARI_DATASETS_PATH"]
+        if previous is not None:
+            os.environ["MINARI_DATASETS_PATH"] = previous
 
 
 def _dataset(place: Path) -> Any:
     import minari
 
     try:
+        missing = {"observation_space", "action_space"} - json.loads((place / "metadata.json").read_text()).keys()
+        if missing:  # Minari would make the environment that the file names, which can run any code
+            raise ValueError(f"metadata.json has no {' and no '.join(sorted(missing))}")
         return minari.MinariDataset(place)
     except Exception as error:  # a damaged HDF5 or metadata file raises whatever its reader does
         reason = " ".join(str(error).split())[:200]
