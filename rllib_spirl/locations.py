@@ -1,5 +1,6 @@
 """Where data sets and skills are read from: local paths, or URIs of the file systems that pyarrow or fsspec know."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -95,6 +96,14 @@ def location(path: str | Path | Remote) -> Location:
         return Path(path).expanduser() if isinstance(path, str) else path
     parts = urlsplit(text)
     return Path(unquote(parts.path)) if parts.scheme == "file" else Remote(text)
+
+
+def find(path: str, places: Iterable[Path]) -> Location | None:
+    """What ``path`` names: a URI as given, or a path in the first of these folders where it is; None if in none."""
+    named = location(path)
+    if isinstance(named, Remote):
+        return named
+    return next((folder / named for folder in places if (folder / named).exists()), None)
 
 
 def _joined(folder: str, name: str) -> str:

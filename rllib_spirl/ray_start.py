@@ -2,12 +2,15 @@
 
 import logging
 import os
+import socket
 from typing import Any
 
 import ray
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import tell
+
+_started_here = False
 
 
 def ensure_ray() -> None:
@@ -18,10 +21,46 @@ def ensure_ray() -> None:
     if ray.is_initialized():
         return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS") in (None, "", "local"):
+    if (address := cluster_named()) is None:
         start_local(**arguments)
     else:
-        ray.init(**arguments)
+        connect(address, "RAY_ADDRESS", **arguments)
+
+
+def cluster_named() -> str | None:
+    """The address of a cluster in ``RAY_ADDRESS``, if it names one."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+def here_only() -> bool:
+    """Whether the Ray of this process was started by it, on this machine alone: what does not fit never will."""
+    return _started_here and ray.is_initialized()
+
+
+def connect(address: str, option: str, **arguments: Any) -> None:
+    """Connect to a cluster, with these arguments of ``ray.init``.
+
+    Args:
+        address: ``auto`` or ``HOST:PORT``.
+        option: What named it, for an error.
+
+    Raises:
+        UserError: If there is none, or it is an address of Ray Client.
+    """
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{option} {address}: Ray Client is not supported; use 'ray job submit -- rllib train file ...', "
+            "or run on a machine of the cluster with --ray-address auto"
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address=address, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{option} {address}: no Ray cluster can be reached there: {reason}") from None
 
 
 def start_local(**arguments: Any) -> None:
@@ -32,11 +71,12 @@ def start_local(**arguments: Any) -> None:
     Raises:
         UserError: If Ray does not come up.
     """
-    if _comes_up(**arguments):
-        return
-    tell("Ray did not come up within 30 seconds; trying once more")
+    global _started_here
     if not _comes_up(**arguments):
-        raise UserError("Ray did not come up within 30 seconds, twice: is this machine busy with more?")
+        tell("Ray did not come up within 30 seconds; trying once more")
+        if not _comes_up(**arguments):
+            raise UserError("Ray did not come up within 30 seconds, twice: is this machine busy with more?")
+    _started_here = True
 
 
 def _comes_up(**arguments: Any) -> bool:

@@ -30,6 +30,8 @@ OLD_KEYS = {
     "multiagent": "use 'policies' and 'policy_mapping_fn' from Python",
 }
 STACK_SWITCHES = ("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2", "_enable_new_api_stack")
+PATHS = {"skill_checkpoint", "offline_data"}
+"""Keys of the config that name what is there already."""
 # Of a search space with more points, the first ones: a look is to take seconds.
 _MOST_VARIANTS = 20
 # `model_config` has no setter; this is the attribute that `.rl_module(model_config=...)` fills.
@@ -135,6 +137,8 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
         space |= tasks.settings(experiment)
     if experiment.env is not None:
         space["env"] = experiment.env
+    for key in PATHS & space.keys():
+        space[key] = experiment.found(space[key])
     if experiment.num_samples != 1 and "seed" not in space:
         from ray import tune
 
@@ -145,7 +149,7 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     return space
 
 
-def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> Any:
+def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> list[Any]:
     """Build the ``AlgorithmConfig`` of the first points of the search space and let RLlib validate them.
 
     Args:
@@ -155,13 +159,12 @@ def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills
             of a run to resume.
 
     Returns:
-        The validated config of the first point.
+        The validated configs.
 
     Raises:
         UserError: what RLlib says about the config, in one line.
     """
-    configs = [_validated(experiment, point, without_skills) for point in variants(space)]
-    return configs[0]
+    return [_validated(experiment, point, without_skills) for point in variants(space)]
 
 
 def _validated(experiment: Experiment, settings: dict[str, Any], without_skills: bool) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import find
 from rllib_spirl.yaml_text import did_you_mean, parse, parse_assignment, parse_file
 
 CHECKPOINT_KEYS = (
@@ -89,6 +90,16 @@ class Experiment:
     def places(self) -> tuple[Path, ...]:
         """Where relative paths in the file are looked for: beside it, in the working directory, in its repository."""
         return self.source.parent, Path(), self.base
+
+    def found(self, value: Any) -> Any:
+        """A path in the file as an absolute one, for trials have working directories of their own.
+
+        What is a URI or is nowhere stays as it is, and so does what is no text; of a grid search it is each value.
+        """
+        if isinstance(value, dict) and set(value) == {"grid_search"}:
+            return {"grid_search": [self.found(each) for each in value["grid_search"]]}
+        place = find(value, self.places) if isinstance(value, str) else None
+        return str(place.absolute()) if isinstance(place, Path) else value
 
 
 def load(

@@ -20,13 +20,13 @@ from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import prior_scores, report_prior
-from rllib_spirl.locations import Location, Remote, location
+from rllib_spirl.locations import Location, Remote, find, location
 from rllib_spirl.locking import sole
 from rllib_spirl.paths import home
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
 from rllib_spirl.skills.model import SkillModelConfig
-from rllib_spirl.skills.pretrain import DRIVER_LOCK, pretrain, skills_folder, skills_key, trained
+from rllib_spirl.skills.pretrain import DRIVER_LOCK, check_workers, pretrain, skills_folder, skills_key, trained
 from rllib_spirl.skills.training import PretrainConfig
 
 
@@ -123,7 +123,7 @@ def look(
         return frames, None if env is None else _chunks(env, section.chunk)
     if section.given:
         with at("skills.checkpoint"):
-            model = check_checkpoint(str(section.checkpoint), env)
+            model = check_checkpoint(_named(str(section.checkpoint), places), env)
         return (frames_of(_existing(data)) if data else None), model
     assert data is not None
     existing = _existing(data)
@@ -187,6 +187,8 @@ def prepare_skills(
         made = None if env is None else try_env(env, env_config or {})
     try:
         look(section, places=places, env=made)
+        if not section.given and section.chunk is None:
+            check_workers(section.pretrain)
         data = None if section.data is None else _open(_resolve(section.data, places), show_progress)
         if section.chunk is not None:
             if made is None:
@@ -195,7 +197,7 @@ def prepare_skills(
             folder = home() / "skills" / f"chunk-{shape.horizon}-{shape.state_dim}-{shape.action_dim}"
             return PreparedSkills(str(save_chunks(folder, shape)), data)
         if section.given:
-            return PreparedSkills(str(section.checkpoint), data)
+            return PreparedSkills(_named(str(section.checkpoint), places), data)
         assert data is not None
         if (frames := frames_of(data)) is not None:  # of an import that is only now known
             check_frames(frames, section.pretrain, made)
@@ -262,11 +264,14 @@ def _resolve(path: str, places: Sequence[Path]) -> Location:
     Raises:
         UserError: If it is in none of these places.
     """
-    named = location(path)
-    if isinstance(named, Remote):
-        return named
-    for folder in (*places, examples.root()):
-        if (candidate := folder / named).exists():
-            return candidate
-    folders = dict.fromkeys(str(folder.absolute()) for folder in places)
-    raise UserError(f"skills.data: {path} does not exist in {' or '.join(folders)}.")
+    found = find(path, (*places, examples.root()))
+    if found is None:
+        folders = dict.fromkeys(str(folder.absolute()) for folder in places)
+        raise UserError(f"skills.data: {path} does not exist in {' or '.join(folders)}.")
+    return found
+
+
+def _named(checkpoint: str, places: Sequence[Path]) -> str:
+    """Skills that are there by their absolute path or URI: trials have working directories of their own."""
+    found = find(checkpoint, places)
+    return checkpoint if found is None else str(found.absolute() if isinstance(found, Path) else found)

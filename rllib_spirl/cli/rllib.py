@@ -99,11 +99,14 @@ def train_file(
     trackers = tracking.callbacks(wandb, mlflow)
     try:
         local = session.start(ray_address, ray_num_cpus, ray_num_gpus, verbose)
+        if local:
+            for experiment in experiments:
+                training.check_resources(experiment)
         failed, interrupted = 0, False
         for experiment in experiments:
             going_on = resume and experiment.name not in fresh
             failures, interrupted = training.train(
-                experiment, resume=going_on, local=local, verbosity=verbose, plot=plot, trackers=trackers
+                experiment, resume=going_on, verbosity=verbose, plot=plot, trackers=trackers
             )
             failed += failures
             if interrupted:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import warnings
 from typing import Any
 
@@ -51,7 +50,7 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     global _started_here
     import ray
 
-    from rllib_spirl.ray_start import start_local
+    from rllib_spirl.ray_start import connect, start_local
 
     return_freed_memory()
     if ray.is_initialized():
@@ -66,23 +65,11 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
         _started_here = True
         quiet(verbosity)  # ray.init resets its loggers
         return True
-    if address.startswith("ray://"):
-        raise UserError(
-            f"--ray-address {address}: Ray Client is not supported; use 'ray job submit -- rllib train file ...', "
-            "or run on a machine of the cluster with --ray-address auto"
-        )
     if num_cpus is not None or num_gpus is not None:
         raise UserError(
             "--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster at --ray-address has its own"
         )
-    host, _, port = address.rpartition(":")
-    try:
-        if host and port.isdigit():  # Ray itself tries for minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address=address, **arguments)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--ray-address {address}: no Ray cluster can be reached there: {reason}") from None
+    connect(address, "--ray-address", **arguments)
     _started_here = True
     quiet(verbosity)
     return False

@@ -63,7 +63,6 @@ def train(
     experiment: Experiment,
     *,
     resume: bool,
-    local: bool,
     verbosity: int,
     plot: bool = True,
     trackers: Sequence[tune.Callback] = (),
@@ -73,7 +72,6 @@ def train(
     Args:
         experiment: from ``experiment.load``.
         resume: go on with the run in the experiment's directory.
-        local: Ray runs on this machine only, so what does not fit now never will.
         verbosity: 0 prints our lines only, 1 and 2 Tune's too.
         plot: whether to draw the learning curve at the end.
         trackers: callbacks of `tracking`.
@@ -91,9 +89,7 @@ def train(
         own = storage.kept_skills(directory(experiment)) if resume else None
         experiment = with_skills(experiment) if own is None else _with(experiment, own)
     space = algorithms.param_space(experiment)
-    config = algorithms.validate(experiment, space, without_skills=resume)
-    if local:
-        _check_resources(experiment, config)
+    algorithms.validate(experiment, space, without_skills=resume)
     end = ", ".join(f"{metric} {value:,.10g}" for metric, value in experiment.stop.items())
     if not end and experiment.time_budget_s is None:
         console().print(f"{experiment.name}: no 'stop:' is given; it trains until Ctrl-C", highlight=False)
@@ -221,23 +217,33 @@ def _trainable(experiment: Experiment) -> Any:
     return tune.with_resources(kind, experiment.resources_per_trial)
 
 
-def _check_resources(experiment: Experiment, config: Any) -> None:
-    """Tune would wait for ever for a trial that this machine can never hold."""
+def check_resources(experiment: Experiment) -> None:
+    """Compare each trial, as far as they can be looked at, with a Ray that runs on this machine only.
+
+    Tune would wait for ever for a trial that does not fit.
+
+    Raises:
+        UserError: One does not.
+    """
+    kind = algorithms.algorithm_class(experiment)
+    for config in algorithms.validate(experiment, algorithms.param_space(experiment), without_skills=True):
+        if experiment.resources_per_trial is not None:
+            need = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
+            _check_fits(experiment, need, "lower resources_per_trial", "lower resources_per_trial")
+            return
+        need = kind.default_resource_request(config).required_resources
+        fewer = f"lower config.num_env_runners (now {config.num_env_runners})"
+        _check_fits(experiment, need, fewer, "set config.num_gpus_per_learner: 0")
+
+
+def _check_fits(experiment: Experiment, need: Mapping[str, float], fewer_cpus: str, fewer_gpus: str) -> None:
     import ray
 
-    if experiment.resources_per_trial is not None:
-        need: Mapping[str, float] = {k.upper(): v for k, v in experiment.resources_per_trial.items()}
-    else:
-        need = algorithms.algorithm_class(experiment).default_resource_request(config).required_resources
     have = ray.cluster_resources()
     for kind in ("CPU", "GPU"):
         if need.get(kind, 0) > have.get(kind, 0):
-            remedy = (
-                f"lower config.num_env_runners (now {config.num_env_runners}), or give --ray-num-cpus "
-                f"{math.ceil(need[kind])} to let them share cores"
-                if kind == "CPU"
-                else "set config.num_gpus_per_learner: 0"
-            )
+            share = f"{fewer_cpus}, or give --ray-num-cpus {math.ceil(need[kind])} to let them share cores"
+            remedy = share if kind == "CPU" else fewer_gpus
             lack = f"a trial needs {need[kind]:g} {kind}s and this Ray has {have.get(kind, 0):g}"
             raise UserError(f"{experiment.where}: {lack}; {remedy}")
 

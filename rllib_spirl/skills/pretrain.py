@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import resource
 import shutil
 import signal
@@ -29,7 +30,7 @@ from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
 from rllib_spirl.progress import Stage, stage, tell, watch
-from rllib_spirl.ray_start import ensure_ray
+from rllib_spirl.ray_start import cluster_named, ensure_ray, here_only
 from rllib_spirl.skills.advice import LEAST_LOSS, LEAST_LOSS_AT, LOSS, overfit_warning, posterior_warning, ranges
 from rllib_spirl.skills.checkpoint import CARD, PRIOR_METRICS, SkillCard, load_card, load_skills, save_skills
 from rllib_spirl.skills.dataset import SkillData
@@ -164,6 +165,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
     """Run the Ray Train job and write what it has trained."""
     use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     ensure_ray()
+    check_workers(config)
     shape = config.model_of(scanned)
     if show_progress:
         if shape.blind and config.blind == "motion":
@@ -309,6 +311,29 @@ def _peak_memory() -> float:
 def ray_gpus() -> float:
     """GPUs of the cluster this process is connected to, or of this machine."""
     return ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.device_count()
+
+
+def check_workers(config: PretrainConfig) -> None:
+    """Raise UserError if this machine, where it is all of Ray, can never hold the workers: they would be waited for."""
+    if ray.is_initialized():
+        if not here_only():
+            return  # a cluster may grow
+        cpus, gpus = ray.cluster_resources().get("CPU", 0), ray.cluster_resources().get("GPU", 0)
+    elif cluster_named() is not None:
+        return
+    else:
+        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    if config.use_gpu and config.num_workers > gpus:
+        raise UserError(
+            f"skills.pretrain: {config.num_workers} workers with use_gpu: true need as many GPUs, and there are "
+            f"{gpus:g}: lower num_workers, or leave use_gpu out."
+        )
+    most = max(1, int(cpus // min(config.threads_per_worker, cpus)))
+    if not config.use_gpu and config.num_workers > most:
+        raise UserError(
+            f"skills.pretrain: {config.num_workers} workers of {config.threads_per_worker} threads do not fit on "
+            f"{cpus:g} CPUs: lower num_workers to {most}, or threads_per_worker."
+        )
 
 
 def _affordable(resources: Mapping[str, float], use_gpu: bool) -> dict[str, float]:
