@@ -1,5 +1,7 @@
 """One process at a time."""
 
+import errno
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +9,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from rllib_spirl import paths
+from rllib_spirl.errors import UserError
+
 PATIENCE_S = 5
+# What a file system without locks answers, as some clusters have: no worse than without this.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -17,6 +24,9 @@ def sole(file: Path, task: str) -> Iterator[None]:
     Args:
         file: Made if it is missing, and left there.
         task: What a holder does, for a line that says so once the wait has taken some seconds.
+
+    Raises:
+        UserError: If the file cannot be made.
     """
     lock = FileLock(file)
     try:
@@ -25,8 +35,28 @@ def sole(file: Path, task: str) -> Iterator[None]:
         Console(stderr=True).print(f"Another process is {task} in {file.parent}; waiting for its end.")
         lock.acquire()
     except NotImplementedError:
-        pass  # a file system without locks, as some clusters have: no worse than without this
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"{file.parent} cannot be written to: {error.strerror or error}.") from None
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def sole_writer(place: Path, task: str) -> Iterator[None]:
+    """`sole` for a place that is still to be made, or that is to hold nothing else: the lock lies in `paths.home`.
+
+    Raises:
+        UserError: If there can be no file.
+    """
+    locks = paths.home() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{locks} cannot be made: {reason}; set RLLIB_SPIRL_HOME to a folder of yours.") from None
+    with sole(locks / f"{hashlib.sha256(str(place.absolute()).encode()).hexdigest()[:12]}.lock", task):
+        yield

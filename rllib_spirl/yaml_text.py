@@ -63,6 +63,18 @@ def parse_assignment(text: str, example: str, form: str = "key=value") -> tuple[
     return key.strip(), parse(value, f"--set {key}")
 
 
+def mapping(text: str, option: str, example: str) -> dict[str, Any]:
+    """The mapping that an option of a command gives.
+
+    Raises:
+        UserError: It is not YAML, or no mapping, of which there is an ``example``.
+    """
+    value = parse(text, option)
+    if not isinstance(value, dict):
+        raise UserError(f"{option}: give a mapping such as '{example}', not '{text}'")
+    return value
+
+
 def parse_file(path: Path) -> Any:
     """The value of a YAML file.
 

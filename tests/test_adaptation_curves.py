@@ -106,3 +106,11 @@ def test_other_files_are_one_clear_line(document: str, message: str, tmp_path: P
     with pytest.raises(UserError, match=message) as caught:
         write_report([tmp_path], tmp_path / "report")
     assert "\n" not in str(caught.value)
+
+
+def test_several_trainings_of_one_seed_count_each(adapted: Path, tmp_path: Path) -> None:
+    adaptation_curves.add(tmp_path / "other", "PEARL", 0, {"kettle": [(1, 4), (2, 4)]})
+    both = write_report([adapted, tmp_path / "other", adapted], tmp_path / "both").read_text()
+    assert "| PEARL | 1 | 2 | 2.00 | 2.00 |" in both
+    document = adaptation_curves.load(tmp_path / "both" / "adaptation.json")
+    assert list(document["PEARL"]["kettle"]) == ["0", "0 (2)"]

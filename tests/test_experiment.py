@@ -6,11 +6,11 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Domain
 
-import rllib_spirl  # noqa: F401
+from rllib_spirl import SPiRL
 from rllib_spirl.algorithm.episode_end import EpisodeEnd
 from rllib_spirl.cli import algorithms, look, training
 from rllib_spirl.cli.experiment import load
-from rllib_spirl.cli.metrics import lookup
+from rllib_spirl.cli.metrics import check_metrics, lookup
 from rllib_spirl.cli.prepare import SkillsSection
 from rllib_spirl.cli.progress import StopAt
 from rllib_spirl.envs.skill_env import try_env
@@ -259,8 +259,8 @@ def test_skills_are_made_and_named_in_the_config(write, monkeypatch, tmp_path):
 
     calls = []
 
-    def prepare_skills(skills, *, base, env, env_config):
-        calls.append((skills, base, env, env_config))
+    def prepare_skills(skills, *, places, env, env_config):
+        calls.append((skills, places, env, env_config))
         return SimpleNamespace(checkpoint="/skills/a", data="/data/a")
 
     module = ModuleType("rllib_spirl.cli.prepare")
@@ -272,7 +272,7 @@ def test_skills_are_made_and_named_in_the_config(write, monkeypatch, tmp_path):
         look.surroundings(cart, {})
     monkeypatch.setattr(algorithms, "algorithm_class", lambda experiment: Skilled)
     ready = training.with_skills(cart)
-    assert calls == [({"data": "recipe.yaml"}, tmp_path, "CartPole-v1", {"tasks": ["a"]})]
+    assert calls == [({"data": "recipe.yaml"}, cart.places, "CartPole-v1", {"tasks": ["a"]})]
     assert ready.config["skill_checkpoint"] == "/skills/a"
     assert ready.config["offline_data"] == "/data/a"
 
@@ -291,3 +291,53 @@ def test_every_tuned_example_is_valid(example: Path) -> None:
         if "training_tasks" in space:
             env = try_env(space["env"], space.get("env_config", {}))
             check_split(env, space["training_tasks"], space["test_tasks"])
+
+
+def test_skills_and_data_are_found_from_the_working_directory_of_a_trial(write, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in ("beside/skills", "here/data", "here/other"):
+        (tmp_path / place).mkdir(parents=True)
+    config = (
+        "{skill_checkpoint: skills, offline_data: {grid_search: [data, ../here/other, nowhere, 's3://bucket/data']}}"
+    )
+    text = f"mine: {{run: SPiRL, env: rllib_spirl/Kitchen-v0, config: {config}}}"
+    (experiment,) = load(write(text, "beside/x.yaml"))
+    space = algorithms.param_space(experiment)
+    assert Path(space["skill_checkpoint"]) == tmp_path / "beside/skills"
+    data, other, *rest = space["offline_data"]["grid_search"]
+    assert Path(data) == tmp_path / "here/data"
+    assert Path(other).is_absolute()
+    assert Path(other).samefile(tmp_path / "here/other")
+    assert rest == ["nowhere", "s3://bucket/data"]
+    assert experiment.given["config"]["skill_checkpoint"] == "skills", "what is compared with a run to resume"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("config.num_env_runners={grid_search: [0, 7]}", "needs 8 CPUs .* has 2; lower config.num_env_runners .now 7"),
+        ("resources_per_trial={cpu: 3}", "needs 3 CPUs .* has 2; lower resources_per_trial, or give --ray-num-cpus 3"),
+        ("config.num_gpus_per_learner=1", "needs 1 GPUs and this Ray has 0; set config.num_gpus_per_learner: 0"),
+    ],
+)
+def test_each_trial_must_fit_before_anything_starts(write, monkeypatch, override, message):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    (experiment,) = load(write(PPO))
+    training.check_resources(experiment)
+    (experiment,) = load(write(PPO), overrides=[override])
+    with pytest.raises(UserError, match=message):
+        training.check_resources(experiment)
+
+
+def test_a_misspelt_metric_of_evaluations_is_told(write):
+    text = (
+        "mine: {run: SPiRL, env: rllib_spirl/Kitchen-v0, config: {evaluation_interval: 1}, stop: {METRIC: 4}, "
+        "skills: {data: d}}"
+    )
+    for metric in ("completed_subtasks", "success", "subtask_rate/kettle", "episode_2/episode_return"):
+        (experiment,) = load(write(text.replace("METRIC", f"evaluation/{metric}")))
+        assert check_metrics(experiment, SPiRL, lambda: ("success",)) == []
+    (experiment,) = load(write(text.replace("METRIC", "evaluation/completed_subtask")))
+    (warning,) = check_metrics(experiment, SPiRL, lambda: ("success",))
+    assert "no result has 'evaluation/completed_subtask'; did you mean 'evaluation/completed_subtasks'?" in warning

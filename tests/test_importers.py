@@ -249,6 +249,16 @@ def test_a_minari_download_that_ends_early_leaves_nothing(tmp_path: Path, monkey
     assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path / "elsewhere")
 
 
+def test_an_output_that_is_there_is_told_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MinariRecipe, "read", lambda self: pytest.fail("it was read"))
+    recipe = MinariRecipe(dataset="test/far-v0")
+    with pytest.raises(UserError, match="exists; remove it, choose another output"):
+        recipe.build(tmp_path, {}, overwrite=False, show_progress=False, workers=1)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write there"):
+        recipe.build(tmp_path / "file" / "set", {}, overwrite=False, show_progress=False, workers=1)
+
+
 def test_downloads_have_what_they_need() -> None:
     assert type(get_cloud_storage()).__name__ == "HuggingFaceStorage"
 
@@ -585,7 +595,13 @@ def test_lerobot_errors(ours: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [("0:9,x", "'x' is not a column"), ("3:2", "choose columns"), ("", "not a column")]
+    ("spec", "message"),
+    [
+        ("0:9,x", "'x' is not a column"),
+        ("3:2", "choose columns"),
+        ("0:9,39:18", "'39:18' has no columns"),
+        ("", "not a column"),
+    ],
 )
 def test_choose_columns_errors(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

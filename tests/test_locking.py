@@ -1,12 +1,16 @@
 """One process at a time."""
 
+import errno
+import os
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from rllib_spirl import locking
-from rllib_spirl.locking import sole
+from rllib_spirl.errors import UserError
+from rllib_spirl.locking import sole, sole_writer
 
 
 def test_a_second_user_waits_and_is_told_why(
@@ -34,4 +38,27 @@ def test_an_error_inside_lets_go(tmp_path: Path) -> None:
     with pytest.raises(ValueError), sole(tmp_path / "lock", "baking"):
         raise ValueError
     with sole(tmp_path / "lock", "baking"):
+        pass
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EACCES, True), (errno.EROFS, True), (errno.ENOLCK, False)])
+def test_a_place_that_cannot_be_locked(
+    number: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locking.FileLock, "acquire", fail)
+    outcome = pytest.raises(UserError, match=f"{tmp_path} cannot be written to") if refused else nullcontext()
+    with outcome, sole(tmp_path / "lock", "baking"):
+        pass
+
+
+def test_a_home_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path / "file"))
+    with (
+        pytest.raises(UserError, match=r"cannot be made: .*; set RLLIB_SPIRL_HOME to a folder of yours"),
+        sole_writer(tmp_path / "data", "baking"),
+    ):
         pass

@@ -1,5 +1,6 @@
 """What can be known at the start is said at the start: one line, exit code 1, nothing written."""
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -300,7 +301,8 @@ def test_all_that_a_result_contains_is_known(
     groups = {key for key, value in result.items() if isinstance(value, dict)}
     assert {"env_steps", "updates", "training_iteration", "completed_subtasks"} <= names
     assert {"evaluation", "learners", "subtask_rate"} <= groups
-    stops = [f"{name}=1" for name in (*names, *(f"{group}/x" for group in groups))]
+    evaluated = [f"evaluation/{key}{'/x' * isinstance(value, dict)}" for key, value in result["evaluation"].items()]
+    stops = [f"{name}=1" for name in (*names, *(f"{group}/x" for group in groups - {"evaluation"}), *evaluated)]
     (experiment,) = load("skills.yaml", stops=stops, overrides=["config.evaluation_interval=1"])
     assert check_metrics(experiment, SPiRL, lambda: ()) == []
 
@@ -411,3 +413,28 @@ def test_an_error_without_one_inside_is_its_own() -> None:
     mistake = UserError("y")
     mistake.__cause__ = ValueError("x")
     assert user_error(mistake) is mistake
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "there/file")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        errors.run(app)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: there/file: No space left on device; free some.\n"
+
+
+def test_arguments_of_an_environment_are_a_mapping(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, message in (
+        (["--env-config", "5", *KITCHEN], "--env-config: give a mapping such as '{ordered: false}', not '5'"),
+        (["--env-config", "{ordered: false}"], "--env-config is of an environment to try the prior in: name one with"),
+    ):
+        assert run([*PRETRAIN, "data", *given], monkeypatch) == 1
+        assert message in capsys.readouterr().err

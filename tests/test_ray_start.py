@@ -6,7 +6,9 @@ import pytest
 import ray
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.ray_start import start_local
+from rllib_spirl.ray_start import ensure_ray, start_local
+from rllib_spirl.skills.pretrain import check_workers
+from rllib_spirl.skills.training import PretrainConfig
 
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
 
@@ -45,3 +47,30 @@ def test_other_errors_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exception, match="no space left"):
         start_local()
     assert len(calls) == 1
+
+
+def test_a_cluster_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match=r"RAY_ADDRESS 127.0.0.1:1: no Ray cluster can be reached there"):
+        ensure_ray()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_workers": 4}, "4 workers of 1 threads do not fit on 2 CPUs: lower num_workers to 2"),
+        ({"num_workers": 2, "threads_per_worker": 2}, "2 workers of 2 threads do not fit .* to 1, or threads"),
+        ({"use_gpu": True}, "1 workers with use_gpu: true need as many GPUs, and there are 0"),
+    ],
+)
+def test_workers_that_will_never_start(settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    check_workers(PretrainConfig(threads_per_worker=8))  # as many as there are
+    check_workers(PretrainConfig(num_workers=2, threads_per_worker=1))
+    with pytest.raises(UserError, match=message):
+        check_workers(PretrainConfig(**{"threads_per_worker": 1} | settings))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_workers(PretrainConfig(**settings))  # a cluster may grow

@@ -164,14 +164,14 @@ def test_who_waited_for_another_build_takes_its_data(
     """The lock is given only when the other build is done."""
 
     @contextmanager
-    def waited(file: Path, task: str) -> Iterator[None]:
-        monkeypatch.setattr(recipes, "sole", locking.sole)
+    def waited(place: Path, task: str) -> Iterator[None]:
+        monkeypatch.setattr(recipes, "sole_writer", locking.sole_writer)
         build(recipe, workers=1, show_progress=False)
         made.append(len(calls(fake)))
         yield
 
     made: list[int] = []
-    monkeypatch.setattr(recipes, "sole", waited)
+    monkeypatch.setattr(recipes, "sole_writer", waited)
     build(recipe, workers=1, show_progress=False)
     assert len(calls(fake)) == made[0]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Checkpoint
+from ray.tune import Checkpoint, CheckpointConfig
 
 from rllib_spirl.cli.storage import FromNewestCheckpoint, check_state, resumable, storage_arguments
 from rllib_spirl.errors import UserError
@@ -75,8 +75,11 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_that_is_surely_whole(
     known = [_TrainingResult(Checkpoint(str(tmp_path / f"checkpoint_{i:06d}"), whole), {}) for i in (1, 2)]
     manager = SimpleNamespace(_latest_checkpoint_result=known[1], _checkpoint_results=list(known))
     storage = SimpleNamespace(storage_filesystem=whole, trial_fs_path=str(tmp_path), current_checkpoint_index=2)
-    trial = SimpleNamespace(run_metadata=SimpleNamespace(checkpoint_manager=manager), storage=storage)
-    FromNewestCheckpoint().on_step_begin(0, [trial])
+    metadata = SimpleNamespace(checkpoint_manager=manager)
+    trial = SimpleNamespace(run_metadata=metadata, storage=storage, max_failures=0)
+    wanted = CheckpointConfig(num_to_keep=3)
+    FromNewestCheckpoint(wanted, 5).on_step_begin(0, [trial])
+    assert (trial.max_failures, manager._checkpoint_config) == (5, wanted)
     assert manager._latest_checkpoint_result.checkpoint.path.endswith(f"checkpoint_{chosen:06d}")
     assert manager._checkpoint_results[-1] is known[1]
     assert storage.current_checkpoint_index == chosen

@@ -82,13 +82,14 @@ def adapt(
                 fine_tuning=fine_tuning,
                 videos=output if videos else None,
                 told=told,
+                keep=lambda curve: adaptation_curves.add(output, name, seed, curve),
             )
     finally:
         session.stop()
     for number, points in enumerate(zip(*curves.values(), strict=True), 1):
         mean = sum(score for _, score in points) / len(points)
         typer.echo(f"mean of {len(curves)} tasks  episode {number}  {mean:.4g}")
-    typer.echo(f"curves  {adaptation_curves.add(output, name, seed, curves)}")
+    typer.echo(f"curves  {output / adaptation_curves.CURVES}")
     for film in [adapting.film_of(output, task) for task in wanted] if videos else ():
         typer.echo(f"video  {film}")
 

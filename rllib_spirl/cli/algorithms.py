@@ -149,7 +149,12 @@ def param_space(experiment: Experiment) -> dict[str, Any]:
     return space
 
 
-def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> list[Any]:
+def validate(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> Any:
+    """The config of the first point of the search space; see `validated`."""
+    return validated(experiment, space, without_skills=without_skills)[0]
+
+
+def validated(experiment: Experiment, space: Mapping[str, Any], *, without_skills: bool = False) -> list[Any]:
     """Build the ``AlgorithmConfig`` of the first points of the search space and let RLlib validate them.
 
     Args:

@@ -1,13 +1,15 @@
 """Metrics by name: how one is found in a result, and whether there will be one of a name."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ray.rllib.utils.metrics import EVALUATION_RESULTS, REPLAY_BUFFER_RESULTS
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS, REPLAY_BUFFER_RESULTS
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from rllib_spirl.algorithm import SPiRL, results
+from rllib_spirl.algorithm.episode_end import SUBTASK_RATE
 from rllib_spirl.algorithm.spirl import ENV_STEPS
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.errors import UserError
@@ -22,6 +24,9 @@ ALIASES = {
 }
 # What RLlib's own algorithms have beside what SPiRL has too.
 _THEIR_GROUPS = (REPLAY_BUFFER_RESULTS, "info", "learner_group", "aggregator_actors", "offline_eval_runners")
+
+# How what else is in an evaluation begins: groups, the first episodes in test tasks, and RLlib's counts.
+_IN_EVALUATION = re.compile(rf"({ENV_RUNNER_RESULTS}|{SUBTASK_RATE}|episode_\d+)/|num_|actor_manager_")
 
 
 def lookup(result: Mapping[str, Any], metric: str) -> float | None:
@@ -75,7 +80,13 @@ def check_metrics(experiment: Experiment, kind: type, measures: Callable[[], Col
         ours = results_known(kind)
         # Tune itself looks for all but those of `stop`, and knows no other names.
         numbers, groups = _known(ours, aliases=key == "stop")
-        head, nested, _ = metric.partition("/")
+        head, nested, inside = metric.partition("/")
+        if head == EVALUATION_RESULTS and nested and ours:
+            in_episodes = [f"{head}/{name}" for name in measures()]
+            if not (metric in (*results.EVALUATION, *in_episodes) or _IN_EVALUATION.match(inside)):
+                expected = [*results.EVALUATION, *in_episodes]
+                warnings.append(f"{missing(where, metric, expected)}, as far as the start of an episode tells")
+            continue
         if (head in groups) if nested else (metric in numbers):
             continue
         if ours and not nested and metric in (found := measures()):

@@ -11,7 +11,7 @@ from rllib_spirl import examples
 from rllib_spirl.cli import errors
 from rllib_spirl.cli.experiment import Experiment, checkpoint_config, load, spaces
 from rllib_spirl.errors import UserError
-from rllib_spirl.yaml_text import parse
+from rllib_spirl.yaml_text import mapping
 
 app = typer.Typer(
     help="Train and evaluate RLlib algorithms, SPiRL among them, from YAML files.",
@@ -82,7 +82,7 @@ def train_file(
     if scheduler is not None:
         plain["scheduler"] = scheduler
     if scheduler_config is not None:
-        plain["scheduler_config"] = _mapping(scheduler_config, "--scheduler-config")
+        plain["scheduler_config"] = mapping(scheduler_config, "--scheduler-config", "{grace_period: 5}")
     changes = {key: spaces(value, f"--{key.replace('_', '-')}") for key, value in plain.items()}
     experiments = [
         replace(
@@ -212,13 +212,6 @@ def _checkpoint_flags(freq: int | None, at_end: bool | None, keep: int | None, s
         flags["checkpoint_score_order"] = "min" if score.startswith("min-") else "max"
         flags["checkpoint_score_attribute"] = score.removeprefix("min-")
     return flags
-
-
-def _mapping(text: str, option: str) -> dict[str, Any]:
-    value = parse(text, option)
-    if not isinstance(value, dict):
-        raise UserError(f"{option}: expected a mapping such as '{{\"grace_period\": 5}}', not '{text}'")
-    return value
 
 
 def main() -> None:

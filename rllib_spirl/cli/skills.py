@@ -10,7 +10,7 @@ from rich.table import Table
 from rllib_spirl.data import DataSet
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import SkillCard
-from rllib_spirl.yaml_text import parse
+from rllib_spirl.yaml_text import mapping
 
 app = typer.Typer(help="Libraries of skills.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -41,9 +41,7 @@ def show(
     skills = library(checkpoint)
     card = load_card(skills)
     source = DataSet.open(data) if data is not None else _own_data(card)
-    arguments = parse(env_config, "--env-config")
-    if not isinstance(arguments, dict):
-        raise UserError(f"--env-config: give a mapping such as '{{ordered: false}}', not {env_config!r}")
+    arguments = mapping(env_config, "--env-config", "{ordered: false}")
     note = "Name an environment with --env to see what skills of the prior do."
     if env is None and source is not None and (named := environment_of(source.info)) is not None:
         env = our_name(named) or named

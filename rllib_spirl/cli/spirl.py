@@ -13,7 +13,8 @@ from rllib_spirl.cli.errors import run
 from rllib_spirl.cli.report import report
 from rllib_spirl.cli.skills import app as skills_app
 from rllib_spirl.cli.video import video
-from rllib_spirl.yaml_text import parse, parse_assignment
+from rllib_spirl.errors import UserError
+from rllib_spirl.yaml_text import mapping, parse_assignment
 
 app = typer.Typer(
     no_args_is_help=True, help="Skills from recorded trajectories: data sets, pretraining, reports, videos."
@@ -44,10 +45,13 @@ def pretrain(
     from rllib_spirl.skills.checkpoint import load_card
 
     pretrain_settings = dict(parse_assignment(setting, "updates=5000") for setting in settings or ())
+    arguments = mapping(env_config, "--env-config", "{ordered: false}")
     if env is not None:
         check_env_name(env, with_skills=True)
+    elif arguments:
+        raise UserError("--env-config is of an environment to try the prior in: name one with --env.")
     section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}
-    prepared = prepare_skills(section, places=[Path()], env=env, env_config=parse(env_config, "--env-config"))
+    prepared = prepare_skills(section, places=[Path()], env=env, env_config=arguments)
     table = Table(title=prepared.checkpoint, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

@@ -15,7 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 from ray.train._internal.storage import get_fs_and_path
-from ray.tune import Callback, Checkpoint
+from ray.tune import Callback, Checkpoint, CheckpointConfig
 
 from rllib_spirl.algorithm.spirl import SKILLS_FOLDER
 from rllib_spirl.errors import UserError
@@ -137,12 +137,14 @@ def _is_state(name: str) -> bool:
 
 
 class FromNewestCheckpoint(Callback):
-    """Lets trials of a killed run go on from their newest whole checkpoint.
+    """Lets trials of a killed run go on from their newest whole checkpoint, and as is wanted now.
 
-    Tune's state may be older than its checkpoints and name one that was deleted to make room for newer ones.
+    Tune's state may be older than its checkpoints and name one that was deleted to make room for newer ones. Its trials
+    have the settings of the first run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint_config: CheckpointConfig, max_failures: int) -> None:
+        self._checkpoint_config, self._max_failures = checkpoint_config, max_failures
         self._done = False
 
     def on_step_begin(self, iteration: int, trials: list, **unused: Any) -> None:
@@ -156,7 +158,9 @@ class FromNewestCheckpoint(Callback):
             for info in listed:
                 if info.base_name.endswith(_DELETED):  # killed meanwhile
                     storage.storage_filesystem.delete_dir(info.path)
+            trial.max_failures = self._max_failures
             manager = trial.run_metadata.checkpoint_manager
+            manager._checkpoint_config = self._checkpoint_config
             latest = manager._latest_checkpoint_result
             if latest is None or _exists(latest.checkpoint):
                 continue

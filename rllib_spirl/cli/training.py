@@ -26,7 +26,7 @@ from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
-_FIXED = ("run", "env", "config", "skills", "tasks", "num_samples")
+_FIXED = ("run", "env", "config", "skills", "tasks", "num_samples", "resources_per_trial", "log_to_file")
 _EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
 _NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 
@@ -98,6 +98,7 @@ def train(
     # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
+    checkpoints = tune.CheckpointConfig(**experiment.checkpoint_config)
     kind = algorithms.algorithm_class(experiment)
     stop = StopAt(experiment.stop, experiment.where, experiment.name, checked=results_known(kind))
     tuner = tune.Tuner(
@@ -117,13 +118,13 @@ def train(
             **storage.storage_arguments(experiment.storage_path),
             # A Stopper, not a mapping: Tune freezes a mapping into its trials, and a resumed run could not go further.
             stop=stop,
-            checkpoint_config=tune.CheckpointConfig(**experiment.checkpoint_config),
+            checkpoint_config=checkpoints,
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
             callbacks=[
                 progress,
                 interrupt,
                 ConfigOnce(),
-                *([storage.FromNewestCheckpoint()] if resume else []),
+                *([storage.FromNewestCheckpoint(checkpoints, experiment.max_failures)] if resume else []),
                 *trackers,
             ],
             log_to_file=experiment.log_to_file,
@@ -226,7 +227,7 @@ def check_resources(experiment: Experiment) -> None:
         UserError: One does not.
     """
     kind = algorithms.algorithm_class(experiment)
-    for config in algorithms.validate(experiment, algorithms.param_space(experiment), without_skills=True):
+    for config in algorithms.validated(experiment, algorithms.param_space(experiment), without_skills=True):
         if experiment.resources_per_trial is not None:
             need = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
             _check_fits(experiment, need, "lower resources_per_trial", "lower resources_per_trial")

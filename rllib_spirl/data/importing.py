@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode
-from rllib_spirl.data.writer import TrajectoryWriter
+from rllib_spirl.data.writer import TrajectoryWriter, check_place
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
 
@@ -88,6 +88,7 @@ class ImportRecipe(Recipe):
     def build(
         self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
     ) -> DataSet:
+        check_place(output, overwrite=overwrite)  # before what may take long
         source = self.read()
         source.facts.update(facts)
         return write(source, output, overwrite=overwrite, show_progress=show_progress, skip_damaged=self.skip_damaged)
@@ -161,7 +162,10 @@ def choose_columns(spec: str | None, width: int, what: str) -> np.ndarray:
         if match is None:
             raise UserError(f"state_columns '{spec}': '{part}' is not a column or a range; write e.g. 0:9,18:39")
         start = int(match[1])
-        chosen.extend(range(start, int(match[2]) if match[2] else start + 1))
+        end = int(match[2]) if match[2] else start + 1
+        if end <= start:
+            raise UserError(f"state_columns '{spec}': '{part}' has no columns; choose columns as FIRST:END, e.g. 0:9")
+        chosen.extend(range(start, end))
     if not chosen or max(chosen) >= width:
         raise UserError(f"state_columns '{spec}': {what} is {width} wide; choose columns from 0 to {width - 1}")
     return np.array(chosen)

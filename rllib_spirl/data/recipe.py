@@ -15,7 +15,7 @@ from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.errors import UserError
-from rllib_spirl.locking import sole
+from rllib_spirl.locking import sole_writer
 from rllib_spirl.yaml_text import did_you_mean, parse_file
 
 __all__ = ["SOURCES", "Recipe", "build", "one_of", "read_recipe", "recipe_hash"]
@@ -115,9 +115,7 @@ def build(
     if (found := built(recipe, place, overwrite=overwrite)) is not None:
         return found
     facts = {"recipe": recipe.content(), "recipe_hash": recipe_hash(recipe)}
-    locks = paths.home() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with sole(locks / f"{hashlib.sha256(str(place.absolute()).encode()).hexdigest()[:12]}.lock", f"building {place}"):
+    with sole_writer(place, f"building {place}"):
         if (found := built(recipe, place, overwrite=overwrite)) is not None:  # by the one waited for
             return found
         return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)

@@ -29,6 +29,17 @@ ROW_GROUP = 65_536
 _HASHED = (*c.REQUIRED, *c.OPTIONAL, c.IMAGE)
 
 
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise UserError unless a data set can be made at a path: where there is nothing, or one to be overwritten."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; remove it, choose another output, or pass --overwrite")
+    if path.exists() and not (path / "meta" / "info.json").exists():
+        raise UserError(f"{path} exists and is not a data set, so it is not overwritten; choose another output")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{path}: cannot write there, as {above} is no folder of yours; choose another output")
+
+
 class TrajectoryWriter:
     """Takes episodes, and leaves a data set at ``path`` when its ``with`` block ends without an error.
 
@@ -63,12 +74,7 @@ class TrajectoryWriter:
         file_size_mb: float = FILE_SIZE_MB,
     ) -> None:
         self.path = Path(path).expanduser()
-        if self.path.exists() and not overwrite:
-            raise UserError(f"{self.path} exists; remove it, choose another output, or pass --overwrite")
-        if self.path.exists() and not (self.path / "meta" / "info.json").exists():
-            raise UserError(
-                f"{self.path} exists and is not a data set, so it is not overwritten; choose another output"
-            )
+        check_place(self.path, overwrite=overwrite)
         if fps <= 0:
             raise UserError(f"fps = {fps}: give the recording's steps per second, a number above 0")
         self._fps = int(fps) if float(fps).is_integer() else float(fps)

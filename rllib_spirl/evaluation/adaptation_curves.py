@@ -15,6 +15,7 @@ from rllib_spirl.evaluation.aggregate import BOOTSTRAP_SEED, align
 from rllib_spirl.evaluation.curve import Array
 from rllib_spirl.evaluation.statistics import bootstrap_interval, mean
 from rllib_spirl.files import replacing
+from rllib_spirl.locking import sole_writer
 
 CURVES = "adaptation.json"
 Points = list[tuple[int | float, float]]
@@ -70,13 +71,14 @@ def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -
         UserError: If the file cannot be written, or is another one; or if a score is no number.
     """
     file = directory / CURVES
-    document: Document = load(file) if file.exists() else {}
     for task, points in curves.items():
         wrong = next((episode for episode, score in points if not np.isfinite(score)), None)
         if wrong is not None:
             raise UserError(f"{task}, episode {wrong}: the score is not finite; look at the environment's rewards.")
-        document.setdefault(method, {}).setdefault(task, {})[str(seed)] = points
-    with _writing(directory):
+    with sole_writer(file, "adding curves"), _writing(directory):
+        document: Document = load(file) if file.exists() else {}
+        for task, points in curves.items():
+            document.setdefault(method, {}).setdefault(task, {})[str(seed)] = points
         directory.mkdir(parents=True, exist_ok=True)
         write(document, file)
     return file
@@ -136,13 +138,19 @@ def _reason(error: OSError | ValidationError) -> str:
 
 
 def merged(documents: Iterable[tuple[str | None, Document]]) -> Document:
-    """Several documents as one. With a name, a document's only method is called so, and several NAME METHOD."""
+    """Several documents as one. With a name, a document's only method is called so, and several NAME METHOD.
+
+    Different curves of the same method, task and seed, as of several trainings, are ``0``, ``0 (2)`` and so on.
+    """
     together: Document = {}
     for name, document in documents:
         for method, tasks in document.items():
             title = method if name is None else name if len(document) == 1 else f"{name} {method}"
             for task, seeds in tasks.items():
-                together.setdefault(title, {}).setdefault(task, {}).update(seeds)
+                curves = together.setdefault(title, {}).setdefault(task, {})
+                for seed, points in seeds.items():
+                    names = (seed, *(f"{seed} ({number})" for number in range(2, len(curves) + 2)))
+                    curves[next(name for name in names if curves.get(name, points) == points)] = points
     return together
 
 

@@ -1,7 +1,7 @@
 """A checkpoint that has learned from many tasks in tasks that it was not trained on: the first episodes in each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +15,7 @@ from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.evaluation.pictures import rendered
 from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.evaluation.video import check_film, filming
@@ -125,6 +126,7 @@ def adapt(
     fine_tuning: FineTuning | None = None,
     videos: Path | None = None,
     told: Told | None = None,
+    keep: Callable[[dict[str, Points]], Any] | None = None,
 ) -> dict[str, Points]:
     """Meet each of the tasks with the checkpoint as it is.
 
@@ -140,6 +142,7 @@ def adapt(
         fine_tuning: As for `meet`, and of MetaSPiRL only.
         videos: Folder for a film of the last episode in each task, see `film_of`; of MetaSPiRL only.
         told: Called after each episode.
+        keep: Called with the curve of each task, by the task's name, as soon as it is whole.
 
     Returns:
         By the tasks' names, their curves.
@@ -155,6 +158,10 @@ def adapt(
         )
     if videos is not None:
         check_film(film_of(videos, tasks[0]))
+        env, env_config = source.env
+        with closing(try_env(env, {**env_config, "render_mode": "rgb_array"})) as drawn:
+            drawn.reset(seed=seed)
+            rendered(drawn)  # the last episode would be late to find out
 
     def scores(algorithm: Any, task: Task) -> Iterator[float]:
         if by_belief:
@@ -175,6 +182,8 @@ def adapt(
                     curve.append((number, value))
                     if told is not None:
                         told(task, number, value)
+            if keep is not None:
+                keep({task_name(task): curve})
     finally:
         algorithm.stop()
     return curves
@@ -213,8 +222,8 @@ def _by_belief(
 
 
 def film_of(videos: Path, task: Task) -> Path:
-    """The file in a folder of films that shows a task, called like it: ``microwave-kettle.mp4``."""
-    return videos / f"{re.sub(r'[^a-z0-9.+-]+', '-', task_name(task).lower()).strip('-') or 'task'}.mp4"
+    """The file in a folder of films that shows a task, called like it: ``microwave, kettle.mp4``."""
+    return videos / f"{re.sub(r'[/:*?<>|]+', '_', task_name(task))}.mp4"
 
 
 def _in_a_trial(algorithm: Any, task: Task) -> Iterator[float]:
