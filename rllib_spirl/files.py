@@ -9,6 +9,15 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from rllib_spirl.errors import UserError
+
+
+def check_writable(place: Path, remedy: str) -> None:
+    """Raise UserError, which ends with a remedy, if a folder cannot be written to, or not be made at this place."""
+    above = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{place}: cannot write there, as {above} is no folder of yours; {remedy}")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.demos.ogbench_file import OGBenchFile
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import stage
 from rllib_spirl.yaml_text import parse_assignment
 
 app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -173,7 +174,9 @@ def import_lerobot(
 
 
 def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool) -> None:
-    print(recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None))
+    with stage("reading what is to be imported"):  # what an importer reads before it tells of episodes
+        data = recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None)
+    print(data)
 
 
 @app.command()
@@ -188,9 +191,10 @@ def inspect(
     from rllib_spirl.skills.training import PretrainConfig
 
     data = DataSet.open(path)
-    frames = data.load()
-    advice = [advise(data, frames)]
-    facts = describe(data, frames, horizon)
+    with stage("reading data"):
+        frames = data.load()
+        advice = [advise(data, frames)]
+        facts = describe(data, frames, horizon)
     if try_beta:
         advice.append(advise_beta(data, PretrainConfig(horizon=horizon)))
     facts["suggested"] = {name: value for each in advice for name, value in each.settings.items()}
@@ -239,13 +243,18 @@ def render(
     from rllib_spirl.cli import session
 
     session.quiet(0)
+    from rllib_spirl.cli.algorithms import check_env_name
     from rllib_spirl.evaluation.demonstrations import SUFFIXES, render_demonstrations
-    from rllib_spirl.evaluation.pictures import suffix_of
+    from rllib_spirl.evaluation.pictures import VIDEO_FORMATS, suffix_of
+    from rllib_spirl.evaluation.video import check_film
 
     is_recipe = source.suffix in (".yaml", ".yml")
     source = examples.find(source, examples.RECIPES) if is_recipe else source
     output = output or Path(f"{source.stem if is_recipe else source.resolve().name}.png")
-    suffix_of(output, SUFFIXES)  # before a long build, not after it
+    if suffix_of(output, SUFFIXES) in VIDEO_FORMATS:  # before a long build, not after it
+        check_film(output)
+    if env is not None:
+        check_env_name(env, with_skills=False)
     if set_ and not is_recipe:
         raise UserError(f"--set changes a recipe, and {source} is none; leave it out")
     data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else DataSet.open(source)

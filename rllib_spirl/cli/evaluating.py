@@ -9,6 +9,7 @@ from rllib_spirl.cli import session
 from rllib_spirl.cli.experiment import storage
 from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.progress import stage
 
 
 def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def _evaluate(path: str, shown: str, state: dict[str, Any], episodes: int, seed:
     except UNREADABLE as error:
         raise UserError(f"{shown} cannot be restored: {one_line(error)}") from None
     try:
-        algorithm.evaluate()
+        with stage("evaluation episodes"):
+            algorithm.evaluate()
     finally:
         algorithm.stop()
     returns = np.array([episode.get_return() for episode in collected], dtype=float)

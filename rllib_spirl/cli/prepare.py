@@ -20,6 +20,7 @@ from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import prior_scores, report_prior
+from rllib_spirl.files import check_writable
 from rllib_spirl.locations import Location, Remote, find, location
 from rllib_spirl.locking import sole
 from rllib_spirl.paths import home
@@ -135,6 +136,9 @@ def look(
     elif section.checkpoint is not None and (location(section.checkpoint) / CARD).exists():
         with at("skills.checkpoint"):
             check_checkpoint(section.checkpoint, env)
+    elif section.checkpoint is not None:
+        with at("skills.checkpoint"):
+            check_writable(skills_folder("", section.checkpoint), "name another folder")
     frames = frames_of(existing)
     return frames, None if frames is None else check_frames(frames, section.pretrain, env)
 

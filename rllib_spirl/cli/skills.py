@@ -9,6 +9,7 @@ from rich.table import Table
 
 from rllib_spirl.data import DataSet
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import stage
 from rllib_spirl.skills.checkpoint import SkillCard
 from rllib_spirl.yaml_text import mapping
 
@@ -50,16 +51,17 @@ def show(
         except UserError as error:
             note = f"No skills are run in the data's environment: {error} {note}"
             env = None
-    shown = show_skills(
-        skills,
-        output,
-        data=source,
-        env=env,
-        env_config=arguments,
-        states=states,
-        draws=draws,
-        seed=seed,
-    )
+    with stage("reading data"):
+        shown = show_skills(
+            skills,
+            output,
+            data=source,
+            env=env,
+            env_config=arguments,
+            states=states,
+            draws=draws,
+            seed=seed,
+        )
     console = Console()
     for title, values in (("model", card.model.model_dump()), ("training", card.training), ("metrics", card.metrics)):
         console.print(_table(title, values))

@@ -18,6 +18,7 @@ from rllib_spirl.data.content import add_to_digests, column_statistics, content_
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.errors import UserError
+from rllib_spirl.files import check_writable
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -35,9 +36,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"{path} exists; remove it, choose another output, or pass --overwrite")
     if path.exists() and not (path / "meta" / "info.json").exists():
         raise UserError(f"{path} exists and is not a data set, so it is not overwritten; choose another output")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{path}: cannot write there, as {above} is no folder of yours; choose another output")
+    check_writable(path.parent, "choose another output")
 
 
 class TrajectoryWriter:

@@ -79,7 +79,8 @@ def pretrain(
             skills, or there are no such weights for the encoder of pictures.
     """
     config.check_picture_weights()
-    key = skills_key(data, config)
+    with stage("reading data", show=show_progress):  # all of it, where it does not tell its own fingerprint
+        key = skills_key(data, config)
     folder = skills_folder(key, output)
     if trained(folder, key):
         return folder
