@@ -253,7 +253,7 @@ def render(
     output = output or Path(f"{source.stem if is_recipe else source.resolve().name}.png")
     if suffix_of(output, SUFFIXES) in VIDEO_FORMATS:  # before a long build, not after it
         check_film(output)
-    if env is not None:
+    if is_recipe and env is not None:
         check_env_name(env, with_skills=False)
     if set_ and not is_recipe:
         raise UserError(f"--set changes a recipe, and {source} is none; leave it out")
