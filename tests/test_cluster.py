@@ -101,6 +101,7 @@ def _node(_: Any) -> str:
     return ray.get_runtime_context().get_node_id()
 
 
+@pytest.mark.long
 def test_training_goes_on_without_a_node_that_is_lost(four_nodes: Cluster, point_settings: dict[str, Any]) -> None:
     config = (
         SPiRLConfig()

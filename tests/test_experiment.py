@@ -330,6 +330,16 @@ def test_each_trial_must_fit_before_anything_starts(write, monkeypatch, override
         training.check_resources(experiment)
 
 
+@pytest.mark.parametrize("example", ["kitchen", "kitchen_meta", "kitchen_pearl", "kitchen_maml"])
+def test_skills_that_are_still_to_be_made_do_not_hide_what_a_trial_needs(monkeypatch, example):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    for experiment in load(example):
+        training.check_resources(experiment)
+    (experiment, *_) = load(example, overrides=["config.num_env_runners=64"])
+    with pytest.raises(UserError, match=r"needs 65 CPUs and this Ray has 2; lower config.num_env_runners"):
+        training.check_resources(experiment)
+
+
 def test_a_misspelt_metric_of_evaluations_is_told(write):
     text = (
         "mine: {run: SPiRL, env: rllib_spirl/Kitchen-v0, config: {evaluation_interval: 1}, stop: {METRIC: 4}, "

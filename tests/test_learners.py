@@ -38,7 +38,10 @@ def weights(algorithm: SPiRL) -> list[dict[str, Any]]:
     return [result.get() for result in found.result_or_errors]
 
 
-@pytest.mark.parametrize("settings", [{}, {"target_members": 2, "cloning": 0.1, "conservatism": 0.1}])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, marks=pytest.mark.long), {"target_members": 2, "cloning": 0.1, "conservatism": 0.1}],
+)
 def test_two_learners_make_the_update_of_one_with_the_whole_batch(
     config: Maker, settings: dict[str, Any], built: Callable[[SPiRL], SPiRL]
 ) -> None:

@@ -71,7 +71,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
             record = b""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_go_to_weights_and_biases(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -232,6 +232,8 @@ def check_resources(experiment: Experiment) -> None:
             need = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
             _check_fits(experiment, need, "lower resources_per_trial", "lower resources_per_trial")
             return
+        if getattr(config, "skill_checkpoint", "") is None:
+            config.skill_checkpoint = "still to be made"  # it decides no resources, but RLlib validates the config
         need = kind.default_resource_request(config).required_resources
         fewer = f"lower config.num_env_runners (now {config.num_env_runners})"
         _check_fits(experiment, need, fewer, "set config.num_gpus_per_learner: 0")
