@@ -203,7 +203,9 @@ def _by_belief(
     with ExitStack() as stack:
         low_level = try_env(made["env"], {**made["env_config"], **pictures})
         film = None if video is None else stack.enter_context(filming(low_level, video))
-        env = stack.enter_context(closing(SkillEnv(film or low_level, made["skill_checkpoint"], made["skill_bound"])))
+        if film is None:  # else it closes the environment
+            stack.callback(low_level.close)
+        env = SkillEnv(film or low_level, made["skill_checkpoint"], made["skill_bound"])
         results = meet(
             algorithm,
             env,
