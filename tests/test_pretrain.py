@@ -1,5 +1,6 @@
 """The Ray Train job: its checkpoint, its reuse, its resumption, and several workers."""
 
+import math
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rllib_spirl.cli import prepare
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation.prior import prior_episode, prior_scores, report_prior
+from rllib_spirl.evaluation.prior import prior_episode, prior_episodes, prior_scores, report_prior
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, load_skills, save_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.pretrain import pretrain, skills_key
@@ -174,6 +175,20 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     assert prior_scores(metrics, "point", {"limit": 20})
     of_old = {"prior_mean": 1.0, "prior_sampled": 0.5}
     assert prior_scores(of_old, "point", {}) == (1.0, 0.5)
+    tasks = ((metrics, 20), (metrics, 5), (of_old, 20))
+    assert [prior_episodes(each, "point", {"limit": limit}) for each, limit in tasks] == [2, 0, math.inf]
+
+
+def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
+    point_data: Path, point_skills: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(point_skills, tmp_path / "skills")
+    monkeypatch.setattr(prepare, "pretrain", lambda *_, **__: tmp_path / "skills")
+    task: dict[str, Any] = {"env": "point", "env_config": {"limit": 20}}
+    for wanted, known in ((2, 2), (1, 2), (3, 3)):
+        section = {"data": str(point_data), "rollouts": wanted}
+        prepare_skills(section, places=[tmp_path], **task, show_progress=False)
+        assert prior_episodes(load_card(tmp_path / "skills").metrics, **task) == known
 
 
 @pytest.mark.parametrize(

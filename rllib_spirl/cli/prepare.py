@@ -19,7 +19,7 @@ from rllib_spirl.data.recording import state_part
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at
-from rllib_spirl.evaluation.prior import prior_scores, report_prior
+from rllib_spirl.evaluation.prior import prior_episodes, report_prior
 from rllib_spirl.files import check_writable
 from rllib_spirl.locations import Location, Remote, find, location
 from rllib_spirl.locking import sole
@@ -213,9 +213,9 @@ def prepare_skills(
     if env is None or section.rollouts == 0:
         return PreparedSkills(str(folder), data)
     task = env, env_config or {}
-    if not _tried(folder, *task) and os.access(folder, os.W_OK):
+    if _tried(folder, *task) < section.rollouts and os.access(folder, os.W_OK):
         with sole(folder / DRIVER_LOCK, "trying the prior"):
-            if not _tried(folder, *task):  # by the one waited for
+            if _tried(folder, *task) < section.rollouts:  # by the one waited for
                 report_prior(folder / CARD, *task, section.rollouts, show_progress=show_progress)
     return PreparedSkills(str(folder), data)
 
@@ -258,8 +258,8 @@ def _open(data: Location, show_progress: bool) -> DataSet:
     return found if isinstance(found, DataSet) else build(Path(str(data)), show_progress=show_progress)
 
 
-def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> bool:
-    return prior_scores(load_card(folder).metrics, env, env_config) is not None
+def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> float:
+    return prior_episodes(load_card(folder).metrics, env, env_config)
 
 
 def _resolve(path: str, places: Sequence[Path]) -> Location:

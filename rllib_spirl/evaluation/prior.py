@@ -58,7 +58,7 @@ def prior_episode(
         skill_env.close()
 
 
-*_SCORES, _PACE = PRIOR_METRICS
+*_SCORES, _PACE, _EPISODES = PRIOR_METRICS
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -68,6 +68,13 @@ def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str
     """
     of_task = [name if name in metrics else f"{name} {_task_key(env, env_config)}" for name in _SCORES]
     return (metrics[of_task[0]], metrics[of_task[1]]) if all(name in metrics for name in of_task) else None
+
+
+def prior_episodes(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> float:
+    """Of how many episodes `prior_scores` tells: of none, or of infinitely many where an earlier card does not say."""
+    if prior_scores(metrics, env, env_config) is None:
+        return 0
+    return metrics.get(f"{_EPISODES} {_task_key(env, env_config)}", np.inf)
 
 
 def _task_key(env: str, env_config: Mapping[str, Any]) -> str:
@@ -106,7 +113,7 @@ def report_prior(
         scores[name] = summary.get("completed_subtasks", summary["episode_return"])
     content = json.loads(card.read_text())
     metrics, key = content["metrics"], _task_key(env, env_config)
-    metrics.update({f"{name} {key}": score for name, score in scores.items()})
+    metrics.update({f"{name} {key}": score for name, score in scores.items()} | {f"{_EPISODES} {key}": episodes})
     recorded = metrics.get("validation_pace", 0.0)
     relative = float(np.mean(paces)) / recorded if paces and recorded > 0 else None
     if relative is not None:

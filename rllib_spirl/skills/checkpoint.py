@@ -40,7 +40,7 @@ class SkillCard(BaseModel):
     """Final training and validation losses, and what skills sampled from the prior achieve."""
 
 
-PRIOR_METRICS = ("prior_mean", "prior_sampled", "prior_pace")
+PRIOR_METRICS = ("prior_mean", "prior_sampled", "prior_pace", "prior_episodes")
 """Of metrics that tell what skills of the prior do in a task; the names go on with the task."""
 
 
