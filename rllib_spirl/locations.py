@@ -106,6 +106,17 @@ def find(path: str, places: Iterable[Path]) -> Location | None:
     return next((folder / named for folder in places if (folder / named).exists()), None)
 
 
+def absolute(path: str, places: Iterable[Path]) -> str:
+    """What `find` finds, for processes of other working directories; a URI, and what is nowhere, as given."""
+    found = find(path, places)
+    return str(found.absolute()) if isinstance(found, Path) else path
+
+
+def nowhere(path: str, places: Iterable[Path]) -> str:
+    """That a path is in none of these folders, for an error."""
+    return f"{path} does not exist in {' or '.join(dict.fromkeys(str(folder.absolute()) for folder in places))}."
+
+
 def _joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if name else folder
 

@@ -48,6 +48,7 @@ def connect(address: str, option: str, **arguments: Any) -> None:
     Raises:
         UserError: If there is none, or it is an address of Ray Client.
     """
+    global _started_here
     if address.startswith("ray://"):
         raise UserError(
             f"{option} {address}: Ray Client is not supported; use 'ray job submit -- rllib train file ...', "
@@ -58,6 +59,7 @@ def connect(address: str, option: str, **arguments: Any) -> None:
         if host and port.isdigit():  # Ray itself tries for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, **arguments)
+        _started_here = False  # an earlier one of this process was
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{option} {address}: no Ray cluster can be reached there: {reason}") from None

@@ -186,7 +186,8 @@ def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
     monkeypatch.setattr(prepare, "pretrain", lambda *_, **__: tmp_path / "skills")
     task: dict[str, Any] = {"env": "point", "env_config": {"limit": 20}}
     for wanted, known in ((2, 2), (1, 2), (3, 3)):
-        section = {"data": str(point_data), "rollouts": wanted}
+        # Skills that are there need no workers, which would be too many here.
+        section = {"data": str(point_data), "rollouts": wanted, "pretrain": {"num_workers": 4096}}
         prepare_skills(section, places=[tmp_path], **task, show_progress=False)
         assert prior_episodes(load_card(tmp_path / "skills").metrics, **task) == known
 

@@ -70,6 +70,9 @@ def test_workers_that_will_never_start(settings: dict[str, Any], message: str, m
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     check_workers(PretrainConfig(threads_per_worker=8))  # as many as there are
     check_workers(PretrainConfig(num_workers=2, threads_per_worker=1))
+    with monkeypatch.context() as with_gpus:
+        with_gpus.setattr("torch.cuda.device_count", lambda: 2)
+        check_workers(PretrainConfig(num_workers=2, threads_per_worker=2))  # each has a GPU, and one CPU
     with pytest.raises(UserError, match=message):
         check_workers(PretrainConfig(**{"threads_per_worker": 1} | settings))
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -174,9 +174,7 @@ def import_lerobot(
 
 
 def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool) -> None:
-    with stage("reading what is to be imported"):  # what an importer reads before it tells of episodes
-        data = recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None)
-    print(data)
+    print(recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None))
 
 
 @app.command()

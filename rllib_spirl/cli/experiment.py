@@ -11,7 +11,7 @@ from typing import Any
 from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import find
+from rllib_spirl.locations import absolute
 from rllib_spirl.yaml_text import did_you_mean, parse, parse_assignment, parse_file
 
 CHECKPOINT_KEYS = (
@@ -98,8 +98,7 @@ class Experiment:
         """
         if isinstance(value, dict) and set(value) == {"grid_search"}:
             return {"grid_search": [self.found(each) for each in value["grid_search"]]}
-        place = find(value, self.places) if isinstance(value, str) else None
-        return str(place.absolute()) if isinstance(place, Path) else value
+        return absolute(value, self.places) if isinstance(value, str) else value
 
 
 def load(

@@ -82,10 +82,10 @@ def check_metrics(experiment: Experiment, kind: type, measures: Callable[[], Col
         numbers, groups = _known(ours, aliases=key == "stop")
         head, nested, inside = metric.partition("/")
         if head == EVALUATION_RESULTS and nested and ours:
-            in_episodes = [f"{head}/{name}" for name in measures()]
-            if not (metric in (*results.EVALUATION, *in_episodes) or _IN_EVALUATION.match(inside)):
-                expected = [*results.EVALUATION, *in_episodes]
-                warnings.append(f"{missing(where, metric, expected)}, as far as the start of an episode tells")
+            if metric in results.EVALUATION or _IN_EVALUATION.match(inside) or inside in (found := measures()):
+                continue
+            expected = [*results.EVALUATION, *(f"{head}/{name}" for name in found)]
+            warnings.append(f"{missing(where, metric, expected)}, as far as the start of an episode tells")
             continue
         if (head in groups) if nested else (metric in numbers):
             continue

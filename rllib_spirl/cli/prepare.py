@@ -21,7 +21,7 @@ from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_spa
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.prior import prior_episodes, report_prior
 from rllib_spirl.files import check_writable
-from rllib_spirl.locations import Location, Remote, find, location
+from rllib_spirl.locations import Location, Remote, absolute, find, location, nowhere
 from rllib_spirl.locking import sole
 from rllib_spirl.paths import home
 from rllib_spirl.skills.checkpoint import CARD, load_card, load_skills
@@ -124,7 +124,7 @@ def look(
         return frames, None if env is None else _chunks(env, section.chunk)
     if section.given:
         with at("skills.checkpoint"):
-            model = check_checkpoint(_named(str(section.checkpoint), places), env)
+            model = check_checkpoint(absolute(str(section.checkpoint), places), env)
         return (frames_of(_existing(data)) if data else None), model
     assert data is not None
     existing = _existing(data)
@@ -191,9 +191,8 @@ def prepare_skills(
         made = None if env is None else try_env(env, env_config or {})
     try:
         look(section, places=places, env=made)
-        if not section.given and section.chunk is None:
-            check_workers(section.pretrain)
-        data = None if section.data is None else _open(_resolve(section.data, places), show_progress)
+        trains = None if section.given or section.chunk is not None else section.pretrain
+        data = None if section.data is None else _open(_resolve(section.data, places), trains, show_progress)
         if section.chunk is not None:
             if made is None:
                 raise UserError("skills.chunk: needs an environment, whose actions they are")
@@ -201,7 +200,7 @@ def prepare_skills(
             folder = home() / "skills" / f"chunk-{shape.horizon}-{shape.state_dim}-{shape.action_dim}"
             return PreparedSkills(str(save_chunks(folder, shape)), data)
         if section.given:
-            return PreparedSkills(_named(str(section.checkpoint), places), data)
+            return PreparedSkills(absolute(str(section.checkpoint), places), data)
         assert data is not None
         if (frames := frames_of(data)) is not None:  # of an import that is only now known
             check_frames(frames, section.pretrain, made)
@@ -252,10 +251,14 @@ def frames_of(data: DataSet | RecordedRecipe | None) -> Frames | None:
     return Frames(f"the {data.subject}'s demonstrations", state_dim, action_dim, images)
 
 
-def _open(data: Location, show_progress: bool) -> DataSet:
-    """The data set there, or the one that the recipe there builds."""
+def _open(data: Location, trains: PretrainConfig | None, show_progress: bool) -> DataSet:
+    """The data set there, or the one that the recipe there builds, of which skills are then trained, if they are."""
     found = _existing(data)
-    return found if isinstance(found, DataSet) else build(Path(str(data)), show_progress=show_progress)
+    if isinstance(found, DataSet):
+        return found
+    if trains is not None:
+        check_workers(trains)  # before what takes minutes
+    return build(Path(str(data)), show_progress=show_progress)
 
 
 def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> float:
@@ -270,12 +273,5 @@ def _resolve(path: str, places: Sequence[Path]) -> Location:
     """
     found = find(path, (*places, examples.root()))
     if found is None:
-        folders = dict.fromkeys(str(folder.absolute()) for folder in places)
-        raise UserError(f"skills.data: {path} does not exist in {' or '.join(folders)}.")
+        raise UserError(f"skills.data: {nowhere(path, places)}")
     return found
-
-
-def _named(checkpoint: str, places: Sequence[Path]) -> str:
-    """Skills that are there by their absolute path or URI: trials have working directories of their own."""
-    found = find(checkpoint, places)
-    return checkpoint if found is None else str(found.absolute() if isinstance(found, Path) else found)

@@ -50,12 +50,12 @@ def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbo
     global _started_here
     import ray
 
-    from rllib_spirl.ray_start import connect, start_local
+    from rllib_spirl.ray_start import cluster_named, connect, start_local
 
     return_freed_memory()
     if ray.is_initialized():
         return False
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = address or cluster_named()
     level = logging.WARNING if verbosity else logging.ERROR
     arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
     if address in (None, "local"):

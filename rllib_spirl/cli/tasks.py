@@ -5,7 +5,7 @@ from typing import Any
 
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import find
+from rllib_spirl.locations import find, nowhere
 from rllib_spirl.yaml_text import did_you_mean, parse_file
 
 SECTION = {"training": "training_tasks", "test": "test_tasks"}
@@ -37,5 +37,4 @@ def settings(experiment: Experiment) -> dict[str, list[Any]]:
 def _read(name: str, experiment: Experiment) -> Any:
     if isinstance(file := find(name, experiment.places), Path):
         return parse_file(file)
-    folders = dict.fromkeys(str(folder.absolute()) for folder in experiment.places)
-    raise UserError(f"{experiment.where}: tasks: {name} does not exist in {' or '.join(folders)}.")
+    raise UserError(f"{experiment.where}: tasks: {nowhere(name, experiment.places)}")

@@ -226,12 +226,12 @@ def check_resources(experiment: Experiment) -> None:
     Raises:
         UserError: One does not.
     """
+    if experiment.resources_per_trial is not None:
+        given = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
+        _check_fits(experiment, given, "lower resources_per_trial", "lower resources_per_trial")
+        return
     kind = algorithms.algorithm_class(experiment)
     for config in algorithms.validated(experiment, algorithms.param_space(experiment), without_skills=True):
-        if experiment.resources_per_trial is not None:
-            need = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
-            _check_fits(experiment, need, "lower resources_per_trial", "lower resources_per_trial")
-            return
         if getattr(config, "skill_checkpoint", "") is None:
             config.skill_checkpoint = "still to be made"  # it decides no resources, but RLlib validates the config
         need = kind.default_resource_request(config).required_resources

@@ -14,7 +14,7 @@ from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.data.writer import TrajectoryWriter, check_place
 from rllib_spirl.errors import UserError
-from rllib_spirl.progress import track
+from rllib_spirl.progress import stage, track
 
 SKIP_DAMAGED = "or leave such episodes out with --skip-damaged (in a recipe: 'skip_damaged: true')"
 
@@ -89,7 +89,8 @@ class ImportRecipe(Recipe):
         self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
     ) -> DataSet:
         check_place(output, overwrite=overwrite)  # before what may take long
-        source = self.read()
+        with stage("reading what is to be imported", show=show_progress):
+            source = self.read()
         source.facts.update(facts)
         return write(source, output, overwrite=overwrite, show_progress=show_progress, skip_damaged=self.skip_damaged)
 

@@ -164,7 +164,7 @@ def trained(folder: Path, key: str) -> bool:
 
 def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
     """Run the Ray Train job and write what it has trained."""
-    use_gpu = ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
+    use_gpu = _uses_gpus(config)
     ensure_ray()
     check_workers(config)
     shape = config.model_of(scanned)
@@ -174,7 +174,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
         tell(f"training skills, into {folder}")
     with watch("starting the workers", show=show_progress):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}
-        resources = {"CPU": config.threads_per_worker if not use_gpu else 1}
+        resources = {"CPU": _cpus_of_worker(config, use_gpu)}
         trainer = TorchTrainer(
             train_worker,
             train_loop_config=settings,
@@ -314,25 +314,30 @@ def ray_gpus() -> float:
     return ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else torch.cuda.device_count()
 
 
+def _uses_gpus(config: PretrainConfig) -> bool:
+    return ray_gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
+
+
+def _cpus_of_worker(config: PretrainConfig, use_gpu: bool) -> int:
+    return 1 if use_gpu else config.threads_per_worker
+
+
 def check_workers(config: PretrainConfig) -> None:
     """Raise UserError if this machine, where it is all of Ray, can never hold the workers: they would be waited for."""
-    if ray.is_initialized():
-        if not here_only():
-            return  # a cluster may grow
-        cpus, gpus = ray.cluster_resources().get("CPU", 0), ray.cluster_resources().get("GPU", 0)
-    elif cluster_named() is not None:
-        return
-    else:
-        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    if config.use_gpu and config.num_workers > gpus:
+    running = ray.is_initialized()
+    if not here_only() if running else cluster_named() is not None:
+        return  # a cluster may grow
+    cpus = ray.cluster_resources().get("CPU", 1) if running else os.cpu_count() or 1
+    if config.use_gpu and config.num_workers > ray_gpus():
         raise UserError(
             f"skills.pretrain: {config.num_workers} workers with use_gpu: true need as many GPUs, and there are "
-            f"{gpus:g}: lower num_workers, or leave use_gpu out."
+            f"{ray_gpus():g}: lower num_workers, or leave use_gpu out."
         )
-    most = max(1, int(cpus // min(config.threads_per_worker, cpus)))
-    if not config.use_gpu and config.num_workers > most:
+    each = _cpus_of_worker(config, _uses_gpus(config))
+    most = max(1, int(cpus // min(each, cpus)))
+    if config.num_workers > most:
         raise UserError(
-            f"skills.pretrain: {config.num_workers} workers of {config.threads_per_worker} threads do not fit on "
+            f"skills.pretrain: {config.num_workers} workers of {each} threads do not fit on "
             f"{cpus:g} CPUs: lower num_workers to {most}, or threads_per_worker."
         )
 
