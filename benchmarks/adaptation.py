@@ -181,7 +181,10 @@ def write_tables(results: Path) -> dict[str, Any]:
     last: dict[str, Any] = {}
     for name, document in documents.items():
         curves = adaptation_curves.aggregate(document)
-        said = {method: " to ".join(f"{n:,}" for n in sorted(taken)) for method, taken in steps[name].items()}
+        said = {
+            method: " to ".join(f"{n:,}" for n in sorted({min(taken), max(taken)}))
+            for method, taken in steps[name].items()
+        }
         adaptation_curves.write(document, results / f"{name}.json")
         (results / f"{name}.md").write_text(score_table(curves, {"steps of meta-training": said}) + "\n")
         plots.adaptation(curves, results / f"{name}.png", SCORES.get(name, "return"))

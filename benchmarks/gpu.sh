@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that is to be known on a machine with a GPU, in at most eight minutes: one JSON line for each part, and the tests
 # marked gpu. On a machine without one each line says "skipped". PYTHON names the interpreter.
-set -u
+set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 status=0

@@ -136,6 +136,8 @@ def command(
         anew: bool = typer.Option(False, "--anew", help="Train what is among the recorded results already, too."),
     ) -> None:
         """Train, then aggregate."""
+        if settings and not name and example == name_of_example:
+            raise typer.BadParameter("--set makes it another method than the recorded one: give it a --name.")
         numbers_of_seeds = list(range(first, first + seeds))
         one = Method(
             example=example, experiment=experiment, name=name, seeds=numbers_of_seeds, steps=steps, settings=settings

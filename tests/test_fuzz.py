@@ -83,9 +83,10 @@ def test_runs(tmp_path: Path) -> None:
     trial = tmp_path / "experiment" / "trial"
     trial.mkdir(parents=True)
     (trial / "params.json").write_text('{"env": "x", "seed": 0}')
-    line = '{"env_steps": 10.0, "training_iteration": 1, "evaluation": {"completed_subtasks": 1.5, "episodes": 2}}\n'
+    line = '{"env_steps": 10.0, "training_iteration": 1, "evaluation": {"episode_return": 1.5, "episodes": 2}}\n'
     (trial / "result.json").write_text(line * 5)
     for name in ("result.json", "params.json"):
+        assert len(read_runs([tmp_path])[0].env_steps) == 5
         survive(trial / name, lambda: read_runs([tmp_path]), 3)
 
 

@@ -566,6 +566,27 @@ def test_lerobot_joins_state_keys_and_scales(tmp_path: Path, ours: Path) -> None
     )
 
 
+def test_lerobot_names_of_some_columns_are_not_those_of_others(tmp_path: Path) -> None:
+    with TrajectoryWriter(tmp_path / "set", fps=30, state_names=list("abcd")) as writer:
+        writer.add(toy_episode(5, 0))
+    keys = ["action", "observation.state"]  # the first has no names
+    assert read_lerobot(tmp_path / "set", state_keys=keys, state_columns="2:4").state_names is None
+    named = read_lerobot(tmp_path / "set", state_columns="2:4")
+    assert named.state_names == list("cd")
+
+
+def test_lerobot_data_that_were_changed_are_others(ours: Path) -> None:
+    recipe = LeRobotRecipe(path=str(ours))
+    before = recipe.content()
+    assert recipe.content() == before
+    file = ours / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("next.reward"), "next.reward", pa.array([9.0] * 15)), file
+    )
+    assert recipe.content() != before
+
+
 def test_lerobot_mends_what_load_refuses(tmp_path: Path, ours: Path) -> None:
     """Rows out of order, and an episode in two files, are put in order."""
     before = fingerprint(ours)

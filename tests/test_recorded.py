@@ -1,10 +1,12 @@
 """The recorded curves are those of the examples as they are: who changes an example's settings records it anew."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.yaml_text import parse_file
@@ -48,9 +50,20 @@ def test_a_run_that_is_repeated_stays_in_its_tables(tmp_path: Path, monkeypatch:
     assert recorded(tmp_path / "runs.json") == [first | {"env_steps": [2]}, other]
 
 
+def test_other_settings_are_not_recorded_as_the_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from learning import command
+
+    main = command("kitchen", 5, lambda *_: {}, "kitchen.json")
+    with pytest.raises(typer.BadParameter, match="give it a --name"):
+        main(settings=["config.target_divergence=5"])
+
+
 @pytest.mark.parametrize(("results", "run"), RUNS, ids=[f"{r}-{x['method']}-{x['seed']}" for r, x in RUNS])
 def test_a_recorded_run_has_the_settings_of_its_example(results: str, run: dict[str, Any]) -> None:
     experiments = {e.name: e.given for e in load(ROOT / f"tuned_examples/{run['example']}.yaml")}
+    if only := re.search(r"--only (\S+)", run.get("command", "")):
+        experiments = {only[1]: experiments[only[1]]}
     given = [{key: spec.get(key) for key in run["experiment"]} for spec in experiments.values()]
     given = json.loads(json.dumps(given))  # keys that are numbers become texts
     assert run["experiment"] in given, (

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from rllib_spirl.cli import report as cli
 from rllib_spirl.cli.spirl import app as spirl
 from rllib_spirl.errors import UserError
+from rllib_spirl.evaluation import plots
 from rllib_spirl.evaluation.aggregate import aggregate, align, by_method
 from rllib_spirl.evaluation.report import improvements, write_report
 from rllib_spirl.evaluation.run_pictures import draw_run
@@ -383,6 +384,14 @@ def test_a_sweep_over_a_number_is_drawn(tmp_path: Path) -> None:
     pictures = draw_run(tmp_path / "sweep")
     assert pictures == [tmp_path / "sweep" / name for name in ("learning_curve.png", "sweep.png")]
     assert [Image.open(picture).size for picture in pictures] == [(1200, 700)] * 2
+
+
+def test_runs_of_one_seed_are_not_counted_as_seeds(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_trial(tmp_path / name, 0, [result(1, 1000, 1.5)])
+    curves = read_runs([f"ours={tmp_path / 'first'}", f"ours={tmp_path / 'second'}"])
+    assert plots._label(aggregate("ours", curves, "completed_subtasks")) == "ours (2\N{NO-BREAK SPACE}runs)"
+    assert plots._label(aggregate("ours", curves[:1], "completed_subtasks")) == "ours (1\N{NO-BREAK SPACE}seed)"
 
 
 @pytest.mark.parametrize("changes", [{}, {"policy": "copied"}, {"tau": 0.1, "target_divergence": 9.0}])

@@ -46,6 +46,9 @@ def test_strata_are_resampled_within_themselves() -> None:
 def test_one_run_has_no_interval() -> None:
     assert all(math.isnan(end) for end in bootstrap_interval([[3.0]], seed=0))
     assert all(math.isnan(end) for end in improvement_interval([[3.0]], [[2.0]], seed=0))
+    for sides in (([[3.0, 4.0]], [[2.0]]), ([[3.0], [1.0]], [[2.0, 1.0], [0.0]])):
+        assert all(math.isnan(end) for end in improvement_interval(*sides, seed=0))
+        assert all(math.isnan(end) for end in improvement_interval(*sides[::-1], seed=0))
 
 
 def test_probability_of_improvement_counts_pairs_and_halves_ties() -> None:

@@ -37,7 +37,9 @@ class LeRobotRecipe(ImportRecipe):
     """The name of the environment whose states these are; else what the data set says, if it is one of ours."""
 
     def content(self) -> dict[str, Any]:
-        return super().content() | file_state(Path(self.path) / "meta" / "info.json")
+        folder = Path(self.path)
+        files = [folder / "meta" / "info.json", *sorted(folder.glob("data/**/*.parquet"))]
+        return super().content() | {"files": [file_state(file) for file in files]}
 
     def read(self) -> Source:
         """Open the data set. Raises UserError when files or columns are missing or damaged."""
@@ -77,16 +79,16 @@ class LeRobotRecipe(ImportRecipe):
             refused = partial(_refuse, name, wrong.get(episode, 0))
             return name, refused if episode in wrong else partial(recorded.episode, index)
 
-        state_names = [name for key in self.state_keys for name in _dimensions(data, key)]
-        action_names = _dimensions(data, self.action_key)
+        state_names = [name for key in self.state_keys for name in _dimensions(data, key, values[key].shape[1])]
+        action_names = _dimensions(data, self.action_key, actions.shape[1])
         return Source(
             readers=[reader(index, int(number[start])) for index, start in enumerate(starts[:-1])],
             count=len(starts) - 1,
             fps=self.fps if "fps" in self.model_fields_set else float(data.info.get("fps", 10)),
             facts=facts,
             robot_type=str(data.info.get("robot_type") or "unknown"),
-            state_names=[state_names[i] for i in columns] if len(state_names) > columns.max() else None,
-            action_names=action_names if len(action_names) == actions.shape[1] else None,
+            state_names=[state_names[i] for i in columns] if len(state_names) == states.shape[1] else None,
+            action_names=action_names or None,
             env=self.env or data.ours.get("env"),
         )
 
@@ -124,9 +126,9 @@ def _refuse(name: str, frame: int) -> Episode:
     )
 
 
-def _dimensions(data: DataSet, key: str) -> list[str]:
-    """Names of a column's dimensions, empty where there are none. LeRobot also writes {"motors": [...]}."""
+def _dimensions(data: DataSet, key: str, width: int) -> list[str]:
+    """Names of a column's dimensions, empty where they are not known. LeRobot also writes {"motors": [...]}."""
     names = data.features.get(key, {}).get("names")
     if isinstance(names, dict):
         names = next(iter(names.values()), None)
-    return [str(name) for name in names] if isinstance(names, list) else []
+    return [str(name) for name in names] if isinstance(names, list) and len(names) == width else []

@@ -180,8 +180,12 @@ def sweep(key: str, values: Array, scores: Array, metric: Metric, runs: Sequence
         axes.plot(distinct, [scores[values == value].mean() for value in distinct], color=_COLOURS[0])
         axes.plot(values, scores, "o", markersize=8, color=_COLOURS[0])
         name = "target divergence δ, nats" if key == "target_divergence" else key
-        steps = np.median([run.env_steps[-1] for run in runs])
-        axes.set(xlabel=name, ylabel=f"{METRICS[metric]} at {_thousands(round(steps, -3))} environment steps")
+        ends = [run.env_steps[-1] for run in runs]
+        # A scheduler ends some trials early.
+        at = f"at {_thousands(round(np.median(ends), -3))} environment steps"
+        if max(ends) > 1.1 * min(ends):
+            at = "at a trial's last evaluation"
+        axes.set(xlabel=name, ylabel=f"{METRICS[metric]} {at}")
         axes.set_title(_title(runs))
         if distinct.min() > 0 and distinct.max() / distinct.min() >= 20:
             axes.set_xscale("log")
@@ -207,7 +211,8 @@ def _style(index: int) -> dict[str, Any]:
 
 def _label(method: MethodCurve, width: int = 28) -> str:
     count = len(method.runs)
-    seeds = f"({count}\N{NO-BREAK SPACE}{'seed' if count == 1 else 'seeds'})"
+    kind = "seed" if len({run.seed for run in method.runs}) == count else "run"
+    seeds = f"({count}\N{NO-BREAK SPACE}{kind}{'' if count == 1 else 's'})"
     return textwrap.fill(f"{method.method} {seeds}", width)
 
 

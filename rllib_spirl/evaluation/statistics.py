@@ -51,7 +51,8 @@ def bootstrap_interval(
 
     Each resample draws, with replacement, N_k runs from the N_k of every stratum k and computes the statistic θ* of the
     union; the interval is [q_{α/2}, q_{1−α/2}] of θ*, with α = 1 − confidence and q linearly interpolated. With five
-    runs or fewer such intervals are narrower than they claim.
+    runs or fewer such intervals are narrower than they claim; a run that is alone in its stratum counts as certain, and
+    where all are, there is no interval: (nan, nan).
 
     Args:
         strata: Scores of the runs, one array (N_k,) per stratum.
@@ -97,11 +98,13 @@ def improvement_interval(
 ) -> Interval:
     """Stratified bootstrap interval of `probability_of_improvement`; runs of both methods are resampled.
 
+    It is (nan, nan) where all strata of one of the methods have a single run, which do not tell how far runs vary.
+
     Raises:
         ValueError: As `probability_of_improvement`.
     """
     pairs = list(zip(_checked(ours), _checked(theirs), strict=True))
-    if max(len(a) for pair in pairs for a in pair) < 2:
+    if any(max(map(len, of_one)) < 2 for of_one in zip(*pairs, strict=True)):
         return Interval(np.nan, np.nan)
     generator = np.random.default_rng(seed)
     drawn = [_above(_resample(x, resamples, generator), _resample(y, resamples, generator)) for x, y in pairs]
