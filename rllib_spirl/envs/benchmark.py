@@ -10,7 +10,6 @@ from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 from rllib_spirl.errors import UserError
 
 Reward = Literal["dense", "sparse"]
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 class BenchmarkEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
@@ -55,16 +54,6 @@ class BenchmarkEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def _physics(self) -> NDArray[np.float64]:
-        """The state of the simulation, for `_set_physics`."""
-        model, data = self.benchmark.model, self.benchmark.data
-        physics = np.empty(mujoco.mj_stateSize(model, _PHYSICS))
-        mujoco.mj_getState(model, data, physics, _PHYSICS)
-        return physics
-
-    def _set_physics(self, physics: NDArray[np.float64]) -> None:
-        mujoco.mj_setState(self.benchmark.model, self.benchmark.data, physics, _PHYSICS)
 
 
 def info(success: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.raster import rasterise
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 from rllib_spirl.envs.seeing import SeeingEnv
@@ -330,6 +331,22 @@ class BlockStackingEnv(SeeingEnv):
         terminated = info["measures"]["tower_height"] == self.blocks
         truncated = not terminated and self._steps >= self.max_episode_steps
         return self._observe(state), self._worth - before, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
+        return {
+            "physics": physics_of(self.model, self.data),
+            "worth": self._worth,
+            "steps": self._steps,
+            "seen": list(self._last_two),
+            "random": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where the environment of `get_state` was."""
+        set_physics(self.model, self.data, state["physics"])
+        self._worth, self._steps, self._last_two = state["worth"], state["steps"], list(state["seen"])
+        self.np_random.bit_generator.state = state["random"]
 
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
         """`relabel` for this environment's reward: what recorded states would have earned here."""

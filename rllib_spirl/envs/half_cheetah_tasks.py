@@ -7,6 +7,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.tasks import is_number
 from rllib_spirl.errors import UserError
 
@@ -54,6 +55,25 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
 
     def get_task(self) -> float:
         return self._task
+
+    def get_state(self) -> dict[str, Any]:
+        """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
+        return {
+            "physics": physics_of(self.model, self.data),
+            "tasks": (self._wanted, self._task),
+            "velocities": list(self._velocities),
+            "random": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: Any, velocities: Any = None) -> None:
+        """Go on where the environment of `get_state` was; or, as Gymnasium's own, set positions and ``velocities``."""
+        if not isinstance(state, dict):
+            super().set_state(state, velocities)
+            return
+        set_physics(self.model, self.data, state["physics"])
+        self._wanted, self._task = state["tasks"]
+        self._velocities = list(state["velocities"])
+        self.np_random.bit_generator.state = state["random"]
 
     def reset_model(self) -> NDArray[np.float64]:
         self._wanted = self._task

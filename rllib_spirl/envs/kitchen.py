@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
@@ -36,7 +37,6 @@ THRESHOLD = 0.3
 SUBSTEPS = 40  # of 2 ms: one step is 0.08 s
 
 # What FrankaKitchen-v1 starts from and what it reads of its robot's configuration file.
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _START = np.fromstring(
     """
     0.148388023 -1.76848573 1.84390296 -2.4768576 0.260252026 0.712533105 1.59515394 0.0479267505 0.0371350919
@@ -260,10 +260,8 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
 
     def get_state(self) -> dict[str, Any]:
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
-        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
-        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
         return {
-            "physics": physics,
+            "physics": physics_of(self.model, self.data),
             "observed": self._state.copy(),
             "tasks": self._progress.tasks,
             "completed": self._progress.completed.copy(),
@@ -273,7 +271,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where the environment of `get_state` was, with the same noise."""
-        mujoco.mj_setState(self.model, self.data, state["physics"], _PHYSICS)
+        set_physics(self.model, self.data, state["physics"])
         self._state[:] = state["observed"]
         self._progress = Progress(state.get("tasks", self.tasks), self.ordered)  # states of earlier versions have none
         self._progress.completed = list(state["completed"])

@@ -207,6 +207,23 @@ class MazeEnv(SeeingEnv):
         truncated = not reached and self._steps >= self.max_episode_steps
         return self._observe(state), float(reached), reached, truncated, {"measures": {"success": float(reached)}}
 
+    def get_state(self) -> dict[str, Any]:
+        """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
+        return {
+            "motion": (self._position, self._velocity),
+            "goals": (self.goal, self._task),
+            "steps": self._steps,
+            "seen": list(self._last_two),
+            "random": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where the environment of `get_state` was."""
+        self._position, self._velocity = map(tuple, state["motion"])
+        self.goal, self._task = map(tuple, state["goals"])
+        self._steps, self._last_two = state["steps"], list(state["seen"])
+        self.np_random.bit_generator.state = state["random"]
+
     def relabel(self, states: NDArray[np.floating]) -> tuple[NDArray[np.float64], int | None]:
         """`relabel` for this environment's goal: what recorded states would have earned here."""
         return relabel(states, self._task)

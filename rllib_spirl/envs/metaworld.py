@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.envs.benchmark import BenchmarkEnv, Reward, info
+from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.errors import UserError
 from rllib_spirl.extras import optional
 
@@ -88,7 +89,7 @@ class MetaWorldEnv(BenchmarkEnv):
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
         return {
-            "physics": self._physics(),
+            "physics": physics_of(self.benchmark.model, self.benchmark.data),
             "observed": env._prev_obs.copy(),
             # Some tasks remember a number of their episode, for the dense reward.
             "numbers": {key: value for key, value in vars(env).items() if isinstance(value, int | float)},
@@ -104,7 +105,7 @@ class MetaWorldEnv(BenchmarkEnv):
         self.np_random.bit_generator.state = self._began
         self._begin()
         self.np_random.bit_generator.state = now
-        self._set_physics(state["physics"])
+        set_physics(self.benchmark.model, self.benchmark.data, state["physics"])
         vars(env).update(state["numbers"])
         env._prev_obs, self._success = state["observed"].copy(), state["success"]
 

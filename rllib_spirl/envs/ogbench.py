@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.envs.benchmark import BenchmarkEnv, Reward, info
 from rllib_spirl.envs.outside import ARM, BUTTON, CUBE, FAMILIES, OGBENCH, SLIDE, Family
+from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.errors import UserError
 from rllib_spirl.extras import optional
 
@@ -163,7 +164,7 @@ class OGBenchEnv(BenchmarkEnv):
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
         return {
-            "physics": self._physics(),
+            "physics": physics_of(self.benchmark.model, self.benchmark.data),
             # The controller starts from where the hand was a moment ago, as the last step left it.
             "sites": (env.data.site_xpos.copy(), env.data.site_xmat.copy()),
             "buttons": env._cur_button_states.copy() if self.family.buttons else None,
@@ -177,7 +178,7 @@ class OGBenchEnv(BenchmarkEnv):
         if self.family.buttons:
             env._cur_button_states = state["buttons"].copy()
             env._apply_button_states()
-        self._set_physics(state["physics"])
+        set_physics(self.benchmark.model, self.benchmark.data, state["physics"])
         env.data.site_xpos[:], env.data.site_xmat[:] = state["sites"]
         env._success = state["success"]
         self.np_random.bit_generator.state, env.np_random.bit_generator.state = state["random"]
