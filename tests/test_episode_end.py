@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_spirl.algorithm.episode_end import EpisodeEnd, log_end
+from rllib_spirl.envs.rollout import run_episode
 
 
 def logged(*infos: dict[str, Any]) -> dict[str, Any]:
@@ -33,6 +35,37 @@ def test_means_over_the_episodes_since_the_last_result() -> None:
 )
 def test_what_environments_mean_otherwise_is_left_alone(info: dict[str, Any]) -> None:
     assert logged(info) == {}
+
+
+class _Ended(gym.Env):
+    """An episode of one step, with an info of its own."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.info = info
+
+    def reset(self, **_: Any) -> Any:
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1), 1.0, True, False, self.info
+
+
+@pytest.mark.parametrize(
+    ("info", "subtasks", "measures"),
+    [
+        ({}, {}, {}),
+        ({"subtasks": ["a"], "measures": "far"}, {}, {}),
+        (
+            {"subtasks": {"a": 0.5, "b": np.True_, 3: 0}, "measures": {"x": None, "y": 2}},
+            {"b": True, "3": False},
+            {"y": 2},
+        ),
+    ],
+)
+def test_evaluations_understand_the_same(info: dict[str, Any], subtasks: Any, measures: Any) -> None:
+    result = run_episode(_Ended(info), lambda _: 0, seed=0)
+    assert (result.subtasks, result.measures) == (subtasks, measures)
+    assert logged(info).get("completed_subtasks") == (sum(subtasks.values()) if subtasks else None)
 
 
 def test_episodes_of_several_agents_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 """MAML: its inner step and outer gradient by hand, what env runners meet, tiny runs, and new tasks."""
 
+import itertools
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from rllib_spirl import MAML, MAMLConfig, UserError
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.evaluation import adapting
 from rllib_spirl.evaluation.restore import load_policy
+from rllib_spirl.meta import adapting_env_runner
 from rllib_spirl.meta.adapting_env_runner import Meeting
 from rllib_spirl.meta.advantages import (
     baseline_features,
@@ -372,6 +374,27 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     assert source.test_tasks == [45]
     again = adapting.adapt(source, [45.0], episodes=5)
     assert again["45.0"] == [tuple(point) for point in curve]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_no_inner_step_is_taken_of_which_nothing_comes(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+
+    def counted(*arguments: Any, inner_lr: float) -> Any:
+        steps.append(inner_lr)
+        return adapted(*arguments, inner_lr=inner_lr)
+
+    monkeypatch.setattr(adapting_env_runner, "adapted", counted)
+    algorithm = MAML.from_checkpoint(checkpoint)
+    try:
+        config, runner = algorithm.config, algorithm.env_runner
+        runner.run([Meeting(45.0, range(config.inner_steps + 1))])
+        assert steps == [config.inner_lr] * config.inner_steps
+        steps.clear()
+        list(runner.meet(45.0, (config.inner_steps + 2) * config.adaptation_episodes, itertools.count()))
+        assert steps == [config.inner_lr] * config.inner_steps + [config.inner_lr / 2]
+    finally:
+        algorithm.stop()
 
 
 def test_what_is_for_other_checkpoints_is_one_clear_line(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

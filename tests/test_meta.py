@@ -24,6 +24,7 @@ from rllib_spirl.algorithm.spirl_learner import with_prior
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.envs.point_tasks import PointTasksEnv
+from rllib_spirl.envs.rollout import skill_random
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.envs.tasks import check_split
 from rllib_spirl.evaluation import adapting
@@ -211,6 +212,7 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
         ({"exploring_divergence": 0}, "`exploring_divergence` must be a number greater than 0"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
         ({"context_hidden": 0}, "`context_hidden` must be a whole number, at least 1, got 0"),
+        ({"exploring_episodes": 3}, r"`evaluation_duration` \(3\) must be more than `exploring_episodes` \(3\)"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
@@ -223,6 +225,29 @@ def test_evaluations_that_explore_throughout_are_refused(config: Maker) -> None:
         config().evaluation(evaluation_config={"explore": True}).validate()
     with pytest.raises(ValueError, match="MetaSPiRL has no use for `rollout_fragment_length`: set `tasks_per_step`"):
         config().env_runners(rollout_fragment_length=4).validate()
+    with pytest.raises(ValueError, match="MetaSPiRL has no use for `batch_mode`"):
+        config().env_runners(batch_mode="complete_episodes").validate()
+    with pytest.raises(ValueError, match="MetaSPiRL samples with `explore`"):
+        config().env_runners(explore=False).validate()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_experience_of_other_tasks_is_refused(config: Maker, tmp_path: Path, built: Any) -> None:
+    algorithm = built(config().build_algo())
+    algorithm.train()
+    saved = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    other = built(config(training_tasks=[10, 170, 90]).build_algo())
+    with pytest.raises(UserError, match=r"is of the task '90', this run's of '170'.* the same training tasks in the"):
+        other.restore_from_path(saved)
+
+
+def test_where_an_episode_begins_says_nothing_about_its_embedding() -> None:
+    begun, noise = [], []
+    for seed in range(2000):
+        begun.append(np.random.default_rng(seed).uniform(size=2))
+        noise.append(skill_random(seed).standard_normal(2))
+    correlations = np.corrcoef(np.array(begun).T, np.array(noise).T)[:2, 2:]
+    assert np.abs(correlations).max() < 0.1
 
 
 # The context.
@@ -621,7 +646,10 @@ def test_two_goals_are_told_apart_after_one_episode(seed: int, tmp_path: Path, b
 
     def second_returns() -> Iterator[float]:
         for task, first in itertools.product((0.0, 180.0), (seed, seed + 50)):
-            met = Acquaintance(algorithm.env_runner._evaluation_env, algorithm.env_runner.module, task)
+            runner, config = algorithm.env_runner, algorithm.config
+            met = Acquaintance(
+                runner._evaluation_env, runner.module, task, config.exploring_episodes, config.context_size
+            )
             seeds = episode_seeds(first, task)
             met.run(next(seeds))
             yield met.run(next(seeds)).episode_return

@@ -180,6 +180,36 @@ def test_samples_of_whole_episodes_begin_in_other_states(config: Maker) -> None:
     np.testing.assert_array_equal(again.sample(num_episodes=1)[0].get_observations(0), begun[0])
 
 
+def test_env_runners_with_several_environments_share_no_beginnings(config: Maker) -> None:
+    begun = set()
+    for index in (1, 2, 3):
+        runner = SkillEnvRunner(config=config().env_runners(num_envs_per_env_runner=4), worker_index=index)
+        runner.sample(num_timesteps=1)
+        begun |= {tuple(episode.get_observations(0)) for episode in runner._ongoing_episodes}
+        runner.stop()
+    assert len(begun) == 12
+
+
+class Placed(PointEnv):
+    """Knows which env runner's it is, as RLlib tells environments."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.place = (config.worker_index, config.vector_index)
+        config.pop("limit")
+
+
+@pytest.mark.parametrize("envs", [1, 2])
+def test_an_environment_is_told_where_it_is(config: Maker, envs: int) -> None:
+    given = config().environment(Placed, env_config={"limit": 12}).env_runners(num_envs_per_env_runner=envs)
+    runner = SkillEnvRunner(config=given, worker_index=2)
+    many = runner._skill_env.env.envs if envs > 1 else [runner._skill_env]
+    assert [env.unwrapped.place for env in many] == [(2, index) for index in range(envs)]
+    assert runner._evaluation_env.unwrapped.place == (2, 0)
+    assert given.env_config == {"limit": 12}, "what an environment does to its config is its own"
+    runner.stop()
+
+
 def test_a_remote_env_runner_does_not_repeat_the_beginning_of_a_run(config: Maker) -> None:
     def first(steps: int | None) -> Any:
         runner = SkillEnvRunner(config=config(), worker_index=1)
@@ -282,6 +312,27 @@ def test_a_run_that_is_restored_goes_on_as_if_it_had_not_stopped(config: Maker, 
         assert result["env_steps"] == expected["env_steps"]
         assert result["env_runners"]["episode_return_mean"] == expected["env_runners"]["episode_return_mean"]
         assert torch.equal(made[0].replay.sample(50)["z"], made[2].replay.sample(50)["z"])
+    finally:
+        for algorithm in made:
+            algorithm.stop()
+
+
+@pytest.mark.parametrize("trained", [0, 3])
+def test_a_run_of_whole_episodes_goes_on_as_if_it_had_not_stopped(config: Maker, tmp_path: Path, trained: int) -> None:
+    given = config().env_runners(batch_mode="complete_episodes")
+    first = given.build_algo()
+    made = [first]
+    try:
+        for _ in range(trained):
+            first.train()
+        made.append(SPiRL.from_checkpoint(first.save_to_path(str(tmp_path / "checkpoint"))))
+        random = torch.get_rng_state()
+        first.train()
+        torch.set_rng_state(random)
+        made[1].train()
+        assert torch.equal(made[0].replay.sample(50)["states"], made[1].replay.sample(50)["states"])
+        weights, same = module(made[0]).state_dict(), module(made[1]).state_dict()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
     finally:
         for algorithm in made:
             algorithm.stop()

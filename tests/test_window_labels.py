@@ -6,6 +6,24 @@ from rllib_spirl.algorithm.offline import counting, window_labels
 from rllib_spirl.data import Trajectories
 
 
+def test_which_windows_count_does_not_depend_on_the_other_episodes() -> None:
+    """Two recordings of six steps that stop before their task is done, skills of two: one has lost something."""
+    states = np.arange(13.0)[:, None]
+    rewards = np.array([0, 1, 0, 0, 1, 0, 0, 1, -1, 0, 1, 0.0])
+    both = Trajectories(
+        states=states[:-1],
+        actions=np.zeros((12, 1)),
+        rewards=rewards,
+        next_states=states[1:],
+        terminated=np.zeros(12, bool),
+        episode_starts=np.array([0, 6, 12]),
+        task_index=np.zeros(12, np.int64),
+        tasks=["play"],
+    )
+    starts = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10])
+    assert counting(both, starts, 2).tolist() == [True] * 5 + [True, True, True, False, False]
+
+
 def test_play_that_meets_a_goal_again_and_again_is_an_attempt_each_time() -> None:
     """Twelve steps, the goal met with the steps 4, 5 and 9, skills of three steps."""
     states = np.arange(13.0)[:, None]

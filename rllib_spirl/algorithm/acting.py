@@ -16,6 +16,7 @@ from rllib_spirl.algorithm.spirl_rl_module import (
     SkillPriorRLModule,
     WithContext,
 )
+from rllib_spirl.envs.rollout import skill_random
 from rllib_spirl.nets import NumpyMLP
 from rllib_spirl.skills.decoder import NumpyStates
 from rllib_spirl.skills.model import LOG_STD_MAX, LOG_STD_MIN, SkillPrior
@@ -69,7 +70,7 @@ class ActingPolicy:
 
     def in_episode(self, seed: int, explore: bool) -> Callable[[Any], Array]:
         """The policy of an evaluation episode: the deterministic one, or draws by random numbers of their own."""
-        return partial(self.sample, rng=np.random.default_rng(seed)) if explore else self.best
+        return partial(self.sample, rng=skill_random(seed)) if explore else self.best
 
     def _noise(self, rng: np.random.Generator, count: int, rows: torch.Tensor) -> torch.Tensor:
         """N(0, 1), (count, B, Z), of which so many skills are made in states (B, S)."""

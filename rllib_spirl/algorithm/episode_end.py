@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rllib_spirl.envs.rollout import measures_in, subtasks_in
 
 COMPLETED_SUBTASKS, ALL_COMPLETED, SUBTASK_RATE = "completed_subtasks", "all_completed", "subtask_rate"
 
@@ -17,19 +18,12 @@ def log_end(metrics: MetricsLogger, info: Mapping[str, Any]) -> None:
     A result holds their means over the episodes that ended since the result before it; of several env runners, the
     mean of theirs.
     """
-    if done := _numbers(info.get("subtasks")):
+    if done := subtasks_in(info):
         metrics.log_value(COMPLETED_SUBTASKS, sum(done.values()), reduce="mean")
         metrics.log_value(ALL_COMPLETED, float(all(done.values())), reduce="mean")
         metrics.log_dict(done, key=SUBTASK_RATE, reduce="mean")
-    for name, value in _numbers(info.get("measures")).items():
+    for name, value in measures_in(info).items():
         metrics.log_value(name, value, reduce="mean")
-
-
-def _numbers(values: Any) -> dict[str, float]:
-    """Environments that were not written for this package may mean something else by these names."""
-    if not isinstance(values, Mapping):
-        return {}
-    return {name: float(v) for name, v in values.items() if isinstance(v, bool | int | float | np.number | np.bool_)}
 
 
 class EpisodeEnd(RLlibCallback):

@@ -130,15 +130,17 @@ def skill_transitions(
 def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDArray[np.bool_]:
     """Which of the windows (W,) are learned from: those that begin before their task is done.
 
-    Where rewards are negative, a recording's last window before its end is left out as well, unless the task ended
-    there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
+    Of an episode in which a reward is negative, the last window before its end is left out as well, unless the task
+    ended there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
     """
     end, episode_end = data.ends, data.episode_ends
     begun: NDArray[np.bool_] = starts < end[starts]
-    if len(data.rewards) == 0 or data.rewards.min() >= 0:
+    if len(starts) == 0:
         return begun
+    negative = np.repeat(np.minimum.reduceat(data.rewards, data.episode_starts[:-1]) < 0, np.diff(data.episode_starts))
     last = np.minimum(starts + horizon, end[starts]) - 1
-    return begun & (data.terminated[last] | (last + 1 + horizon <= episode_end[starts]))
+    followed: NDArray[np.bool_] = data.terminated[last] | (last + 1 + horizon <= episode_end[starts])
+    return begun & (followed | ~negative[starts])
 
 
 def window_labels(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], Batch]:

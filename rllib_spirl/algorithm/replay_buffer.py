@@ -19,6 +19,17 @@ MAX_LAG, SAMPLED_ROWS = 50, 2000
 COLUMNS = ("states", "z", "rewards", "next_states", "terminated")
 
 
+def successive(states: Tensor, z: Tensor, rewards: Tensor, terminated: bool) -> Batch:
+    """The columns of n transitions that follow on each other, of states (n + 1, S), z (n, Z) and rewards (n,).
+
+    Args:
+        terminated: Whether the task ended with the last one.
+    """
+    ends = torch.zeros(len(z))
+    ends[-1] = float(terminated)
+    return {"states": states[:-1], "z": z, "rewards": rewards, "next_states": states[1:], "terminated": ends}
+
+
 class SkillReplay:
     """The last ``capacity`` skill transitions (s, z, Σr, s', terminated), float32.
 
@@ -33,6 +44,8 @@ class SkillReplay:
 
     source = ""
     """Where transitions that are not the agent's own come from; saved too."""
+    task = ""
+    """Whose rewards they have, where that may be another one's; saved too."""
 
     def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
         self.capacity = capacity
@@ -83,7 +96,8 @@ class SkillReplay:
         tensors["next_states"] = tensors["next_states"][~repeated]
         tensors["repeated"] = repeated
         tensors["rng"] = self.generator.get_state()
-        facts = {"next": self._next, "size": self.size, "capacity": self.capacity, "source": self.source, "lag": lag}
+        facts: dict[str, int | str] = {"next": self._next, "size": self.size, "capacity": self.capacity, "lag": lag}
+        facts |= {"source": self.source, "task": self.task}
         with replacing(path) as file:
             save_file(tensors, file, {name: str(fact) for name, fact in facts.items()})
 
@@ -96,7 +110,7 @@ class SkillReplay:
         """
         saved = _Saved.read(path)
         replay = cls(saved.columns["rewards"].numel(), state_dim, latent_dim)
-        replay.source = saved.source
+        replay.source, replay.task = saved.source, saved.task
         replay._fill(saved)
         return replay
 
@@ -104,9 +118,16 @@ class SkillReplay:
         """Read `save`'s file; after an error this buffer is as it was.
 
         Raises:
-            UserError: If the file is corrupt, has other dimensions, or holds more than this ring's capacity.
+            UserError: If the file is corrupt, has other dimensions, is of another task, or holds more than this
+                ring's capacity.
         """
-        self._fill(_Saved.read(path))
+        saved = _Saved.read(path)
+        if saved.task and saved.task != self.task:  # files of earlier versions tell none
+            raise UserError(
+                f"The replay buffer in {saved.path} is of the task '{saved.task}', this run's of '{self.task}'. Use a "
+                "checkpoint of the same training tasks in the same order."
+            )
+        self._fill(saved)
 
     def _fill(self, saved: "_Saved") -> None:
         size, same_ring = saved.size, saved.capacity == self.capacity
@@ -139,6 +160,7 @@ class _Saved:
     next: int
     capacity: int
     source: str
+    task: str
     columns: Batch
     generator: torch.Generator
 
@@ -164,7 +186,7 @@ class _Saved:
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
-        return cls(path, size, start, capacity, facts.get("source", ""), columns, generator)
+        return cls(path, size, start, capacity, facts.get("source", ""), facts.get("task", ""), columns, generator)
 
 
 def saved_skills(path: Path) -> Tensor:

@@ -15,8 +15,8 @@ from torch import nn
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.any_state import TakesAnyState
-from rllib_spirl.envs.rollout import EpisodeResult, run_episode
-from rllib_spirl.envs.skill_env import SkillEnv, make_skill_env
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode, skill_random
+from rllib_spirl.envs.skill_env import SkillEnv, context, make_skill_env
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_skill_vector_env
 from rllib_spirl.progress import track
 
@@ -36,9 +36,10 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
     _needs_initial_reset: bool
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        index = kwargs.get("worker_index") or 0
         skill_config = {
             "env": config.env,
-            "env_config": dict(config.env_config),
+            "env_config": context(config.env_config, worker_index=index, num_workers=kwargs.get("num_workers")),
             "skill_checkpoint": config.skill_checkpoint,
             "skill_bound": config.skill_bound,
             "batched": config.vectorize_mode == "vector_entry_point",
@@ -49,8 +50,10 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         if self._many:
             inner.env_runners(gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT)
         super().__init__(config=inner, **kwargs)
-        self._rng = np.random.default_rng(self._seed)
-        self._reset_seed = self._seed  # of the next reset; environments then go on with their own random numbers
+        self._rng = skill_random(self._seed)
+        # Of the next reset; environments then go on with their own random numbers. Of several, each takes the next
+        # seed, which must not be one of another env runner's, whose seed is greater by its index.
+        self._reset_seed = None if self._seed is None else self._seed + index * (config.num_envs_per_env_runner - 1)
 
     def begin_anew(self, steps: int) -> None:
         """From here on other random numbers than at the start: those of a run that goes on after so many steps."""
@@ -200,7 +203,9 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             begun = not self._needs_initial_reset
             state[_SAMPLING] = {
                 "random": self._rng.bit_generator.state,
-                "envs": [_attribute(self._skill_env, "get_state")()] if begun else [],
+                "reset_seed": self._reset_seed,
+                "envs": [_attribute(self._skill_env, "get_state")()] if self._reset_seed is None else [],
+                "side_by_side": (self._many, self.num_envs),
                 "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
                 "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
             }
@@ -216,19 +221,24 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             return
         sampling, env = state[_SAMPLING], self._skill_env
         self._rng.bit_generator.state = sampling["random"]
-        as_many = len(sampling["episodes"]) == self.num_envs and ("z" in sampling) == self._many
+        self._needs_initial_reset, self._reset_seed = True, sampling.get("reset_seed")
+        if self._reset_seed is not None:  # nothing had been sampled
+            return
+        as_many = tuple(sampling.get("side_by_side", ())) == (self._many, self.num_envs)
         if not as_many or sampling["envs"][0] is None:
             self._reset_seed = int(self._rng.integers(2**31))  # not that of the run's first episodes
             return
         env.reset()
         _attribute(env, "set_state")(sampling["envs"][0])
+        if not sampling["episodes"]:  # whole ones are sampled, the next of which is still to begin
+            return
         if self._many:
             self._shown, self._z = sampling["shown"].copy(), sampling["z"].copy()
         self._ongoing_episodes = [SingleAgentEpisode.from_state(e) for e in sampling["episodes"]]
         self._ongoing_episodes_for_metrics.clear()
         for piece in map(SingleAgentEpisode.from_state, sampling["pieces"]):
             self._ongoing_episodes_for_metrics[piece.id_].append(piece)
-        self._needs_initial_reset, self._reset_seed = False, None
+        self._needs_initial_reset = False
 
     @cached_property
     def _evaluation_env(self) -> SkillEnv:

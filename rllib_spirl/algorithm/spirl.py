@@ -1,5 +1,6 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from rllib_spirl.algorithm.checked_config import CheckedConfig, is_finite
 from rllib_spirl.algorithm.chunk_windows import chunk_windows
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch, successive
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, SkillPriorRLModule
@@ -65,8 +66,32 @@ _NOT_USED = {
     "train_batch_size": "`train_batch_size_per_learner`",
     "minibatch_size": "`train_batch_size_per_learner`",
     "num_epochs": "`updates_per_step`",
+    "_model_config": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
+    "torch_compile_learner": "`compile_updates`",
 }
+_NOT_USED_AT_ALL = (
+    "_env_to_module_connector",
+    "_module_to_env_connector",
+    "_learner_connector",
+    "grad_clip",
+    "clip_actions",
+    "normalize_actions",
+    "clip_rewards",
+    "observation_filter",
+    "log_gradients",
+    "shuffle_batch_per_epoch",
+    "torch_skip_nan_gradients",
+)
 _NOT_OF_FLOWS = (
+    "regularize_to",
+    "prior_spread",
+    "log_std_bound",
+    "target_divergence",
+    "initial_divergence",
+    "divergence_steps",
+    "initial_alpha",
+    "least_alpha",
+    "alpha_lr",
     "kl_in_target",
     "target_members",
     "target_value",
@@ -217,7 +242,7 @@ class SPiRLConfig(CheckedConfig):
             policy: "residual" around the prior; "copied": a trainable copy of its network, as in the paper, or of
                 what it says where it sees pictures, with a network over states around that; or "flow":
                 flow matching that clones the skills in its batches, among whose samples the best by value is taken. A
-                flow has no divergence and no α.
+                flow is not regularised: it has no divergence and no α.
             regularize_to: "prior", or "unit": N(0, I), which makes the entropy term that of maximum-entropy SAC in the
                 space of skills. A residual policy then starts there; a copied one still starts as the prior. "uniform",
                 with a skill_bound: the uniform distribution over bounded z, which is what SAC's entropy of a policy
@@ -239,8 +264,9 @@ class SPiRLConfig(CheckedConfig):
             policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
             replay_capacity: Skill transitions kept. Of chunks of actions they are all windows of H steps, see
                 `chunk_windows`.
-            warmup_steps: Skill transitions gathered with the prior (the policy's starting point) before learning. With
-                0, `offline_updates` are made before anything is sampled.
+            warmup_steps: Skill transitions gathered with what the policy starts from, the prior or, of a flow, noise,
+                before learning; of chunks of actions they are windows, as in `replay_capacity`. With 0,
+                `offline_updates` are made before anything is sampled.
             updates_per_step: Gradient steps per skill transition.
             offline_fraction: Share of every batch drawn from `offline_data`; None for as much as its transitions are of
                 all, the agent's own included.
@@ -311,6 +337,8 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
+        if self.regularize_to != "prior" and self.policy != "flow" and self._changed(("prior_spread",)):
+            self._value_error(f"`prior_spread` is of the prior, and `regularize_to` is {self.regularize_to!r}.")
         for name in ("target_value", "policy_value"):
             if getattr(self, name) not in ("least", "mean"):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
@@ -348,9 +376,14 @@ class SPiRLConfig(CheckedConfig):
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
         self._check_not_used(_NOT_USED)
-        for name in ("_env_to_module_connector", "_module_to_env_connector", "_learner_connector", "grad_clip"):
-            if getattr(self, name, None) is not None:
+        if not self.in_evaluation:
+            for name in self._changed(_NOT_USED_AT_ALL):
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
+            if self.batch_mode != "truncate_episodes" and self.num_envs_per_env_runner > 1:
+                self._value_error(
+                    "Of environments side by side, `batch_mode` 'complete_episodes' would throw away the episodes that "
+                    "go on: leave it out, or use more env runners."
+                )
         # Last: an experiment that has its skills still to be made is checked without them.
         if not self.skill_checkpoint:
             self._value_error(
@@ -473,11 +506,15 @@ class SPiRL(Algorithm):
         assert isinstance(self.config.skill_checkpoint, SkillFiles)
         assert self.config.offline_data is not None
         model, _ = load_skills(self.config.skill_checkpoint)
-        env = make_env(self.config.env, dict(self.config.env_config))
+        env = make_env(self.config.env, self.config.env_config)
         replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
         env.close()
-        replay.source = self.config.offline_data
+        replay.source, replay.task = self.config.offline_data, self._labels()
         return replay
+
+    def _labels(self) -> str:
+        """What the rewards of demonstrations depend on beside their data, and z."""
+        return json.dumps([self.config.env, self.config.env_config, self.config.skill_bound], default=str)
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1
@@ -555,16 +592,8 @@ class SPiRL(Algorithm):
         for episode in episodes:
             count = len(episode)
             observations = torch.tensor(episode.get_observations(), dtype=torch.float32)
-            terminated = torch.zeros(count)
-            terminated[-1] = float(episode.is_terminated)
-            taken = {
-                "states": observations[:-1],
-                "z": torch.tensor(episode.get_actions()),
-                "rewards": torch.tensor(episode.get_rewards()),
-                "next_states": observations[1:],
-                "terminated": terminated,
-            }
-            self._keep(episode, taken)
+            z, rewards = torch.tensor(episode.get_actions()), torch.tensor(episode.get_rewards())
+            self._keep(episode, successive(observations, z, rewards, episode.is_terminated))
             infos = episode.get_infos(slice(-count, None))
             self.metrics.log_value(ENV_STEPS, sum(i["low_level_steps"] for i in infos), reduce="lifetime_sum")
             added += count
@@ -701,7 +730,8 @@ class SPiRL(Algorithm):
             demonstrations = folder / DEMONSTRATIONS_FILE
             if self._uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
-                if brought.source == self.config.offline_data:  # another config may name others
+                # Another config may name others, or another task. Those of earlier versions do not tell theirs.
+                if brought.source == self.config.offline_data and brought.task in ("", self._labels()):
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
             self._restore_replay(folder)

@@ -118,7 +118,9 @@ class SPiRLLearner(TakesAnyState, TorchLearner):
             policy: list[Tensor] = list(module.policy.parameters())
             averaged: list[Tensor] = list(module.averaged_policy.parameters())
             with fast_matmul():
-                minibatches = self._minibatches(with_prior(module, columns), config)
+                if config.policy != "flow":
+                    columns = with_prior(module, columns)
+                minibatches = self._minibatches(columns, config)
                 for index, minibatch in enumerate(minibatches):
                     loss = self._loss(module_id, module, config, minibatch, log=index == len(minibatches) - 1)
                     optimizer.zero_grad(set_to_none=True)
@@ -162,7 +164,8 @@ class SPiRLLearner(TakesAnyState, TorchLearner):
         if log:
             # The δ in use: schedules and population-based training change it.
             logged = {k: v.mean().item() for k, v in values.items()}
-            logged["target_divergence"] = divergence_at(self._env_steps, config)
+            if config.policy != "flow":
+                logged["target_divergence"] = divergence_at(self._env_steps, config)
             self.metrics.log_dict(logged, key=module_id, window=1)
         return loss
 

@@ -364,8 +364,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         return {Columns.ACTIONS: self.best_skills(batch[Columns.OBS].float())}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.skills(batch[Columns.OBS].float())[0].sample()}
-
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        z, kl = self.skills(batch["states"])
-        return {"z": z, "kl": kl}
+        states = batch[Columns.OBS].float()
+        if self.explores_by_value:
+            noise = torch.randn(self.candidates, len(states), self.latent_dim, device=states.device)
+            return {Columns.ACTIONS: self.best_drawn(states, noise)}
+        return {Columns.ACTIONS: self.skills(states)[0].sample()}

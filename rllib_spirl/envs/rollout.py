@@ -1,6 +1,6 @@
 """Seeded evaluation episodes and what is counted in them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -33,9 +33,36 @@ def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> Episod
         seed=seed,
         episode_return=total,
         low_level_steps=steps,
-        subtasks=info.get("subtasks", {}),
-        measures=info.get("measures", {}),
+        subtasks=subtasks_in(info),
+        measures=measures_in(info),
     )
+
+
+def skill_random(seed: int | None) -> np.random.Generator:
+    """Of the skills that are drawn where an environment is reset with ``seed``: it draws from the seed itself, so that
+    they would go with where its episode begins."""
+    return np.random.default_rng(None if seed is None else [2, seed])
+
+
+def subtasks_in(info: Mapping[str, Any]) -> dict[str, bool]:
+    """Which of the target's subtasks are completed, by ``info["subtasks"]``.
+
+    Here and in `measures_in`: what is something else is passed over, for environments that were not written for this
+    package may mean something else by these names.
+    """
+    return {name: bool(value) for name, value in _numbers(info.get("subtasks")).items() if value in (0, 1)}
+
+
+def measures_in(info: Mapping[str, Any]) -> dict[str, float]:
+    """What else an environment says of an episode's end, by ``info["measures"]``."""
+    return _numbers(info.get("measures"))
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, Mapping):
+        return {}
+    numbers = (bool, int, float, np.number, np.bool_)
+    return {str(name): float(value) for name, value in values.items() if isinstance(value, numbers)}
 
 
 def summarize(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:

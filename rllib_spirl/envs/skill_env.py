@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, SupportsFloat
 
@@ -286,6 +287,7 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
 
 def create(env: Any, env_config: dict[str, Any]) -> Environment:
     """What `make_env` makes, or the many environments at once that the same name may stand for."""
+    env_config = context(env_config)
     method = env_config.get("images")
     if isinstance(method, str):
         return _with_pictures(env, env_config, method)
@@ -300,8 +302,19 @@ def create(env: Any, env_config: dict[str, Any]) -> Environment:
     return gym.make(env, **env_config)
 
 
-def _with_pictures(env: Any, env_config: dict[str, Any], method: str) -> PictureWrapper:
-    config = copy(env_config)  # Ray's is a dict that knows more
+def context(env_config: Mapping[str, Any], **known: Any) -> EnvContext:
+    """A copy of a config dict as RLlib gives it to environments, which may ask it for their ``worker_index``.
+
+    Args:
+        env_config: The dict, or the context that it is already.
+        **known: What else is known: worker_index, vector_index, num_workers.
+    """
+    given = env_config if isinstance(env_config, EnvContext) else EnvContext(dict(env_config), worker_index=0)
+    return given.copy_with_overrides(**known)
+
+
+def _with_pictures(env: Any, env_config: EnvContext, method: str) -> PictureWrapper:
+    config = copy(env_config)
     del config["images"]
     if method == "render":
         config.setdefault("render_mode", "rgb_array")
@@ -315,7 +328,7 @@ def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
         UserError: Whatever is wrong, in one line.
     """
     try:
-        return make_env(env, EnvContext(env_config, worker_index=0))
+        return make_env(env, env_config)
     except UserError:
         raise
     except Exception as error:  # whatever the constructor of anyone's environment raises
@@ -339,5 +352,5 @@ def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
 
 def make_skill_env(config: dict[str, Any]) -> SkillEnv:
     """`SkillEnv` from {"env", "env_config", "skill_checkpoint", "skill_bound"}, as Ray Tune's registry makes it."""
-    env = make_env(config["env"], dict(config["env_config"]))
+    env = make_env(config["env"], config["env_config"])
     return SkillEnv(env, config["skill_checkpoint"], config.get("skill_bound"))

@@ -17,6 +17,7 @@ from rllib_spirl.envs.skill_env import (
     Environment,
     bounded,
     check_skills,
+    context,
     create,
     env_state,
     make_env,
@@ -216,8 +217,8 @@ def make_vector_env(env: Any, env_config: dict[str, Any], num_envs: int, *, batc
         UserError: If it then makes something else.
     """
     if not batched:
-        make = partial(make_env, env, env_config)
-        return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        makes = [partial(make_env, env, context(env_config, vector_index=index)) for index in range(num_envs)]
+        return SyncVectorEnv(makes, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     if isinstance(env_config.get("images"), str):
         raise UserError(f"images: {env} makes {num_envs} copies at once, which have no pictures of their own.")
     if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env) and env in gym.registry:
@@ -225,7 +226,9 @@ def make_vector_env(env: Any, env_config: dict[str, Any], num_envs: int, *, batc
             env, num_envs, vectorization_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT, **env_config
         )
     else:
-        made = create(env, {**env_config, "num_envs": num_envs})
+        many = context(env_config)
+        many["num_envs"] = num_envs
+        made = create(env, many)
     if not isinstance(made, VectorEnv) or made.num_envs != num_envs:
         found = f"{made.num_envs} copies" if isinstance(made, VectorEnv) else f"a {type(made).__name__}"
         raise UserError(
@@ -238,6 +241,6 @@ def make_vector_env(env: Any, env_config: dict[str, Any], num_envs: int, *, batc
 def make_skill_vector_env(config: dict[str, Any]) -> SkillVectorEnv:
     """`SkillVectorEnv` from the settings of `make_skill_env`, ``num_envs`` and ``batched``."""
     envs = make_vector_env(
-        config["env"], dict(config["env_config"]), config["num_envs"], batched=config.get("batched", False)
+        config["env"], config["env_config"], config["num_envs"], batched=config.get("batched", False)
     )
     return SkillVectorEnv(envs, config["skill_checkpoint"], config.get("skill_bound"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.envs.rollout import EpisodeResult
+from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
@@ -39,7 +39,7 @@ class Acquaintance:
     def run(self, seed: int) -> EpisodeResult:
         """The next episode."""
         exploring = len(self.episodes) < self.exploring_episodes
-        rng = np.random.default_rng(seed)
+        rng = skill_random(seed)
         e = draw(self.module, None if exploring else self._context(), rng)
         return self.run_with(e, seed, rng, explore=exploring)
 

@@ -11,7 +11,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.envs.rollout import EpisodeResult
+from rllib_spirl.envs.rollout import EpisodeResult, measures_in, subtasks_in
 from rllib_spirl.envs.tasks import Task, settable
 from rllib_spirl.meta.advantages import transitions
 from rllib_spirl.meta.gaussian_policy import AdaptableRLModule
@@ -56,14 +56,16 @@ class AdaptingEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         start: Parameters = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
         parameters = start
         try:
-            for step, seed in enumerate(seeds):
+            batch: Batch | None = None
+            for steps, seed in enumerate(seeds):
+                if batch is not None:  # here, as nothing comes of a step after the last episodes
+                    # Steps that it was not trained to take are half as long, as in Finn et al.'s own tests.
+                    inner_lr = config.inner_lr if steps <= config.inner_steps else config.inner_lr / 2
+                    parameters = adapted(policy, parameters, batch, inner_lr=inner_lr)
+                    policy.load_state_dict(dict(parameters))
                 episodes = self._episodes(task, seed)
                 batch = transitions(episodes, gamma=config.gamma, lambda_=config.lambda_)
                 yield [_result(episode, seed) for episode in episodes], batch
-                # Steps that it was not trained to take are half as long, as in Finn et al.'s own tests.
-                inner_lr = config.inner_lr if step < config.inner_steps else config.inner_lr / 2
-                parameters = adapted(policy, parameters, batch, inner_lr=inner_lr)
-                policy.load_state_dict(dict(parameters))
         finally:
             policy.load_state_dict(dict(start))
 
@@ -92,6 +94,6 @@ def _result(episode: SingleAgentEpisode, seed: int) -> EpisodeResult:
         seed=seed,
         episode_return=float(episode.get_return()),
         low_level_steps=len(episode),
-        subtasks=info.get("subtasks", {}),
-        measures=info.get("measures", {}),
+        subtasks=subtasks_in(info),
+        measures=measures_in(info),
     )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from rllib_spirl.algorithm.acting import ActingPolicy
-from rllib_spirl.algorithm.replay_buffer import Batch
+from rllib_spirl.algorithm.replay_buffer import Batch, successive
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
@@ -91,12 +91,5 @@ class _Recorder(gym.Wrapper):
 
     def transitions(self) -> Batch:
         states = torch.from_numpy(np.stack(self._states))
-        terminated = torch.zeros(len(self._z))
-        terminated[-1] = float(self._terminated)
-        return {
-            "states": states[:-1],
-            "z": torch.from_numpy(np.stack(self._z)),
-            "rewards": torch.tensor(self._rewards),
-            "next_states": states[1:],
-            "terminated": terminated,
-        }
+        z = torch.from_numpy(np.stack(self._z))
+        return successive(states, z, torch.tensor(self._rewards), self._terminated)

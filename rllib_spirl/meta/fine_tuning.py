@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from rllib_spirl.algorithm.checked_config import is_finite
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
 from rllib_spirl.data import DataSet
-from rllib_spirl.envs.rollout import EpisodeResult
+from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
@@ -86,7 +85,7 @@ def meet(
             algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)
-        yield acquaintance.run_with(e, chosen, np.random.default_rng(chosen), explore=bool(number % 2))
+        yield acquaintance.run_with(e, chosen, skill_random(chosen), explore=bool(number % 2))
 
 
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:

@@ -1,6 +1,7 @@
 """MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,7 +118,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             tasks_per_step: Tasks in which an env runner runs episodes in a training step, two in each: one with
                 e ~ N(0, I), and one with e ~ q(e | earlier episodes of the first kind).
             **kwargs: Those of `SPiRLConfig.training`. train_batch_size_per_learner, replay_capacity and
-                evaluation_duration are for each task.
+                evaluation_duration are for each task. Of chunks of actions, the chosen ones alone are kept.
 
         Returns:
             This updated config.
@@ -131,7 +132,9 @@ class MetaSPiRLConfig(SPiRLConfig):
 
     def validate(self) -> None:
         check_task_lists(self)
-        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`"})
+        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`", "batch_mode": "`tasks_per_step`"})
+        if not self.explore and not self.in_evaluation:
+            self._value_error("MetaSPiRL samples with `explore`: leave it out.")
         if (self.evaluation_config or {}).get("explore"):
             self._value_error("MetaSPiRL explores in its first `exploring_episodes` in a task: leave out `explore`.")
         self._whole("context_dim", "little_context", "exploring_tasks", "exploring_episodes", least=0)
@@ -145,6 +148,11 @@ class MetaSPiRLConfig(SPiRLConfig):
             "context_hidden",
             least=1,
         )
+        if not self.in_evaluation and self.evaluation_duration <= self.exploring_episodes:
+            self._value_error(
+                f"`evaluation_duration` ({self.evaluation_duration}) must be more than `exploring_episodes` "
+                f"({self.exploring_episodes}): the last episode of each task is what an evaluation tells."
+            )
         self._positive("exploring_divergence", "context_divergence", "initial_context_weight")
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
@@ -194,11 +202,14 @@ class MetaSPiRL(SPiRL):
         return MetaSPiRLConfig()
 
     def _make_replay(self, state_dim: int, latent_dim: int) -> None:
-        config, tasks, seed = self.config, len(self.config.training_tasks), self.config.seed or 0
+        config, tasks, seed = self.config, self.config.training_tasks, self.config.seed or 0
         self.replay = TaskReplay(tasks, config.replay_capacity, state_dim, latent_dim, seed)
-        self.contexts = TaskReplay(tasks, config.context_capacity, state_dim, latent_dim, seed + tasks)
+        self.contexts = TaskReplay(tasks, config.context_capacity, state_dim, latent_dim, seed + len(tasks))
         self._random = np.random.default_rng(seed)
-        self._turns = Turns(tasks, self._random)
+        self._turns = Turns(len(tasks), self._random)
+
+    def _labels(self) -> str:
+        return super()._labels() + json.dumps(self.config.training_tasks)
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
@@ -316,9 +327,11 @@ class MetaSPiRL(SPiRL):
         The modules stay the same ones, so that updates compiled for them are not compiled again.
         """
         before = copy.deepcopy(self.learner_group.get_state())  # RLlib's shares its memory with the networks
-        yield
-        self.learner_group.set_state(before)
-        self._sync_weights()
+        try:
+            yield
+        finally:
+            self.learner_group.set_state(before)
+            self._sync_weights()
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)

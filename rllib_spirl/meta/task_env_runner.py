@@ -10,7 +10,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, Weights
-from rllib_spirl.envs.rollout import EpisodeResult
+from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.tasks import Task, settable
 from rllib_spirl.meta.adaptation import Acquaintance
 from rllib_spirl.meta.beliefs import draw
@@ -42,7 +42,7 @@ class TaskEnvRunner(SkillEnvRunner):
         """Their episodes, in their order, with skills drawn from the policy."""
         episodes = []
         for rollout in rollouts:
-            self._rollout, self._rng = rollout, np.random.default_rng(rollout.seed)
+            self._rollout, self._rng = rollout, skill_random(rollout.seed)
             assert isinstance(self.module, TaskRLModule)
             self._e = draw(self.module, rollout.context, self._rng)
             (episode,) = self.sample(num_episodes=1, explore=True)

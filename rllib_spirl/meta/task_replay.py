@@ -14,7 +14,7 @@ from rllib_spirl.algorithm.offline import counting, read_transitions, skills_of,
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
 from rllib_spirl.data.windows import window_starts
-from rllib_spirl.envs.tasks import Task, settable
+from rllib_spirl.envs.tasks import Task, settable, task_name
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import track
@@ -22,11 +22,13 @@ from rllib_spirl.skills.model import SkillModel
 
 
 class TaskReplay:
-    """A `SkillReplay` of ``capacity`` transitions for each of so many tasks."""
+    """A `SkillReplay` of ``capacity`` transitions for each of some tasks."""
 
-    def __init__(self, tasks: int, capacity: int, state_dim: int, latent_dim: int, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], capacity: int, state_dim: int, latent_dim: int, seed: int) -> None:
         self.state_dim, self.latent_dim = state_dim, latent_dim
-        self.of = [SkillReplay(capacity, state_dim, latent_dim, seed + task) for task in range(tasks)]
+        self.of = [SkillReplay(capacity, state_dim, latent_dim, seed + index) for index in range(len(tasks))]
+        for replay, task in zip(self.of, tasks, strict=True):
+            replay.task = task_name(task)
 
     def __len__(self) -> int:
         """Transitions of all tasks together."""
@@ -92,7 +94,7 @@ class TaskDemonstrations(SkillReplay):
             )
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
-        loaded.source, loaded.generator = shared.source, shared.generator
+        loaded.source, loaded.task, loaded.generator = shared.source, shared.task, shared.generator
         return loaded
 
 

@@ -50,7 +50,7 @@ class SkillDecoder:
         self._begun = np.zeros(0, np.float32)  # what z adds in the first layer, or all actions, (..., H, A)
         self._steps: NDArray[np.int_] = np.zeros((), int)
         self._std = np.float32(model.config.action_std)
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng()  # until it is seeded
         self._chunks = model.config.decoder == "identity"
         self._closed_loop = model.closed_loop and not self._chunks
         if self._chunks:
