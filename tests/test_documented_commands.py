@@ -60,6 +60,10 @@ def check(words: list[str]) -> None:
             compile(words[2], "-c", "exec")
         case "python":
             source = Path(words[1]).read_text()
+            if re.search("^from learning import .*command", source, re.MULTILINE):
+                source += Path(words[1]).with_name("learning.py").read_text()
+            for file in (word for word in words if "/" in word):
+                assert Path(file).exists(), file
             for option in (word for word in words if word.startswith("--")):
                 assert f'"{option}"' in source or option[2:].replace("-", "_") in source, option
         case "export":
@@ -152,13 +156,16 @@ def test_a_command_that_is_none_is_found_out(line: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_is_mentioned_exists(page: Path) -> None:
+def test_what_is_mentioned_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     known = set().union(*map(all_options, [*APPS.values(), ray_cli]))
     for text in mentions(page):
         words = text.split()
         if words[0] in APPS and len(words) > 1:
             command, _, rest = resolved(words)
             assert {word for word in rest if word.startswith("--")} <= options(command), text
+        elif words[0] == "python" and len(words) > 1 and words[1].endswith(".py"):
+            check(shlex.split(text))
         elif words[0] == "make" and len(words) > 1:
             assert words[1] in TARGETS, text
         elif words[0].startswith("--") and page.parent.name == "docs":
