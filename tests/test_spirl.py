@@ -644,3 +644,24 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
 def test_nonsense_is_refused_with_the_value_and_the_remedy(config: Maker, training: dict, message: str) -> None:
     with pytest.raises((ValueError, UserError), match=message):
         config(**training).validate()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": 1e-3}, "SPiRL has no use for `lr`: set `policy_lr`, `critic_lr` or `alpha_lr`"),
+        ({"model": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model`: set `policy_hidden`"),
+        ({"_model_config": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model_config`: set `policy_hidden`"),
+        ({"torch_compile_learner": True}, "SPiRL has no use for `torch_compile_learner`: set `compile_updates`"),
+        ({"grad_clip": 1.0}, "SPiRL has no use for `grad_clip`: leave it out, or wrap the environment"),
+        ({"normalize_actions": True}, "SPiRL has no use for `normalize_actions`: leave it out"),
+        ({"observation_filter": "MeanStdFilter"}, "SPiRL has no use for `observation_filter`: leave it out"),
+        (
+            {"batch_mode": "complete_episodes", "num_envs_per_env_runner": 2},
+            "`batch_mode` 'complete_episodes' would throw away",
+        ),
+    ],
+)
+def test_settings_of_which_nothing_would_come_are_refused(config: Maker, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config().update_from_dict(given).validate()

@@ -66,6 +66,7 @@ _NOT_USED = {
     "train_batch_size": "`train_batch_size_per_learner`",
     "minibatch_size": "`train_batch_size_per_learner`",
     "num_epochs": "`updates_per_step`",
+    "model": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
     "_model_config": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
     "torch_compile_learner": "`compile_updates`",
 }
