@@ -649,7 +649,6 @@ def test_nonsense_is_refused_with_the_value_and_the_remedy(config: Maker, traini
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 1e-3}, "SPiRL has no use for `lr`: set `policy_lr`, `critic_lr` or `alpha_lr`"),
         ({"model": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model`: set `policy_hidden`"),
         ({"_model_config": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model_config`: set `policy_hidden`"),
         ({"torch_compile_learner": True}, "SPiRL has no use for `torch_compile_learner`: set `compile_updates`"),
