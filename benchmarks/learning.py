@@ -136,7 +136,7 @@ def command(
         anew: bool = typer.Option(False, "--anew", help="Train what is among the recorded results already, too."),
     ) -> None:
         """Train, then aggregate."""
-        if settings and not name and example == name_of_example:
+        if not name and not all(setting.startswith("config.evaluation_") for setting in settings):
             raise typer.BadParameter("--set makes it another method than the recorded one: give it a --name.")
         numbers_of_seeds = list(range(first, first + seeds))
         one = Method(

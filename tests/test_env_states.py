@@ -8,7 +8,9 @@ import pytest
 
 from rllib_spirl.envs.block_stacking import BlockStackingEnv
 from rllib_spirl.envs.half_cheetah_tasks import HalfCheetahVelocityEnv
+from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.envs.maze import MazeEnv
+from rllib_spirl.envs.point_tasks import PointTasksEnv
 from rllib_spirl.envs.seeing import SeeingEnv
 
 
@@ -17,16 +19,18 @@ def _state(observation: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "on_demand"),
     [
-        lambda: MazeEnv(size=20, max_episode_steps=25),
-        lambda: MazeEnv(size=20, images=True),
-        lambda: BlockStackingEnv(blocks=3, max_episode_steps=25),
-        lambda: BlockStackingEnv(blocks=3, images=True),
-        lambda: HalfCheetahVelocityEnv(task=2.0, max_episode_steps=25),
+        (lambda: MazeEnv(size=20, max_episode_steps=25), False),
+        (lambda: MazeEnv(size=20, images=True), False),
+        (lambda: MazeEnv(size=20, images=True), True),
+        (lambda: BlockStackingEnv(blocks=3, max_episode_steps=25), False),
+        (lambda: BlockStackingEnv(blocks=3, images=True), True),
+        (lambda: HalfCheetahVelocityEnv(task=2.0, max_episode_steps=25), False),
+        (lambda: KitchenEnv(max_episode_steps=25), False),
+        (lambda: PointTasksEnv(max_episode_steps=25), False),
     ],
 )
-@pytest.mark.parametrize("on_demand", [False, True])
 def test_an_episode_and_those_after_it_go_on_the_same(make: Callable[[], Any], on_demand: bool) -> None:
     env, other = make(), make()
     env.reset(seed=3)

@@ -222,6 +222,29 @@ def test_a_remote_env_runner_does_not_repeat_the_beginning_of_a_run(config: Make
     assert len({tuple(first(steps)) for steps in (None, 400, 800)}) == 3
 
 
+@pytest.mark.parametrize("envs", [1, 2])
+def test_the_state_of_an_env_runner_before_and_after_its_first_episode(config: Maker, envs: int) -> None:
+    """Also without a seed; and as earlier versions have written it."""
+    given = config().env_runners(num_envs_per_env_runner=envs)
+    fresh, sampled, again, earlier = (SkillEnvRunner(config=given, worker_index=0) for _ in range(4))
+    assert (
+        SkillEnvRunner(config=given.copy().debugging(seed=None), worker_index=0).get_state()["sampling"]["envs"] == []
+    )
+    again.set_state(fresh.get_state())
+    begun = [runner.sample(num_timesteps=6)[0].get_observations(0).tolist() for runner in (fresh, again)]
+    assert begun[0] == begun[1]
+    sampled.sample(num_timesteps=7)
+    state = copy.deepcopy(sampled.get_state())
+    again.set_state(copy.deepcopy(state))
+    for name in ("reset_seed", "side_by_side"):
+        del state["sampling"][name]
+    earlier.set_state(state)
+    followed = [runner.sample(num_timesteps=20) for runner in (sampled, again, earlier)]
+    for one, same, old in zip(*followed, strict=True):
+        np.testing.assert_array_equal(one.get_observations(), same.get_observations())
+        np.testing.assert_array_equal(one.get_observations(), old.get_observations())
+
+
 def test_exploration_takes_the_most_valued_of_several_draws(config: Maker) -> None:
     runner = SkillEnvRunner(config=config(exploring_candidates=64), worker_index=0)
     module, states = runner.module, np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
@@ -652,7 +675,7 @@ def test_nonsense_is_refused_with_the_value_and_the_remedy(config: Maker, traini
         ({"model": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model`: set `policy_hidden`"),
         ({"_model_config": {"fcnet_hiddens": [8]}}, "SPiRL has no use for `model_config`: set `policy_hidden`"),
         ({"torch_compile_learner": True}, "SPiRL has no use for `torch_compile_learner`: set `compile_updates`"),
-        ({"grad_clip": 1.0}, "SPiRL has no use for `grad_clip`: leave it out, or wrap the environment"),
+        ({"grad_clip": 1.0}, "SPiRL has no use for `grad_clip`: leave it out"),
         ({"normalize_actions": True}, "SPiRL has no use for `normalize_actions`: leave it out"),
         ({"observation_filter": "MeanStdFilter"}, "SPiRL has no use for `observation_filter`: leave it out"),
         (

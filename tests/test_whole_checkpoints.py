@@ -225,7 +225,7 @@ def test_other_demonstrations_can_be_named(
     assert same.offline.source == settings["offline_data"]
     assert other.offline.source == str(tmp_path / "others")
     elsewhere = config(settings).environment(env_config={"limit": 41})  # other rewards, as far as is known
-    assert '"limit": 41' in built(SPiRL.from_checkpoint(str(checkpoint), config=elsewhere)).offline.task
+    assert '"limit": 41' in built(SPiRL.from_checkpoint(str(checkpoint), config=elsewhere)).offline.labelled_for
 
 
 def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], built: Any) -> None:

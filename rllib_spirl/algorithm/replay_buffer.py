@@ -44,8 +44,8 @@ class SkillReplay:
 
     source = ""
     """Where transitions that are not the agent's own come from; saved too."""
-    task = ""
-    """Whose rewards they have, where that may be another one's; saved too."""
+    labelled_for = ""
+    """The task whose rewards they have, where it may have been another; saved too."""
 
     def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
         self.capacity = capacity
@@ -97,7 +97,7 @@ class SkillReplay:
         tensors["repeated"] = repeated
         tensors["rng"] = self.generator.get_state()
         facts: dict[str, int | str] = {"next": self._next, "size": self.size, "capacity": self.capacity, "lag": lag}
-        facts |= {"source": self.source, "task": self.task}
+        facts |= {"source": self.source, "labelled_for": self.labelled_for}
         with replacing(path) as file:
             save_file(tensors, file, {name: str(fact) for name, fact in facts.items()})
 
@@ -110,7 +110,7 @@ class SkillReplay:
         """
         saved = _Saved.read(path)
         replay = cls(saved.columns["rewards"].numel(), state_dim, latent_dim)
-        replay.source, replay.task = saved.source, saved.task
+        replay.source, replay.labelled_for = saved.source, saved.labelled_for
         replay._fill(saved)
         return replay
 
@@ -122,10 +122,10 @@ class SkillReplay:
                 ring's capacity.
         """
         saved = _Saved.read(path)
-        if saved.task and saved.task != self.task:  # files of earlier versions tell none
+        if saved.labelled_for and saved.labelled_for != self.labelled_for:  # files of earlier versions tell none
             raise UserError(
-                f"The replay buffer in {saved.path} is of the task '{saved.task}', this run's of '{self.task}'. Use a "
-                "checkpoint of the same training tasks in the same order."
+                f"The replay buffer in {saved.path} is of the task '{saved.labelled_for}', this run's of "
+                f"'{self.labelled_for}'. Use a checkpoint of the same training tasks in the same order."
             )
         self._fill(saved)
 
@@ -160,7 +160,7 @@ class _Saved:
     next: int
     capacity: int
     source: str
-    task: str
+    labelled_for: str
     columns: Batch
     generator: torch.Generator
 
@@ -186,7 +186,9 @@ class _Saved:
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
-        return cls(path, size, start, capacity, facts.get("source", ""), facts.get("task", ""), columns, generator)
+        return cls(
+            path, size, start, capacity, facts.get("source", ""), facts.get("labelled_for", ""), columns, generator
+        )
 
 
 def saved_skills(path: Path) -> Tensor:

@@ -34,6 +34,8 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
 
     module: Any
     _needs_initial_reset: bool
+    _in_use = False
+    """Whether an episode has begun in the environments."""
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         index = kwargs.get("worker_index") or 0
@@ -109,6 +111,7 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         return finished + pieces
 
     def _begin_episodes(self, seed: int | None) -> None:
+        self._in_use = True
         if not self._many:
             self._begin_episode(seed)
             return
@@ -204,7 +207,7 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             state[_SAMPLING] = {
                 "random": self._rng.bit_generator.state,
                 "reset_seed": self._reset_seed,
-                "envs": [_attribute(self._skill_env, "get_state")()] if self._reset_seed is None else [],
+                "envs": [_attribute(self._skill_env, "get_state")()] if self._in_use else [],
                 "side_by_side": (self._many, self.num_envs),
                 "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
                 "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
@@ -221,14 +224,17 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             return
         sampling, env = state[_SAMPLING], self._skill_env
         self._rng.bit_generator.state = sampling["random"]
-        self._needs_initial_reset, self._reset_seed = True, sampling.get("reset_seed")
-        if self._reset_seed is not None:  # nothing had been sampled
+        self._needs_initial_reset = True
+        if not sampling["envs"] and "reset_seed" in sampling:  # nothing had been sampled
+            self._reset_seed = sampling["reset_seed"]
             return
-        as_many = tuple(sampling.get("side_by_side", ())) == (self._many, self.num_envs)
-        if not as_many or sampling["envs"][0] is None:
+        # Checkpoints of earlier versions hold environments only together with the episodes in them.
+        side_by_side = sampling.get("side_by_side", ("z" in sampling, len(sampling["episodes"])))
+        if sampling["envs"] in ([], [None]) or tuple(side_by_side) != (self._many, self.num_envs):
             self._reset_seed = int(self._rng.integers(2**31))  # not that of the run's first episodes
             return
         env.reset()
+        self._in_use, self._reset_seed = True, None
         _attribute(env, "set_state")(sampling["envs"][0])
         if not sampling["episodes"]:  # whole ones are sampled, the next of which is still to begin
             return

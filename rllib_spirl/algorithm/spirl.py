@@ -2,13 +2,14 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import gymnasium as gym
+import numpy as np
 import ray
 import torch
 from gymnasium.spaces import flatdim
@@ -70,18 +71,15 @@ _NOT_USED = {
     "_model_config": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
     "torch_compile_learner": "`compile_updates`",
 }
-_NOT_USED_AT_ALL = (
+_LEFT_OUT = ("grad_clip", "log_gradients", "shuffle_batch_per_epoch", "torch_skip_nan_gradients")
+_FOR_WRAPPERS = (
     "_env_to_module_connector",
     "_module_to_env_connector",
     "_learner_connector",
-    "grad_clip",
     "clip_actions",
     "normalize_actions",
     "clip_rewards",
     "observation_filter",
-    "log_gradients",
-    "shuffle_batch_per_epoch",
-    "torch_skip_nan_gradients",
 )
 _NOT_OF_FLOWS = (
     "regularize_to",
@@ -265,9 +263,9 @@ class SPiRLConfig(CheckedConfig):
             policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
             replay_capacity: Skill transitions kept. Of chunks of actions they are all windows of H steps, see
                 `chunk_windows`.
-            warmup_steps: Skill transitions gathered with what the policy starts from, the prior or, of a flow, noise,
-                before learning; of chunks of actions they are windows, as in `replay_capacity`. With 0,
-                `offline_updates` are made before anything is sampled.
+            warmup_steps: Skill transitions gathered before learning, with the policy as it starts, which is most often
+                the prior; of chunks of actions they are windows, as in `replay_capacity`. With 0, `offline_updates`
+                are made before anything is sampled.
             updates_per_step: Gradient steps per skill transition.
             offline_fraction: Share of every batch drawn from `offline_data`; None for as much as its transitions are of
                 all, the agent's own included.
@@ -378,7 +376,9 @@ class SPiRLConfig(CheckedConfig):
             )
         self._check_not_used(_NOT_USED)
         if not self.in_evaluation:
-            for name in self._changed(_NOT_USED_AT_ALL):
+            for name in self._changed(_LEFT_OUT):
+                self._value_error(f"SPiRL has no use for `{name}`: leave it out.")
+            for name in self._changed(_FOR_WRAPPERS):
                 self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
             if self.batch_mode != "truncate_episodes" and self.num_envs_per_env_runner > 1:
                 self._value_error(
@@ -510,12 +510,13 @@ class SPiRL(Algorithm):
         env = make_env(self.config.env, self.config.env_config)
         replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
         env.close()
-        replay.source, replay.task = self.config.offline_data, self._labels()
+        replay.source, replay.labelled_for = self.config.offline_data, json.dumps(_plain(self._labelled_for()))
         return replay
 
-    def _labels(self) -> str:
-        """What the rewards of demonstrations depend on beside their data, and z."""
-        return json.dumps([self.config.env, self.config.env_config, self.config.skill_bound], default=str)
+    def _labelled_for(self) -> list[Any]:
+        """What the rewards and skills of demonstrations depend on beside their data."""
+        env_config = {name: value for name, value in self.config.env_config.items() if name != "render_mode"}
+        return [self.config.env, env_config, self.config.skill_bound]
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1
@@ -732,7 +733,8 @@ class SPiRL(Algorithm):
             if self._uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
                 # Another config may name others, or another task. Those of earlier versions do not tell theirs.
-                if brought.source == self.config.offline_data and brought.task in ("", self._labels()):
+                same_labels = brought.labelled_for in ("", json.dumps(_plain(self._labelled_for())))
+                if brought.source == self.config.offline_data and same_labels:
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
             self._restore_replay(folder)
@@ -756,6 +758,20 @@ class SPiRL(Algorithm):
             self.__dict__.pop("offline", None)
         self._missing = None
         self._set_up(replace(skills, name=str(self.config.skill_checkpoint)))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration as JSON has it, the same in every process; of an object, its type's name."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def kept_skills(checkpoint: str | Path) -> SkillFiles | None:

@@ -65,11 +65,12 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
             "random": self.np_random.bit_generator.state,
         }
 
-    def set_state(self, state: Any, velocities: Any = None) -> None:
-        """Go on where the environment of `get_state` was; or, as Gymnasium's own, set positions and ``velocities``."""
-        if not isinstance(state, dict):
-            super().set_state(state, velocities)
+    def set_state(self, qpos: Any, qvel: Any = None) -> None:
+        """Go on where the environment of `get_state` was; or, as Gymnasium's own, set positions and velocities."""
+        if not isinstance(qpos, dict):
+            super().set_state(qpos, qvel)
             return
+        state = qpos
         set_physics(self.model, self.data, state["physics"])
         self._wanted, self._task = state["tasks"]
         self._velocities = list(state["velocities"])

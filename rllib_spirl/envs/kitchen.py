@@ -264,6 +264,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
             "physics": physics_of(self.model, self.data),
             "observed": self._state.copy(),
             "tasks": self._progress.tasks,
+            "next_tasks": self.tasks,
             "completed": self._progress.completed.copy(),
             "steps": self._steps,
             "random": self.np_random.bit_generator.state,
@@ -274,6 +275,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         set_physics(self.model, self.data, state["physics"])
         self._state[:] = state["observed"]
         self._progress = Progress(state.get("tasks", self.tasks), self.ordered)  # states of earlier versions have none
+        self.tasks = state.get("next_tasks", self.tasks)
         self._progress.completed = list(state["completed"])
         self._steps = state["steps"]
         self.np_random.bit_generator.state = state["random"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from rllib_spirl.envs.rollout import EpisodeResult, run_episode
+from rllib_spirl.envs.rollout import EpisodeResult, run_episode, subtasks_in
 from rllib_spirl.evaluation.pictures import (
     VIDEO_FORMATS,
     Picture,
@@ -130,7 +130,7 @@ class Film(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        subtasks: dict[str, bool] = info.get("subtasks", {})
+        subtasks = subtasks_in(info)
         if self._first is not None:
             self._add(self._first, dict.fromkeys(subtasks, False))
             self._first = None

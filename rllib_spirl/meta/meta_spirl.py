@@ -1,7 +1,6 @@
 """MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,9 +131,9 @@ class MetaSPiRLConfig(SPiRLConfig):
 
     def validate(self) -> None:
         check_task_lists(self)
-        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`", "batch_mode": "`tasks_per_step`"})
-        if not self.explore and not self.in_evaluation:
-            self._value_error("MetaSPiRL samples with `explore`: leave it out.")
+        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`"})
+        for name in () if self.in_evaluation else self._changed(("explore", "batch_mode")):
+            self._value_error(f"MetaSPiRL explores in whole episodes: leave `{name}` out.")
         if (self.evaluation_config or {}).get("explore"):
             self._value_error("MetaSPiRL explores in its first `exploring_episodes` in a task: leave out `explore`.")
         self._whole("context_dim", "little_context", "exploring_tasks", "exploring_episodes", least=0)
@@ -148,11 +147,6 @@ class MetaSPiRLConfig(SPiRLConfig):
             "context_hidden",
             least=1,
         )
-        if not self.in_evaluation and self.evaluation_duration <= self.exploring_episodes:
-            self._value_error(
-                f"`evaluation_duration` ({self.evaluation_duration}) must be more than `exploring_episodes` "
-                f"({self.exploring_episodes}): the last episode of each task is what an evaluation tells."
-            )
         self._positive("exploring_divergence", "context_divergence", "initial_context_weight")
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
@@ -170,6 +164,11 @@ class MetaSPiRLConfig(SPiRLConfig):
                 "Use more env runners."
             )
         super().validate()
+        if not self.in_evaluation and int(self.evaluation_duration) <= self.exploring_episodes:
+            self._value_error(
+                f"`evaluation_duration` ({self.evaluation_duration}) must be more than `exploring_episodes` "
+                f"({self.exploring_episodes}): the last episode of each task is what an evaluation tells."
+            )
 
     def check_skills(self) -> None:
         super().check_skills()
@@ -208,8 +207,8 @@ class MetaSPiRL(SPiRL):
         self._random = np.random.default_rng(seed)
         self._turns = Turns(len(tasks), self._random)
 
-    def _labels(self) -> str:
-        return super()._labels() + json.dumps(self.config.training_tasks)
+    def _labelled_for(self) -> list[Any]:
+        return [*super()._labelled_for(), self.config.training_tasks]
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1

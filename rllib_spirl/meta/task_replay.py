@@ -1,5 +1,6 @@
 """Replay of many tasks: one ring for each, and demonstrations with the rewards of all of them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class TaskReplay:
         self.state_dim, self.latent_dim = state_dim, latent_dim
         self.of = [SkillReplay(capacity, state_dim, latent_dim, seed + index) for index in range(len(tasks))]
         for replay, task in zip(self.of, tasks, strict=True):
-            replay.task = task_name(task)
+            # 90 and 90.0 are one task, and so are a list and a tuple.
+            replay.labelled_for = task_name(json.loads(json.dumps(task, default=float), parse_int=float))
 
     def __len__(self) -> int:
         """Transitions of all tasks together."""
@@ -94,7 +96,7 @@ class TaskDemonstrations(SkillReplay):
             )
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
-        loaded.source, loaded.task, loaded.generator = shared.source, shared.task, shared.generator
+        loaded.source, loaded.labelled_for, loaded.generator = shared.source, shared.labelled_for, shared.generator
         return loaded
 
 
