@@ -65,6 +65,12 @@ def test_noise_on_actions_needs_no_training(point_data: Path, tmp_path: Path, mo
         assert torch.equal(tensor, after.state_dict()[name])
 
 
+def test_workers_share_a_batch_between_them(point_data: Path) -> None:
+    config = TINY.model_copy(update={"batch_size": 17})
+    workers = [SkillTrainer(scan(point_data), config, rank=rank, world_size=3) for rank in range(3)]
+    assert [len(next(worker._batches)[0]) for worker in workers] == [6, 6, 5]
+
+
 @pytest.mark.long
 def test_the_job_leaves_no_processes(point_data: Path, tmp_path: Path) -> None:
     pretrain(opened(point_data), SHORT, output=tmp_path / "skills")
