@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 comma := ,
 # $(call telling,WHAT,ARGUMENTS): pip installs, and a line says every 15 seconds that it still does.
-telling = (while sleep 15; do echo "installing $(1)"; done) & beat=$$!; trap "kill $$beat" EXIT; \
+telling = (while sleep 15; do echo "installing $(1)"; done) & beat=$$!; trap "kill $$beat" EXIT; trap "exit 130" INT TERM; \
 	$(BIN)/python -m pip install -q $(2)
 
 .PHONY: help install extras kitchen smoke test slow long metaworld lint types check docs clean
@@ -33,7 +33,7 @@ $(BIN)/.installed: pyproject.toml
 
 # What the tests of optional parts need as well; without it they are skipped.
 extras: install
-	@$(call telling,the extras,-e '.[docs$(comma)mlflow$(comma)ogbench$(comma)wandb]')
+	@$(call telling,the extras,-e '.[cluster$(comma)docs$(comma)mlflow$(comma)ogbench$(comma)wandb]')
 
 kitchen: install
 	$(BIN)/rllib train file tuned_examples/kitchen.yaml

@@ -117,6 +117,14 @@ def nowhere(path: str, places: Iterable[Path]) -> str:
     return f"{path} does not exist in {' or '.join(dict.fromkeys(str(folder.absolute()) for folder in places))}."
 
 
+def addressed(path: str, directory: str, inner: str) -> str:
+    """A path in the file system of ``directory``, which is ``inner`` there, as one who gives it names it."""
+    if "://" not in directory:
+        return path
+    folder, mark, query = directory.partition("?")
+    return f"{folder.rstrip('/')}{path.removeprefix(inner.rstrip('/'))}{mark}{query}"
+
+
 def _joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if name else folder
 

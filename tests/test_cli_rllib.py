@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.tune.result import SHOULD_CHECKPOINT
 from ray.util import debug
 from typer.testing import CliRunner
 
-from rllib_spirl.cli import long_runs
+from rllib_spirl.cli import interrupt, long_runs
 from rllib_spirl.cli.rllib import app, main
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.runs import read_runs
@@ -177,6 +179,43 @@ def test_mistakes_end_with_one_line_before_ray_starts(experiment, tmp_path, monk
         assert error.startswith("error: ")
         assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_end_of_a_time_budget_is_like_an_interrupt(monkeypatch, capsys):
+    ends: list[int] = []
+    monkeypatch.setattr(interrupt.os, "kill", lambda _, number: ends.append(number))
+    running, waiting = (SimpleNamespace(trial_id=status, status=status) for status in ("RUNNING", "PENDING"))
+    for budget in (None, 1000.0, 1e-9):
+        callback, result = interrupt.CheckpointOnInterrupt(budget), {}
+        with callback:
+            callback.on_step_end(1, [running, waiting])
+        assert callback.ending == (budget == 1e-9)
+    assert "(time_budget_s) are over" in capsys.readouterr().out
+    callback.on_trial_result(2, [running], running, result)
+    assert result[SHOULD_CHECKPOINT]
+    callback.on_step_end(2, [running, waiting])
+    assert not ends
+    callback.on_trial_save(3, [running], running)
+    for _ in range(2):
+        callback.on_step_end(3, [running, waiting])
+    assert ends == [signal.SIGUSR1]
+    assert not callback.interrupted
+
+
+@pytest.mark.long
+def test_the_end_of_a_time_budget_leaves_a_checkpoint_and_resume_goes_on(experiment, tmp_path):
+    command = [sys.executable, "-c", "from rllib_spirl.cli.rllib import main; main()", "train", "file", str(experiment)]
+    budget = ["--set", "time_budget_s=45", "--stop", "training_iteration=100000"]
+    ended = subprocess.run([*command, *budget], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "45 seconds (time_budget_s) are over" in ended.stdout
+    (trial,) = trials(tmp_path)
+    assert (trial / "checkpoint_000000" / "rllib_checkpoint.json").exists()
+    before = results(trial)[-1]["training_iteration"]
+    stop = ["--resume", "--set", "time_budget_s=600", "--stop", f"training_iteration={before + 2}"]
+    resumed = subprocess.run([*command, *stop], capture_output=True, text=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert [r["training_iteration"] for r in results(trial)] == list(range(1, before + 3))
 
 
 @pytest.mark.long

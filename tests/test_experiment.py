@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Domain
 
@@ -43,6 +44,16 @@ def write(tmp_path: Path):
         return path
 
     return _write
+
+
+def test_each_path_of_a_choice_is_absolute(tmp_path: Path) -> None:
+    (tmp_path / "skills").mkdir()
+    file = tmp_path / "point.yaml"
+    choices = {"choice": ["skills", "s3://bucket/skills", "nowhere"]}
+    file.write_text(yaml.safe_dump({"point": {"run": "SPiRL", "env": "x", "config": {"skill_checkpoint": choices}}}))
+    (experiment,) = load(file)
+    found = experiment.found(experiment.config["skill_checkpoint"])
+    assert found.categories == [str(tmp_path / "skills"), "s3://bucket/skills", "nowhere"]
 
 
 def test_a_file_becomes_a_checked_experiment(write, monkeypatch, tmp_path):

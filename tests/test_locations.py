@@ -10,7 +10,8 @@ import pytest
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import Remote, location
+from rllib_spirl.locations import Remote, addressed, location
+from rllib_spirl.paths import home
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 from rllib_spirl.skills.pretrain import pretrain
 from tests.conftest import TINY, scan
@@ -34,6 +35,32 @@ def in_memory(point_data: Path, point_skills: str) -> Iterator[str]:
 def data_uri(request: pytest.FixtureRequest, point_data: Path) -> str:
     """The data set as a URI that becomes a path, that only fsspec knows, and that pyarrow hands to fsspec."""
     return f"{request.param}://{point_data}"
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "inner", "named"),
+    [
+        ("/home/me/runs/a", "/home/me/runs", "/home/me/runs", "/home/me/runs/a"),
+        ("bucket/runs/a/checkpoint_000001", "s3://bucket/runs", "bucket/runs", "s3://bucket/runs/a/checkpoint_000001"),
+        ("/runs/a", "hdfs://host:9000/runs/", "/runs/", "hdfs://host:9000/runs/a"),
+        ("b/runs/a", "s3://b/runs?region=eu", "b/runs", "s3://b/runs/a?region=eu"),
+    ],
+)
+def test_a_path_below_a_uri_is_named_with_it(path: str, directory: str, inner: str, named: str) -> None:
+    assert addressed(path, directory, inner) == named
+
+
+def test_the_home_of_data_and_skills_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    places = {
+        "cache": tmp_path / "cache",
+        "~/spirl": Path("/home/me/spirl"),
+        "": Path("/home/me/.cache/rllib_spirl"),
+    }
+    for given, meant in places.items():
+        monkeypatch.setenv("RLLIB_SPIRL_HOME", given)
+        assert home() == meant
 
 
 def test_a_data_set_is_the_same_behind_a_uri(in_memory: str, data_uri: str, point_data: Path) -> None:

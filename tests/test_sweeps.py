@@ -129,6 +129,30 @@ def test_a_metric_that_judges_nothing_is_refused(
         sweep({}, scheduler="asha", stop={"training_iteration": 1}, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"scheduler": "hyperband", "metric": "evaluation/completed_subtasks"},
+            "scheduler hyperband compares all results: set config.evaluation_interval: 1",
+        ),
+        (
+            {
+                "scheduler": "pbt",
+                "metric": "env_steps",
+                "scheduler_config": {"hyperparam_mutations": {"target_divergense": [1, 2]}},
+            },
+            "hyperparam_mutations: unknown key 'target_divergense'; did you mean 'target_divergence'",
+        ),
+    ],
+)
+def test_a_scheduler_that_would_fail_or_do_nothing_is_refused(
+    sweep: Callable[..., Results], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep({"evaluation_interval": 2, "evaluation_duration": 1}, mode="max", **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["delta", "asha", "pbt"])
 def test_the_examples_are_accepted(name: str, tmp_path: Path) -> None:

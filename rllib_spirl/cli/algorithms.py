@@ -6,7 +6,7 @@
 import dataclasses
 import importlib.util
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -216,6 +216,15 @@ def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"{where}.callbacks: '{name}' cannot be imported: {error}") from None
     return found
+
+
+def check_names(names: Iterable[str], experiment: Experiment, where: str) -> None:
+    """Raise a UserError unless these are settings of the experiment's algorithm."""
+    known = _defaults(algorithm_class(experiment).get_default_config())
+    for name in names:
+        if name not in known:
+            hinted = hint(name, "config", experiment.run)
+            raise UserError(f"{experiment.where}: scheduler_config.{where}: unknown key '{name}'{hinted}")
 
 
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str, run: str) -> dict[str, Any]:

@@ -94,8 +94,11 @@ class Experiment:
     def found(self, value: Any) -> Any:
         """A path in the file as an absolute one, for trials have working directories of their own.
 
-        What is a URI or is nowhere stays as it is, and so does what is no text; of a grid search it is each value.
+        What is a URI or is nowhere stays as it is, and so does what is no text; of a grid search or a choice it is
+        each value.
         """
+        if isinstance(categories := getattr(value, "categories", None), list):
+            value.categories = [self.found(each) for each in categories]
         if isinstance(value, dict) and set(value) == {"grid_search"}:
             return {"grid_search": [self.found(each) for each in value["grid_search"]]}
         return absolute(value, self.places) if isinstance(value, str) else value

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ray.train._internal.storage import get_fs_and_path
 from ray.tune import Callback, Stopper
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from rllib_spirl.cli.metrics import ALIASES, lookup, missing
 from rllib_spirl.errors import UserError, raised
+from rllib_spirl.locations import addressed
 from rllib_spirl.progress import heard
 
 EVALUATION = (
@@ -131,14 +133,19 @@ def console() -> Console:
     return Console()
 
 
-def summary(progress: Progress, where: str) -> int:
-    """Print the table of finished trials, their checkpoints and errors.
+def summary(progress: Progress, name: str, directory: str) -> int:
+    """Print the table of an experiment's trials, their checkpoints and errors.
+
+    Args:
+        progress: Of the run.
+        name: The experiment's.
+        directory: Where its results are: a path or URI.
 
     Returns:
         The number of trials that failed.
     """
     out, trials = console(), progress.trials
-    table = Table(title=where, title_justify="left", title_style="bold")
+    table = Table(title=f"{name}  {directory}", title_justify="left", title_style="bold")
     for column in ("trial", "status", "iter", "env steps", "return", "evaluation", "time"):
         table.add_column(column, justify="left" if column in ("trial", "status") else "right")
     for trial in trials:
@@ -155,12 +162,14 @@ def summary(progress: Progress, where: str) -> int:
             _clock(float(result.get("time_total_s") or 0.0)),
         )
     out.print(table)
+    inner = get_fs_and_path(directory)[1]
     failed = 0
     for trial in trials:
         label = progress.label(trial, trials) + ": " if len(trials) > 1 else ""
+        place = addressed(trial.path, directory, inner)
         if trial.checkpoint:
-            _line(out, f"{label}checkpoint  {trial.checkpoint.path}")
-        _line(out, f"{label}TensorBoard  tensorboard --logdir {trial.path}")
+            _line(out, f"{label}checkpoint  {addressed(trial.checkpoint.path, directory, inner)}")
+        _line(out, f"{label}TensorBoard  tensorboard --logdir {place}")
         if trial.status == "ERROR":
             failed += 1
             name, message = _raised(trial.error_file)
@@ -169,7 +178,7 @@ def summary(progress: Progress, where: str) -> int:
             _line(out, f"{label}failed: {told}", style="red")
             if trial.error_file and not mistake:
                 # `error_file` lies in Ray's session directory, which is temporary; Tune copies it to the trial's.
-                _line(out, f"{label}full traceback  {trial.path}/error.txt")
+                _line(out, f"{label}full traceback  {place}/error.txt")
     return failed
 
 

@@ -26,8 +26,19 @@ from rllib_spirl.yaml_text import did_you_mean, parse
 
 RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
-_FIXED = ("run", "env", "config", "skills", "tasks", "num_samples", "resources_per_trial", "log_to_file")
+_FIXED = (
+    "run",
+    "env",
+    "config",
+    "skills",
+    "tasks",
+    "num_samples",
+    "max_concurrent_trials",
+    "resources_per_trial",
+    "log_to_file",
+)
 _EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
+_NEEDS_EVERY_RESULT = ("hyperband", "hb_bohb")
 _NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 
 
@@ -97,7 +108,7 @@ def train(
 
     # Tune would end a trial whose result lacks the scheduler's metric; schedulers leave such a result out.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-    progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt()
+    progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt(experiment.time_budget_s)
     checkpoints = tune.CheckpointConfig(**experiment.checkpoint_config)
     kind = algorithms.algorithm_class(experiment)
     stop = StopAt(experiment.stop, experiment.where, experiment.name, checked=results_known(kind))
@@ -107,7 +118,6 @@ def train(
         tune_config=tune.TuneConfig(
             num_samples=experiment.num_samples,
             max_concurrent_trials=experiment.max_concurrent_trials,
-            time_budget_s=experiment.time_budget_s,
             scheduler=scheduler(experiment),
             # A scheduler made with its own metric refuses a second one.
             metric=None if "metric" in experiment.scheduler_config else experiment.metric,
@@ -138,7 +148,7 @@ def train(
         tuner.fit()
     if stop.mistake:
         raise UserError(stop.mistake)
-    failed = summary(progress, f"{experiment.name}  {directory(experiment)}")
+    failed = summary(progress, experiment.name, directory(experiment))
     if plot:
         from rllib_spirl.evaluation.run_pictures import draw_run  # a second's import of Matplotlib, for who draws
 
@@ -146,7 +156,7 @@ def train(
             console().print(f"picture  {picture}", soft_wrap=True, highlight=False)
     metric = _metric(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
-    if metric and seen and metric not in seen and not interrupt.interrupted:
+    if metric and seen and metric not in seen and not interrupt.ending:
         raise UserError(f"{missing(f'{experiment.where}: metric', metric, sorted(seen))}, so trials were not compared")
     return failed, interrupt.interrupted
 
@@ -182,6 +192,15 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
             given = experiment.scheduler_config.get(key) or getattr(experiment, key)
             if key in arguments and not given:
                 raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
+        for mutated in ("hyperparam_mutations", "hyperparam_bounds"):
+            algorithms.check_names(experiment.scheduler_config.get(mutated) or {}, experiment, mutated)
+        compared = experiment.scheduler_config.get("metric") or experiment.metric or ""
+        sometimes = compared.startswith("evaluation/") and experiment.config.get("evaluation_interval") != 1
+        if name in _NEEDS_EVERY_RESULT and sometimes:
+            raise UserError(
+                f"{experiment.where}: scheduler {name} compares all results: set config.evaluation_interval: 1 for "
+                f"{compared}, or take another scheduler such as asha"
+            )
         # An evaluation's metric is not in every result; PBT alone insists on it.
         lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
         return kind(**{**lenient, **experiment.scheduler_config})
@@ -290,7 +309,11 @@ def check_record(experiment: Experiment) -> bool:
                 f"{experiment.where}: --resume: {difference} in {Path(path).parent.name}; "
                 "put it back, or train under another experiment name"
             )
-    return before.get("stop") != experiment.given.get("stop") and experiment.scheduler in (None, "fifo")
+    longer = before.get("stop") != experiment.given.get("stop")
+    if longer and experiment.scheduler not in (None, "fifo"):
+        tell(f"{experiment.name}: trials that have ended stay as they are, as the scheduler has compared them")
+        return False
+    return longer
 
 
 def _difference(before: Any, now: Any, path: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from pyarrow import fs
 
 from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.locations import addressed
 
 _MARKER = "rllib_checkpoint.json"
 _ARGUMENTS = "class_and_ctor_args.pkl"
@@ -37,7 +38,9 @@ def locate(checkpoint: str) -> tuple[fs.FileSystem, str]:
     nested = {info.path.rpartition("/")[0]: info for info in below if info.base_name == _MARKER}
     whole = [info for folder, info in nested.items() if not any(folder.startswith(f"{other}/") for other in nested)]
     newest = max(whole, key=lambda info: (info.mtime_ns or 0, info.path), default=None)
-    hint = f"; did you mean {newest.path.rpartition('/')[0]}?" if newest else f" (no {_MARKER} in it)."
+    hint = f" (no {_MARKER} in it)."
+    if newest:
+        hint = f"; did you mean {addressed(newest.path.rpartition('/')[0], path, inner)}?"
     raise UserError(f"{checkpoint} is not a checkpoint of rllib train{hint}")
 
 

@@ -164,8 +164,8 @@ def trained(folder: Path, key: str) -> bool:
 
 def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
     """Run the Ray Train job and write what it has trained."""
-    use_gpu = _uses_gpus(config)
     ensure_ray()
+    use_gpu = _uses_gpus(config)  # of the Ray that it is connected to now
     check_workers(config)
     shape = config.model_of(scanned)
     if show_progress:

@@ -196,8 +196,8 @@ class SkillTrainer:
         self._noise = torch.Generator(device).manual_seed(config.seed + 1000 * rank + 1)
         memory = config.memory_gib * 2**30
         self.stream = WindowStream(data, data.train[rank::world_size], config.horizon, memory, self._order, device)
-        share, left = divmod(config.batch_size, world_size)
-        self._batches = self.stream.batches(max(1, share + (rank < left)))
+        each, left = divmod(config.batch_size, world_size)
+        self._batches = self.stream.batches(max(1, each + int(rank < left)))
 
     def step(self) -> dict[str, Tensor]:
         """One gradient step; returns the detached loss terms."""
