@@ -33,7 +33,7 @@ $(BIN)/.installed: pyproject.toml
 
 # What the tests of optional parts need as well; without it they are skipped.
 extras: install
-	@$(call telling,the extras,-e '.[cluster$(comma)docs$(comma)mlflow$(comma)ogbench$(comma)wandb]')
+	@$(call telling,the extras,-e '.[docs$(comma)mlflow$(comma)ogbench$(comma)wandb]')
 
 kitchen: install
 	$(BIN)/rllib train file tuned_examples/kitchen.yaml

@@ -83,10 +83,11 @@ def test_runs(tmp_path: Path) -> None:
     trial = tmp_path / "experiment" / "trial"
     trial.mkdir(parents=True)
     (trial / "params.json").write_text('{"env": "x", "seed": 0}')
-    line = '{"env_steps": 10.0, "training_iteration": 1, "evaluation": {"episode_return": 1.5, "episodes": 2}}\n'
-    (trial / "result.json").write_text(line * 5)
+    evaluation = {"episode_return": 1.5, "episodes": 2}
+    results = [{"env_steps": 10.0 * i, "training_iteration": i, "evaluation": evaluation} for i in range(1, 6)]
+    (trial / "result.json").write_text("\n".join(map(json.dumps, results)) + "\n")
+    assert len(read_runs([tmp_path])[0].env_steps) == 5
     for name in ("result.json", "params.json"):
-        assert len(read_runs([tmp_path])[0].env_steps) == 5
         survive(trial / name, lambda: read_runs([tmp_path]), 3)
 
 

@@ -221,10 +221,6 @@ def test_each_method_trains_evaluates_and_is_restored(
         ({"policy": "flow", "cloning": 0.1}, "`policy` 'flow' has no use for `cloning`"),
         ({"policy": "flow", "target_divergence": 3.0}, "`policy` 'flow' has no use for `target_divergence`"),
         ({"policy": "flow", "regularize_to": "unit"}, "`policy` 'flow' has no use for `regularize_to`"),
-        (
-            {"regularize_to": "unit", "prior_spread": 0.5},
-            "`prior_spread` is of the prior, and `regularize_to` is 'unit'",
-        ),
         ({"warmup_steps": 20, "replay_capacity": 10}, "`warmup_steps`, 20, are more than are kept, 10"),
         ({"gamma": 1.5}, "`gamma` must be in"),
         ({"policy": "flow", "skill_bound": 1.0}, "leave `skill_bound` out"),

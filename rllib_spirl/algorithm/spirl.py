@@ -336,8 +336,6 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
-        if self.regularize_to != "prior" and self.policy != "flow" and self._changed(("prior_spread",)):
-            self._value_error(f"`prior_spread` is of the prior, and `regularize_to` is {self.regularize_to!r}.")
         for name in ("target_value", "policy_value"):
             if getattr(self, name) not in ("least", "mean"):
                 self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
