@@ -44,17 +44,17 @@ class CheckedConfig(AlgorithmConfig):
         if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":
             self._value_error("Evaluations are of so many episodes: set `evaluation_duration` to a number of them.")
 
-    def _check_not_used(self, replaced: Mapping[str, str]) -> None:
+    def _check_not_used(self, remedies: Mapping[str, str]) -> None:
         """Raise ValueError if one of RLlib's settings was changed of which nothing would come.
 
         Args:
-            replaced: Their names, and what there is to set in their place.
+            remedies: Their names, and what to do instead, as in "set `tasks_per_step`".
         """
         if self.in_evaluation:  # RLlib sets some of its own there
             return
-        for name in self._changed(replaced):
+        for name in self._changed(remedies):
             kind = self.algo_class.__name__ if self.algo_class else type(self).__name__
-            self._value_error(f"{kind} has no use for `{name.strip('_')}`: set {replaced[name]}.")
+            self._value_error(f"{kind} has no use for `{name.strip('_')}`: {remedies[name]}.")
 
     def _changed(self, names: Iterable[str]) -> list[str]:
         """Those of some settings that are not the defaults."""

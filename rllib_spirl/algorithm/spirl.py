@@ -61,26 +61,29 @@ ENV_STEPS = "env_steps"
 UPDATES = "updates"
 # Batches in memory together.
 MAX_UPDATES_AT_ONCE = 16
-# Settings of RLlib that nothing would come of, and those that there are in their place.
+# Settings of RLlib that nothing would come of, and what to do instead.
+_WIDTHS = "set `policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`"
+_LEAVE_OUT, _WRAP = "leave it out", "leave it out, or wrap the environment"
 _NOT_USED = {
-    "lr": "`policy_lr`, `critic_lr` or `alpha_lr`",
-    "train_batch_size": "`train_batch_size_per_learner`",
-    "minibatch_size": "`train_batch_size_per_learner`",
-    "num_epochs": "`updates_per_step`",
-    "model": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
-    "_model_config": "`policy_hidden`, `policy_layers`, `critic_hidden` or `critic_layers`",
-    "torch_compile_learner": "`compile_updates`",
+    "lr": "set `policy_lr`, `critic_lr` or `alpha_lr`",
+    "train_batch_size": "set `train_batch_size_per_learner`",
+    "minibatch_size": "set `train_batch_size_per_learner`",
+    "num_epochs": "set `updates_per_step`",
+    "model": _WIDTHS,
+    "_model_config": _WIDTHS,
+    "torch_compile_learner": "set `compile_updates`",
+    "grad_clip": _LEAVE_OUT,
+    "log_gradients": _LEAVE_OUT,
+    "shuffle_batch_per_epoch": _LEAVE_OUT,
+    "torch_skip_nan_gradients": _LEAVE_OUT,
+    "_env_to_module_connector": _WRAP,
+    "_module_to_env_connector": _WRAP,
+    "_learner_connector": _WRAP,
+    "clip_actions": _WRAP,
+    "normalize_actions": _WRAP,
+    "clip_rewards": _WRAP,
+    "observation_filter": _WRAP,
 }
-_LEFT_OUT = ("grad_clip", "log_gradients", "shuffle_batch_per_epoch", "torch_skip_nan_gradients")
-_FOR_WRAPPERS = (
-    "_env_to_module_connector",
-    "_module_to_env_connector",
-    "_learner_connector",
-    "clip_actions",
-    "normalize_actions",
-    "clip_rewards",
-    "observation_filter",
-)
 _NOT_OF_FLOWS = (
     "regularize_to",
     "prior_spread",
@@ -373,16 +376,11 @@ class SPiRLConfig(CheckedConfig):
                 f"once; got {self.gym_env_vectorize_mode!r}."
             )
         self._check_not_used(_NOT_USED)
-        if not self.in_evaluation:
-            for name in self._changed(_LEFT_OUT):
-                self._value_error(f"SPiRL has no use for `{name}`: leave it out.")
-            for name in self._changed(_FOR_WRAPPERS):
-                self._value_error(f"SPiRL has no use for `{name.strip('_')}`: leave it out, or wrap the environment.")
-            if self.batch_mode != "truncate_episodes" and self.num_envs_per_env_runner > 1:
-                self._value_error(
-                    "Of environments side by side, `batch_mode` 'complete_episodes' would throw away the episodes that "
-                    "go on: leave it out, or use more env runners."
-                )
+        if not self.in_evaluation and self.batch_mode != "truncate_episodes" and self.num_envs_per_env_runner > 1:
+            self._value_error(
+                "Of environments side by side, `batch_mode` 'complete_episodes' would throw away the episodes that "
+                "go on: leave it out, or use more env runners."
+            )
         # Last: an experiment that has its skills still to be made is checked without them.
         if not self.skill_checkpoint:
             self._value_error(
@@ -508,10 +506,15 @@ class SPiRL(Algorithm):
         env = make_env(self.config.env, self.config.env_config)
         replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
         env.close()
-        replay.source, replay.labelled_for = self.config.offline_data, json.dumps(_plain(self._labelled_for()))
+        replay.source, replay.labelled_for = self.config.offline_data, self._labelled_for
         return replay
 
-    def _labelled_for(self) -> list[Any]:
+    @property
+    def _labelled_for(self) -> str:
+        """`_facts_of_labels` as text."""
+        return json.dumps(_plain(self._facts_of_labels()))
+
+    def _facts_of_labels(self) -> list[Any]:
         """What the rewards and skills of demonstrations depend on beside their data."""
         env_config = {name: value for name, value in self.config.env_config.items() if name != "render_mode"}
         return [self.config.env, env_config, self.config.skill_bound]
@@ -731,7 +734,7 @@ class SPiRL(Algorithm):
             if self._uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
                 # Another config may name others, or another task. Those of earlier versions do not tell theirs.
-                same_labels = brought.labelled_for in ("", json.dumps(_plain(self._labelled_for())))
+                same_labels = brought.labelled_for in ("", self._labelled_for)
                 if brought.source == self.config.offline_data and same_labels:
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)

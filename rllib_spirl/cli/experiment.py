@@ -97,8 +97,10 @@ class Experiment:
         What is a URI or is nowhere stays as it is, and so does what is no text; of a grid search or a choice it is
         each value.
         """
-        if isinstance(categories := getattr(value, "categories", None), list):
-            value.categories = [self.found(each) for each in categories]
+        from ray import tune
+
+        if isinstance(value, tune.search.sample.Categorical):
+            return tune.choice([self.found(each) for each in value.categories])
         if isinstance(value, dict) and set(value) == {"grid_search"}:
             return {"grid_search": [self.found(each) for each in value["grid_search"]]}
         return absolute(value, self.places) if isinstance(value, str) else value

@@ -20,7 +20,8 @@ class CheckpointOnInterrupt(Callback):
     """First Ctrl-C (or SIGTERM): checkpoint and end. Second: end with the last checkpoint. Third: at once.
 
     The end of a time budget is like a first Ctrl-C. (Tune's own budget ends trials for good, without a checkpoint.) Use
-    as a context manager around ``Tuner.fit``; ``interrupted`` and ``ending`` tell afterwards whether it happened.
+    as a context manager around ``Tuner.fit``; afterwards ``interrupted`` tells whether a signal came, and ``ending``
+    whether either did.
 
     Args:
         budget_s: Seconds until then; None for any number.
@@ -30,7 +31,7 @@ class CheckpointOnInterrupt(Callback):
         self._budget_s = math.inf if budget_s is None else budget_s
         self._deadline = math.inf
         self._signals = 0
-        self._ending = self._ended = False
+        self.ending = self._ended = False
         self._saved: set[str] = set()
         self._handlers: dict[int, Any] = {}
 
@@ -39,14 +40,8 @@ class CheckpointOnInterrupt(Callback):
         """Whether a signal came."""
         return self._signals > 0
 
-    @property
-    def ending(self) -> bool:
-        """Whether the run is to end before its trials do."""
-        return self._ending
-
     def __getstate__(self) -> dict[str, Any]:
-        fresh = CheckpointOnInterrupt(self._budget_s)
-        return fresh.__dict__  # Tune pickles callbacks; handlers stay here
+        return CheckpointOnInterrupt(self._budget_s).__dict__  # Tune pickles callbacks; handlers stay here
 
     def __enter__(self) -> "CheckpointOnInterrupt":
         self._deadline = time.monotonic() + self._budget_s
@@ -60,7 +55,7 @@ class CheckpointOnInterrupt(Callback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
-        if not self._ending:
+        if not self.ending:
             self._end("stopping", "Ctrl-C again")
         elif not self._ended:
             self._end_now()
@@ -68,7 +63,7 @@ class CheckpointOnInterrupt(Callback):
             raise KeyboardInterrupt
 
     def _end(self, why: str, at_once: str) -> None:
-        self._ending = True
+        self.ending = True
         console().print(
             f"[yellow]{why}: waiting for the running iteration to end, then saving a checkpoint "
             f"({at_once} to end with the last one)[/]",
@@ -81,17 +76,17 @@ class CheckpointOnInterrupt(Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """Ask for a checkpoint of every trial that reports from now on."""
-        if self._ending:
+        if self.ending:
             result[SHOULD_CHECKPOINT] = True
 
     def on_trial_save(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Note a checkpoint that was written since then."""
-        if self._ending:
+        if self.ending:
             self._saved.add(trial.trial_id)
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         """End the run once nothing is running that has not been saved."""
-        if not self._ending and time.monotonic() > self._deadline:
+        if not self.ending and time.monotonic() > self._deadline:
             self._end(f"{self._budget_s:,.10g} seconds (time_budget_s) are over", "Ctrl-C")
-        if self._ending and not self._ended and all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
+        if self.ending and not self._ended and all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
             self._end_now()

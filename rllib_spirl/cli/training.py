@@ -194,7 +194,7 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
                 raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
         for mutated in ("hyperparam_mutations", "hyperparam_bounds"):
             algorithms.check_names(experiment.scheduler_config.get(mutated) or {}, experiment, mutated)
-        compared = experiment.scheduler_config.get("metric") or experiment.metric or ""
+        compared = _metric(experiment) or ""
         sometimes = compared.startswith("evaluation/") and experiment.config.get("evaluation_interval") != 1
         if name in _NEEDS_EVERY_RESULT and sometimes:
             raise UserError(

@@ -89,7 +89,7 @@ class MetaWorldEnv(BenchmarkEnv):
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
         return {
-            "physics": physics_of(self.benchmark.model, self.benchmark.data),
+            "physics": physics_of(env.model, env.data),
             "observed": env._prev_obs.copy(),
             # Some tasks remember a number of their episode, for the dense reward.
             "numbers": {key: value for key, value in vars(env).items() if isinstance(value, int | float)},
@@ -105,7 +105,7 @@ class MetaWorldEnv(BenchmarkEnv):
         self.np_random.bit_generator.state = self._began
         self._begin()
         self.np_random.bit_generator.state = now
-        set_physics(self.benchmark.model, self.benchmark.data, state["physics"])
+        set_physics(env.model, env.data, state["physics"])
         vars(env).update(state["numbers"])
         env._prev_obs, self._success = state["observed"].copy(), state["success"]
 

@@ -164,7 +164,7 @@ class OGBenchEnv(BenchmarkEnv):
         """What decides how the episode goes on, for `set_state` of an environment with the same arguments."""
         env = self.benchmark
         return {
-            "physics": physics_of(self.benchmark.model, self.benchmark.data),
+            "physics": physics_of(env.model, env.data),
             # The controller starts from where the hand was a moment ago, as the last step left it.
             "sites": (env.data.site_xpos.copy(), env.data.site_xmat.copy()),
             "buttons": env._cur_button_states.copy() if self.family.buttons else None,
@@ -178,7 +178,7 @@ class OGBenchEnv(BenchmarkEnv):
         if self.family.buttons:
             env._cur_button_states = state["buttons"].copy()
             env._apply_button_states()
-        set_physics(self.benchmark.model, self.benchmark.data, state["physics"])
+        set_physics(env.model, env.data, state["physics"])
         env.data.site_xpos[:], env.data.site_xmat[:] = state["sites"]
         env._success = state["success"]
         self.np_random.bit_generator.state, env.np_random.bit_generator.state = state["random"]

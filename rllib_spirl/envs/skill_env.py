@@ -3,7 +3,6 @@
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from copy import copy
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -287,7 +286,7 @@ def make_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
 
 def create(env: Any, env_config: dict[str, Any]) -> Environment:
     """What `make_env` makes, or the many environments at once that the same name may stand for."""
-    env_config = context(env_config)
+    env_config = context(env_config)  # its own, to be changed
     method = env_config.get("images")
     if isinstance(method, str):
         return _with_pictures(env, env_config, method)
@@ -314,11 +313,10 @@ def context(env_config: Mapping[str, Any], **known: Any) -> EnvContext:
 
 
 def _with_pictures(env: Any, env_config: EnvContext, method: str) -> PictureWrapper:
-    config = copy(env_config)
-    del config["images"]
+    del env_config["images"]
     if method == "render":
-        config.setdefault("render_mode", "rgb_array")
-    return PictureWrapper(make_env(env, config), method)
+        env_config.setdefault("render_mode", "rgb_array")
+    return PictureWrapper(make_env(env, env_config), method)
 
 
 def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:

@@ -34,9 +34,9 @@ from rllib_spirl.meta.training_tasks import Turns, check_task_lists
 
 # Settings of RLlib that nothing would come of, and those that there are in their place.
 _NOT_USED = {
-    "train_batch_size": "`tasks_per_step` and `adaptation_episodes`",
-    "_train_batch_size_per_learner": "`tasks_per_step` and `adaptation_episodes`",
-    "rollout_fragment_length": "`adaptation_episodes`",
+    "train_batch_size": "set `tasks_per_step` and `adaptation_episodes`",
+    "_train_batch_size_per_learner": "set `tasks_per_step` and `adaptation_episodes`",
+    "rollout_fragment_length": "set `adaptation_episodes`",
 }
 
 

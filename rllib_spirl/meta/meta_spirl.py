@@ -131,7 +131,7 @@ class MetaSPiRLConfig(SPiRLConfig):
 
     def validate(self) -> None:
         check_task_lists(self)
-        self._check_not_used({"rollout_fragment_length": "`tasks_per_step`"})
+        self._check_not_used({"rollout_fragment_length": "set `tasks_per_step`"})
         for name in () if self.in_evaluation else self._changed(("explore", "batch_mode")):
             self._value_error(f"MetaSPiRL explores in whole episodes: leave `{name}` out.")
         if (self.evaluation_config or {}).get("explore"):
@@ -207,8 +207,8 @@ class MetaSPiRL(SPiRL):
         self._random = np.random.default_rng(seed)
         self._turns = Turns(len(tasks), self._random)
 
-    def _labelled_for(self) -> list[Any]:
-        return [*super()._labelled_for(), self.config.training_tasks]
+    def _facts_of_labels(self) -> list[Any]:
+        return [*super()._facts_of_labels(), self.config.training_tasks]
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
