@@ -6,6 +6,7 @@ reward) or the height of the tower (sparse) at the end of an episode.
 python benchmarks/block_stacking.py --seeds 3
 python benchmarks/block_stacking.py --seeds 3 --example block_stacking_sparse
 python benchmarks/block_stacking.py --seeds 3 --example block_stacking_baselines --experiment flat_prior
+python benchmarks/block_stacking.py --queue benchmarks/block_stacking_queue.yaml --jobs 2
 """
 
 from typing import Any

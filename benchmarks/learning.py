@@ -273,9 +273,10 @@ def write_tables(file: Path) -> None:
         reported: dict[str, Any] = {}
         compared = "method" if len({run["method"] for run in runs}) > 1 else "task"
         for run in runs:
-            scores = run["completed_subtasks" if "completed_subtasks" in run else "success"]
+            scores = next(run[name] for name in ("completed_subtasks", "success", "score") if name in run)
             curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
-            methods.setdefault(run["method"], {}).setdefault(run["task"], {})[str(run["seed"])] = curve
+            task = run.get("task") or f"{run['reward']} reward"  # block stacking has one task, with two rewards
+            methods.setdefault(run["method"], {}).setdefault(task, {})[str(run["seed"])] = curve
             reported.setdefault(run[compared], {"runs": []})["runs"].append(_as_reported(run))
         lines = ",\n".join(f"{json.dumps(method)}: {json.dumps(tasks)}" for method, tasks in methods.items())
         (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
@@ -287,7 +288,8 @@ def write_tables(file: Path) -> None:
 
 def _as_reported(run: dict[str, Any]) -> dict[str, Any]:
     """What a report knows of a run, as far as it was recorded."""
-    series = {"completed_subtasks": "completed_subtasks", "all_completed": "all_four", "success": "success"}
+    same = ("completed_subtasks", "success", "stacked_blocks", "tower_height")
+    series = {name: name for name in same} | {"all_completed": "all_four"}
     return {
         "trial": f"{run['method']}-{run['seed']}",
         "env": run["experiment"]["env"],

@@ -21,7 +21,15 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    "queue", ["kitchen_queue", "maze_queue", "ogbench_queue", "metaworld_queue", "adaptation_queue"]
+    "queue",
+    [
+        "kitchen_queue",
+        "block_stacking_queue",
+        "maze_queue",
+        "ogbench_queue",
+        "metaworld_queue",
+        "adaptation_queue",
+    ],
 )
 def test_a_queue_names_experiments_that_there_are(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
