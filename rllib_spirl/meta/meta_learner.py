@@ -41,6 +41,7 @@ class MetaSPiRLLearner(SPiRLLearner):
             "target_divergence": torch.stack([little, arguments["target_divergence"]]),
             "context_noise": self._noise(1, rows, module.context_dim)[0],
             "context_divergence": config.context_divergence,
+            "explores": config.exploring_tasks > 0,
         }
 
 
@@ -51,6 +52,7 @@ def meta_loss(
     target_divergence: Tensor,
     context_noise: Tensor,
     context_divergence: float,
+    explores: bool = True,
     **arguments: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`spirl_loss` of T tasks with B transitions each, and the encoder's divergence from N(0, I).
@@ -64,6 +66,7 @@ def meta_loss(
         target_divergence: δ of both kinds, (2,).
         context_noise: N(0, 1), (T·B, E): e is drawn anew for each transition.
         context_divergence: The divergence of q(e | much context) from N(0, I) to be reached, in nats.
+        explores: Whether there are tasks of the kind `LITTLE`. Their KL and α are logged by names of their own.
         arguments: The other ones of `spirl_loss`.
     """
     kind = batch["kind"]
@@ -86,6 +89,12 @@ def meta_loss(
         log_alpha=module.log_alpha[kind_of_rows],
         **arguments,
     )
+    solved = kind_of_rows.float()
+    for name in ("kl", "alpha"):  # each kind has a δ of its own
+        both = values[name]
+        values[name] = (both * solved).sum() / solved.sum().clamp(min=1)
+        if explores:
+            values[f"exploring_{name}"] = (both * (1 - solved)).sum() / (1 - solved).sum().clamp(min=1)
     if belief is not None:
         much = kind.float()
         divergence = (divergence_from_unit(belief) * much).sum() / much.sum().clamp(min=1)

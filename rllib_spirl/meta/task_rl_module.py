@@ -51,14 +51,17 @@ class TaskRLModule(SkillPriorRLModule):
     def belief(self, context: Mapping[str, Tensor], counted: Tensor | None = None) -> Normal:
         """q(e | context), (..., E): N(0, I) where there is no transition.
 
+        Of a transition that ended the task, the next state does not count: an agent is then where the task ended, but
+        demonstrations, which serve many tasks, have gone on.
+
         Args:
             context: Transitions (..., N, ·), by the columns of a replay buffer.
             counted: Which of them count, (..., N) of 1 and 0; None for all.
         """
         states, z, rewards, next_states, terminated = (context[name] for name in COLUMNS)
-        inputs = torch.cat(
-            [self._normalized(states), z, rewards[..., None], self._normalized(next_states), terminated[..., None]], -1
-        )
+        ended = terminated[..., None]
+        arrived = (1 - ended) * self._normalized(next_states)
+        inputs = torch.cat([self._normalized(states), z, rewards[..., None], arrived, ended], -1)
         return self.encoder(inputs, torch.ones_like(rewards) if counted is None else counted)
 
     def _normalized(self, observed: Tensor) -> Tensor:
