@@ -32,6 +32,7 @@ from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
 from rllib_spirl.meta.fine_tuning import FineTuning, meet
+from rllib_spirl.meta.meta_learner import meta_loss
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
@@ -272,7 +273,43 @@ def test_a_context_says_the_same_in_any_order_and_nothing_when_it_is_empty() -> 
     torch.testing.assert_close(divergences, torch.distributions.kl_divergence(part, unit).sum(-1))
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_where_demonstrations_went_on_after_the_task_is_no_context(config: Maker, built: Any) -> None:
+    ours = module(built(config().build_algo()))
+    context = {
+        "states": torch.randn(5, 2),
+        "z": torch.randn(5, 4),
+        "rewards": torch.randn(5),
+        "next_states": torch.randn(5, 2),
+        "terminated": torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]),
+    }
+    belief = ours.belief(context)
+    for row, same in ((2, True), (1, False)):
+        other = context["next_states"].clone()
+        other[row] += 1
+        assert torch.equal(ours.belief(context | {"next_states": other}).mean, belief.mean) == same
+
+
 # The learner.
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_each_kind_of_task_logs_its_own_divergence(config: Maker, built: Any) -> None:
+    algorithm = built(config(exploring_divergence=0.1, target_divergence=2.0).build_algo())
+    algorithm.train()
+    ours, batch = module(algorithm), algorithm._columns(1, 0.5)
+    minibatch = {name: column[0] for name, column in batch.items()}
+    with torch.no_grad():
+        ours.log_alpha.copy_(torch.tensor([0.5, 0.25]).log())
+    learner = algorithm.learner_group._learner
+    settings = learner.config.get_config_for_module("default_policy")
+    minibatch = with_prior(ours, minibatch)
+    torch.manual_seed(0)
+    _, values = meta_loss(ours, minibatch, **learner._arguments(ours, settings, minibatch))
+    assert (values["exploring_alpha"].item(), values["alpha"].item()) == pytest.approx((0.5, 0.25))
+    assert values["exploring_kl"] != values["kl"]
+    learned = algorithm.train()["learners"]["default_policy"]
+    assert {"kl", "exploring_kl", "alpha", "exploring_alpha"} <= learned.keys()
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -308,14 +308,15 @@ def skill_loss(
     corrected_actions: Tensor | None = None,
     images: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The negative of equation (3) of the paper, in means over elements, for a batch of windows.
+    """The negative of equation (3) of the paper for a batch of windows, in means over elements and with twice its error.
 
         loss = ‖a − p(a|z, s)‖² / (H·A)  +  β · KL(q(z|a) ‖ N(0, I)) / Z  +  KL(sg(q(z|a)) ‖ p_a(z|s_0)) / Z
 
     Args:
         states, actions: (B, H, S) and (B, H, A), as recorded. The encoder sees only these: perturbed ones would leak
             the correction into z.
-        beta: Weight of the posterior's regularisation, for means over latent dimensions.
+        beta: Weight of the posterior's regularisation, for means over latent dimensions. A normal likelihood has half
+            the squared error, so that this is twice the paper's β.
         perturbed_states, corrected_actions: What the decoder sees and has to answer instead, see
             `rllib_spirl.skills.correction`. The prior sees the perturbed first state.
         images: (B, 2, 32, 32, 3) uint8, what a prior over pictures sees: as recorded, nothing perturbs them.
