@@ -18,6 +18,7 @@ from common import SHORT_S, Long, compare, report, rounds, start_ray, synthetic_
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rllib_spirl.data import DataSet
+from rllib_spirl.progress import silent
 from rllib_spirl.skills.model import SkillModel, skill_loss
 from rllib_spirl.skills.pretrain import pretrain
 from rllib_spirl.skills.training import PretrainConfig
@@ -25,7 +26,8 @@ from rllib_spirl.skills.training import PretrainConfig
 
 def job(data: DataSet, config: PretrainConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        pretrain(data, config, output=folder, show_progress=False)
+        with silent():
+            pretrain(data, config, output=folder)
         events = EventAccumulator(f"{folder}/tensorboard").Reload().Scalars("skills/loss")
     # Until the second report Ray is still starting processes of its own, beside as many workers as there are cores.
     first, last = events[1], events[-1]

@@ -88,11 +88,11 @@ def stage(
         total: How many steps that takes, or None where it is not known.
         done: How many of them were done before.
         into: Where the result will lie. It is told at once, on a line of its own.
-        show: Whether to show anything.
+        show: Whether to show anything, e.g. in one worker of several.
         watched_only: Whether to show it only where a driver watches: for what may be part of somebody's own program.
     """
     current = Stage(name, total, done)
-    if not show or (watched_only and not _in_worker()):
+    if _silent or not show or (watched_only and not _in_worker()):
         yield current
         return
     if into is not None:
@@ -110,25 +110,22 @@ def stage(
         _post(at_once=True)
 
 
-def track(
-    steps: Iterable[T], name: str, *, total: int | None = None, show: bool = True, watched_only: bool = False
-) -> Iterator[T]:
+def track(steps: Iterable[T], name: str, *, total: int | None = None, watched_only: bool = False) -> Iterator[T]:
     """The ``steps``, one after the other, with their progress shown as `stage` does."""
-    with stage(name, total, show=show, watched_only=watched_only) as progress:
+    with stage(name, total, watched_only=watched_only) as progress:
         for step in steps:
             yield step
             progress.advance()
 
 
 @contextmanager
-def watch(waiting: str | None = None, *, show: bool = True) -> Iterator[None]:
+def watch(waiting: str | None = None) -> Iterator[None]:
     """Show, in a driver, the stages that the workers of its Ray job are in.
 
     Args:
         waiting: What is going on where no worker tells of a stage, e.g. "training"; then that is shown.
-        show: Whether to show anything.
     """
-    if not show:
+    if _silent:
         yield
         return
     idle = Stage(waiting or "")
@@ -144,9 +141,22 @@ def watch(waiting: str | None = None, *, show: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within the block nothing is told: for what is part of somebody's own program."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def tell(line: str) -> None:
     """Print a line on stderr."""
     global _told
+    if _silent:
+        return
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
     _told = time.time()
 
@@ -159,6 +169,7 @@ def heard() -> None:
 
 _stages: list[Stage] = []  # which this process is in, the innermost last
 _told = _heard = _posted = 0.0  # when
+_silent = False
 
 
 def _in_worker() -> bool:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rllib_spirl import SPiRL
 from rllib_spirl.cli import data as cli
 from rllib_spirl.cli.errors import run
 from rllib_spirl.data import DataSet
+from rllib_spirl.evaluation import plots
 from rllib_spirl.locations import Location
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.dataset import SkillData
@@ -113,18 +115,59 @@ def spirl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return call
 
 
+@dataclass
+class SharedRay:
+    """The one local Ray of a test process, of which each start takes as long as many tests."""
+
+    node: str | None = None
+
+    def runs(self) -> bool:
+        return ray.is_initialized() and ray.get_runtime_context().get_node_id() == self.node
+
+    def start(self) -> None:
+        """Unless it runs. It has two CPUs."""
+        if not self.runs():
+            ray.shutdown()
+            options = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+            ray.init(address="local", num_cpus=2, **options)
+            self.node = ray.get_runtime_context().get_node_id()
+
+    def free(self) -> bool:
+        """Whether nothing holds its CPUs any more, waiting two seconds for that."""
+        for _ in range(20):
+            if ray.available_resources().get("CPU") == 2:
+                return True
+            time.sleep(0.1)
+        return False
+
+
+SHARED_RAY = SharedRay()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def ray_ends_with_its_module() -> Iterator[None]:
-    """Ends a Ray that a test's own work has started, which the next module's ``ray.init`` would otherwise find."""
+def other_rays_end_with_their_module() -> Iterator[None]:
+    """Ends a Ray that a test's own work has started, and the shared one if a test has left something in it."""
     yield
-    ray.shutdown()
+    if ray.is_initialized() and not (SHARED_RAY.runs() and SHARED_RAY.free()):
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    """A local Ray with the point mass registered as "point"."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+def ray_session() -> None:
+    """The shared Ray, with the point mass registered as "point"."""
+    SHARED_RAY.start()
     register_env("point", PointEnv)
     register_trainable("SPiRL", SPiRL)  # Tune forgets at the end of a session what was registered by name
-    yield
-    ray.shutdown()
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have all their pictures, but nothing is drawn: of all that they do that takes longest."""
+    monkeypatch.setattr(plots, "_save", lambda figure, path: path.touch())
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray seems to run, and none is to be started."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))

@@ -137,7 +137,7 @@ def test_skills_do_not_see_velocities_unless_they_are_asked_to(tmp_path: Path) -
     trainer = SkillTrainer(scanned, TINY)
     assert trainer.model.config.blind == (3, 4, 6, 7)
     states, actions = torch.zeros(500, TINY.horizon, 8), torch.zeros(500, TINY.horizon, 2)
-    perturbed, corrected = trainer._perturb(states, actions)
+    perturbed, corrected = trainer._perturbed(states, actions).values()
     assert not perturbed[..., [3, 4, 6, 7]].any()
     assert (perturbed[..., [0, 1, 5]].std((0, 1)) > 0).all()
     assert corrected.any()

@@ -351,9 +351,7 @@ class TestDemonstrations:
     def test_recipe_builds_alike_for_any_number_of_workers(self, tmp_path: Path) -> None:
         few = {"demonstrations": 3, "stacks": 1, "blocks": 3}
         path = ROOT / "offline_data" / "block_stacking.yaml"
-        places = [
-            recipes.build(path, output=tmp_path / str(n), overrides=few, workers=n, show_progress=False) for n in (1, 2)
-        ]
+        places = [recipes.build(path, output=tmp_path / str(n), overrides=few, workers=n) for n in (1, 2)]
         data, other = (place.load() for place in places)
         assert (data.num_episodes, data.state_dim, data.action_dim) == (3, 6 + 6 * 3, 3)
         np.testing.assert_array_equal(data.states, other.states)

@@ -115,19 +115,6 @@ def test_build_with_overrides(spirl, data: Path, tmp_path: Path) -> None:  # typ
     assert np.abs(load(tmp_path / "x").actions).max() == 1
 
 
-def test_runs_as_a_module(data: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "rllib_spirl.cli.data", "inspect", "/nowhere"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip() == (
-        "error: /nowhere: no such directory; give the directory of a data set, or make one with 'spirl data build'"
-    )
-
-
 @pytest.mark.long
 def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
     """The same Parquet files through RLlib's offline API: a behaviour cloning run on them learns their actions."""
@@ -147,6 +134,7 @@ def test_rllib_reads_our_files_and_clones_behaviour(data: Path) -> None:
         return float(np.sqrt(np.mean((output[:, :2].detach().numpy() - actions) ** 2)))
 
     assert pq.read_schema(data / FILE).field("observation.state").type.list_size == 3
+    ray.shutdown()
     ray.init(address="local", num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
         config = (

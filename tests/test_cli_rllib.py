@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.util import debug
 from typer.testing import CliRunner
@@ -34,14 +33,6 @@ PPO = """
     num_epochs: 1
     model_config: {{fcnet_hiddens: [8]}}
 """
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    """One Ray for the in-process runs of this file; the command leaves a Ray that it finds running alone."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -67,7 +58,7 @@ def trials(tmp_path: Path, name: str = "cart") -> list[Path]:
     return sorted(p for p in (tmp_path / "out" / name).iterdir() if p.is_dir())
 
 
-def test_train_then_evaluate(experiment, tmp_path, local_ray):
+def test_train_then_evaluate(experiment, tmp_path, ray_session):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     output = invoke("train", "file", experiment)
@@ -92,7 +83,7 @@ def test_train_then_evaluate(experiment, tmp_path, local_ray):
 
 
 @pytest.mark.slow
-def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_path, local_ray):
+def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_path, ray_session):
     changes = {
         "env": "rllib_spirl/BlockStacking-v0",
         "config.env_config": "{blocks: 2, max_episode_steps: 40}",
@@ -109,7 +100,7 @@ def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_path, local_ray, monkeypatch):
+def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_path, ray_session, monkeypatch):
     kept = []
 
     class Watched(long_runs._ForgetsResults):
@@ -128,7 +119,7 @@ def test_a_long_run_keeps_no_results_and_logs_its_config_once(experiment, tmp_pa
 
 
 @pytest.mark.long
-def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, local_ray):
+def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, ray_session):
     output = invoke(
         "train", "file", experiment, "--stop", "env_steps=100", "--set", "config.lr={grid_search: [0.01, 0.001]}",
         "--set", "config.evaluation_interval=1", "--set", "config.evaluation_duration=1",
@@ -141,7 +132,7 @@ def test_grid_search_makes_a_trial_for_each_value(experiment, tmp_path, local_ra
     assert re.search(r"evaluation [\d.]+", output)
 
 
-def test_failed_trial_gives_exit_code_1_and_its_traceback(experiment, tmp_path, local_ray):
+def test_failed_trial_gives_exit_code_1_and_its_traceback(experiment, tmp_path, ray_session):
     output = invoke("train", "file", experiment, "--set", "config.model_config.fcnet_activation=nonsense", code=1)
     assert re.search(r"failed: \w+Error: .*nonsense", output)
     (path,) = re.findall(r"full traceback  (\S+)", output)
@@ -149,11 +140,13 @@ def test_failed_trial_gives_exit_code_1_and_its_traceback(experiment, tmp_path, 
     assert "nonsense" in Path(path).read_text()
 
 
-def test_unknown_stop_metric_ends_the_run(experiment, local_ray):
+@pytest.mark.slow
+def test_unknown_stop_metric_ends_the_run(experiment, ray_session):
     with pytest.raises(UserError, match="stop: no result has 'env_stps'; did you mean 'env_steps'"):
         invoke("train", "file", experiment, "--stop", "env_stps=100")
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_mistakes_end_with_one_line_before_ray_starts(experiment, tmp_path, monkeypatch, capsys):
     blocked = tmp_path / "file"
     blocked.touch()
@@ -168,7 +161,6 @@ def test_mistakes_end_with_one_line_before_ray_starts(experiment, tmp_path, monk
         ([experiment, "--set", f"storage_path={blocked}/x"], "cannot be written to"),
         ([experiment, "--checkpoint-score-attr", "a", "--set", "checkpoint_config.x=1"], "'x'"),
     ]
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     for arguments, words in table:
         monkeypatch.setattr(sys, "argv", ["rllib", "train", "file", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -253,7 +245,7 @@ def test_interrupt_leaves_a_checkpoint_and_resume_goes_on(experiment, tmp_path):
 
 
 @pytest.mark.long
-def test_sac_on_pendulum(tmp_path, local_ray):
+def test_sac_on_pendulum(tmp_path, ray_session):
     example = Path(__file__).parent.parent / "tuned_examples" / "pendulum_sac.yaml"
     invoke("train", "file", example, "--stop", "env_steps=1200", "--set", f"storage_path={tmp_path / 'out'}")
     (trial,) = trials(tmp_path, "pendulum-sac")

@@ -57,6 +57,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[list[str]]:
     """A cluster of two raylets, with this process connected to it; their node ids."""
+    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
@@ -86,6 +87,7 @@ def test_env_runners_on_two_nodes(two_nodes: list[str], point_settings: dict[str
 @pytest.fixture
 def four_nodes() -> Iterator[Cluster]:
     """A cluster of four raylets with one processor each, with this process connected to it."""
+    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(3):

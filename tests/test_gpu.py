@@ -74,5 +74,5 @@ def test_skills_trained_on_a_gpu_reconstruct_as_well(point_data: Any) -> None:
         trainer = SkillTrainer(scanned, TINY, device=torch.device(device))
         while trainer.updates < TINY.updates:
             trainer.step()
-        found.append(trainer.validate()["reconstruction"])
+        found.append(trainer.validate()["validation_reconstruction"])
     assert found[1] == pytest.approx(found[0], rel=0.2)

@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six stacks of two among five blocks, with pictures."""
     output = tmp_path_factory.mktemp("data") / "blocks"
     few = {"demonstrations": 6, "stacks": 1}
-    recipes.build(RECIPE, output=output, overrides=few, workers=1, show_progress=False)
+    recipes.build(RECIPE, output=output, overrides=few, workers=1)
     return output
 
 

@@ -39,8 +39,3 @@ def test_no_import_points_up() -> None:
     arrows = [(str(file.relative_to(PACKAGE)), name) for file in files for name in imports(file)]
     assert len(arrows) > 200  # they were found
     assert [arrow for arrow in arrows if height(arrow[1]) > height(arrow[0])] == []
-
-
-def test_the_root_exports_what_it_says() -> None:
-    for name in rllib_spirl.__all__:
-        assert getattr(rllib_spirl, name) is not None

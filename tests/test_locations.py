@@ -97,7 +97,6 @@ def test_a_worker_reads_its_data_from_a_uri(point_data: Path, tmp_path: Path) ->
     prepared = prepare_skills(
         {"data": f"local://{point_data}", "checkpoint": str(tmp_path / "skills"), "pretrain": SHORT.model_dump()},
         places=[tmp_path],
-        show_progress=False,
     )
     assert str(prepared.data) == f"local://{point_data}"
     assert load_card(prepared.checkpoint).data == fingerprint(point_data)
@@ -128,4 +127,4 @@ def test_skills_are_not_written_to_a_uri_nor_recipes_read_from_one(point_data: P
     with pytest.raises(UserError, match="Cannot write skills to memory://skills"):
         pretrain(opened(point_data), SHORT, output="memory://skills")
     with pytest.raises(UserError, match="a recipe is a local file"):
-        prepare_skills({"data": "memory://bucket/kitchen.yaml"}, places=[Path()], show_progress=False)
+        prepare_skills({"data": "memory://bucket/kitchen.yaml"}, places=[Path()])

@@ -50,8 +50,10 @@ def test_a_place_that_cannot_be_locked(
 
     monkeypatch.setattr(locking.FileLock, "acquire", fail)
     outcome = pytest.raises(UserError, match=f"{tmp_path} cannot be written to") if refused else nullcontext()
+    ran = False
     with outcome, sole(tmp_path / "lock", "baking"):
-        pass
+        ran = True
+    assert ran != refused
 
 
 def test_a_home_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,7 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.usefixtures("no_ray")
 def test_refused_at_the_start(
     kind: str,
     workspace: Path,
@@ -190,7 +191,6 @@ def test_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     what, options, words = REFUSED[kind]
     command = ["rllib", "train", "file", f"{what}.yaml"] if isinstance(what, str) else what
     before = sorted(workspace.iterdir())
@@ -215,10 +215,10 @@ def test_evaluations_add_to_the_settings_of_the_environment() -> None:
     assert (len(found), found[0]["env_config"]["nested"]) == (2, {"a": 1})
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_an_import_is_held_against_the_environment_before_training(
     workspace: Path, material: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     assert run([*PRETRAIN, f"{material}/import.yaml", *KITCHEN], monkeypatch) == 1
     error = capfd.readouterr().err
     assert "30-dimensional observations, but the data of" in error.splitlines()[-1]
@@ -226,6 +226,7 @@ def test_an_import_is_held_against_the_environment_before_training(
 
 
 @pytest.mark.parametrize("damaged", ["cut-weights", "cut-card"])
+@pytest.mark.usefixtures("no_ray")
 def test_a_checkpoint_whose_skills_are_damaged(
     damaged: str,
     checkpoint: Path,
@@ -237,7 +238,6 @@ def test_a_checkpoint_whose_skills_are_damaged(
     skills = checkpoint / "skills"
     shutil.rmtree(skills, ignore_errors=True)
     shutil.copytree(material / damaged, skills)
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     for command in (["rllib", "evaluate"], ["spirl", "video", "--output", "film.gif"]):
         assert run([*command, str(checkpoint)], monkeypatch) == 1
         (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error: "))
@@ -246,17 +246,14 @@ def test_a_checkpoint_whose_skills_are_damaged(
 
 
 @pytest.fixture(scope="module")
-def checkpoint(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(material: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of SPiRL."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(material / "skills", folder / "skills")
-    program = (
-        "import sys; from rllib_spirl import SPiRLConfig\n"
-        "config = SPiRLConfig().environment('rllib_spirl/Kitchen-v0')\n"
-        "config.training(skill_checkpoint=sys.argv[1] + '/skills', replay_capacity=500)\n"
-        "config.build_algo().save_to_path(sys.argv[1] + '/checkpoint')\n"
-    )
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=True, capture_output=True)
+    config = SPiRLConfig().environment("rllib_spirl/Kitchen-v0")
+    algorithm = config.training(skill_checkpoint=str(folder / "skills"), replay_capacity=500).build_algo()
+    algorithm.save_to_path(str(folder / "checkpoint"))
+    algorithm.stop()
     return folder / "checkpoint"
 
 
@@ -332,6 +329,7 @@ def test_a_recipe_tells_what_it_will_record(recipe: Any) -> None:
     assert frames.images == (episode.images is not None)
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_skills_of_the_settings_that_are_damaged(
     workspace: Path, material: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,7 +343,6 @@ def test_skills_of_the_settings_that_are_damaged(
     card = SkillCard.model_validate_json((folder / "skill.json").read_text())
     (folder / "skill.json").write_text(card.model_copy(update={"training": {"key": key}}).model_dump_json())
     options = settings(*(f"skills.pretrain.{k}={v}" for k, v in TINY.model_dump(exclude_defaults=True).items()))
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     assert run(["rllib", "train", "file", "data.yaml", *options], monkeypatch) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "skill.safetensors is corrupt" in line

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 import yaml
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -330,10 +329,10 @@ def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, m
         ({"config": {"num_learners": 2}}, "MAML trains with one learner, got num_learners=2"),
     ],
 )
+@pytest.mark.usefixtures("no_ray")
 def test_mistakes_in_an_experiment_are_refused_at_the_start(
     changes: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     experiment = {"run": "MAML", "env": POINT, "tasks": {"training": [10, 90]}, "storage_path": str(tmp_path)}
     file = tmp_path / "point.yaml"
     file.write_text(yaml.safe_dump({"point": experiment | changes}))

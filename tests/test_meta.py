@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
-import ray
 import torch
 import yaml
 
@@ -194,10 +193,10 @@ EXPERIMENT = {
         ({"skills": {"chunk": 1, "checkpoint": "x"}}, "`chunk` makes its own skills"),
     ],
 )
+@pytest.mark.usefixtures("no_ray")
 def test_mistakes_in_an_experiment_are_refused_at_the_start(
     changes: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     file = tmp_path / "point.yaml"
     file.write_text(yaml.safe_dump({"point": EXPERIMENT | {"storage_path": str(tmp_path)} | changes}))
     assert run(["rllib", "train", "file", str(file)], monkeypatch) == 1

@@ -133,7 +133,7 @@ def test_an_expert_succeeds_and_dense_rewards_are_the_benchmarks(drawer: Any) ->
 
 def test_experts_are_the_same_for_any_number_of_workers(drawer: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "experts.yaml", EXPERTS)
-    sets = [recipes.build(path, output=tmp_path / str(n), workers=n, show_progress=False) for n in (1, 2)]
+    sets = [recipes.build(path, output=tmp_path / str(n), workers=n) for n in (1, 2)]
     assert fingerprint(sets[0]) == fingerprint(sets[1])
     frames = load(sets[0])
     assert sorted(frames.episode(i).task for i in range(4)) == ["door-close-v3"] * 2 + ["drawer-close-v3"] * 2

@@ -69,7 +69,7 @@ def test_a_file_becomes_whole_episodes(file: Path, tmp_path: Path, spirl: Any) -
 
 def test_a_file_as_a_recipe(file: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "file.yaml", {"source": "ogbench", "path": file.name, "state_columns": "0:2"})
-    built = recipes.build(path, output=tmp_path / "set", show_progress=False)
+    built = recipes.build(path, output=tmp_path / "set")
     assert (built.state_dim, built.num_episodes) == (2, 3)
     with pytest.raises(UserError, match="unknown key 'episods'; did you mean"):
         recipes.read_recipe(save(path, {**PLAY, "episods": 3}))
@@ -271,7 +271,7 @@ def test_play_is_the_same_for_any_number_of_workers(scene: Any, tmp_path: Path) 
     path, sets = save(tmp_path / "play.yaml", PLAY), []
     for workers in (1, 2):
         output = tmp_path / str(workers)
-        sets.append(recipes.build(path, output=output, workers=workers, show_progress=False))
+        sets.append(recipes.build(path, output=output, workers=workers))
     assert fingerprint(sets[0]) == fingerprint(sets[1])
     assert (sets[0].num_episodes, sets[0].num_frames, sets[0].state_dim) == (2, 60, 40)
     assert sets[0].ours["env"] == "ogbench/scene-play-singletask-v0"
@@ -300,9 +300,9 @@ def test_a_cube_out_of_sight_is_left_out() -> None:
 def test_it_trains(scene: Any, tmp_path: Path) -> None:
     from rllib_spirl import PretrainConfig, pretrain
 
-    data = recipes.build(save(tmp_path / "play.yaml", PLAY), output=tmp_path / "data", workers=1, show_progress=False)
+    data = recipes.build(save(tmp_path / "play.yaml", PLAY), output=tmp_path / "data", workers=1)
     small = PretrainConfig(hidden=16, layers=1, prior_layers=1, updates=20, report_every=20)
-    skills = pretrain(data, small, output=tmp_path / "skills", show_progress=False)
+    skills = pretrain(data, small, output=tmp_path / "skills")
     config = (
         SPiRLConfig()
         .environment(SCENE, env_config={"reward": "sparse"})

@@ -138,9 +138,7 @@ def test_two_that_want_the_priors_score_find_it_once(
 
     monkeypatch.setattr(prepare, "report_prior", report)
     with ThreadPoolExecutor() as pool:
-        wanted = [
-            pool.submit(prepare_skills, section, places=[tmp_path], env="point", show_progress=False) for _ in range(2)
-        ]
+        wanted = [pool.submit(prepare_skills, section, places=[tmp_path], env="point") for _ in range(2)]
         assert {job.result().checkpoint for job in wanted} == {str(tmp_path / "skills")}
     assert tried == [tmp_path / "skills" / CARD]
 
@@ -167,7 +165,7 @@ def test_a_horizon_longer_than_every_episode_is_refused(point_data: Path, tmp_pa
 
 def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path) -> None:
     shutil.copytree(point_skills, tmp_path / "skills")
-    scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2, show_progress=False)
+    scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2)
     assert set(scores) == {"prior_mean", "prior_sampled"}
     metrics = load_card(tmp_path / "skills").metrics
     (pace,) = (value for name, value in metrics.items() if name.startswith("prior_pace"))
@@ -175,7 +173,7 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     assert pace == pytest.approx(sum(alone) / 2 / metrics["validation_pace"])
     assert prior_scores(metrics, "point", {"limit": 20}) == (scores["prior_mean"], scores["prior_sampled"])
     assert prior_scores(metrics, "point", {"limit": 40}) is None  # another task
-    report_prior(tmp_path / "skills" / CARD, "point", {"limit": 40}, episodes=2, show_progress=False)
+    report_prior(tmp_path / "skills" / CARD, "point", {"limit": 40}, episodes=2)
     metrics = load_card(tmp_path / "skills").metrics
     assert prior_scores(metrics, "point", {"limit": 40})
     assert prior_scores(metrics, "point", {"limit": 20})
@@ -194,7 +192,7 @@ def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
     for wanted, known in ((2, 2), (1, 2), (3, 3)):
         # Skills that are there need no workers, which would be too many here.
         section = {"data": str(point_data), "rollouts": wanted, "pretrain": {"num_workers": 4096}}
-        prepare_skills(section, places=[tmp_path], **task, show_progress=False)
+        prepare_skills(section, places=[tmp_path], **task)
         assert prior_episodes(load_card(tmp_path / "skills").metrics, **task) == known
 
 
@@ -210,4 +208,4 @@ def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
 )
 def test_a_wrong_skills_section_is_one_clear_error(section: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        prepare_skills(section, places=[tmp_path], show_progress=False)
+        prepare_skills(section, places=[tmp_path])

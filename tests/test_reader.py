@@ -89,7 +89,7 @@ def small(command: str) -> str:
 def demonstrations(folder: Path) -> Iterator[Episode]:
     """Three of the kitchen's scripted ones, with velocities: 59 numbers in a state, as in the human ones."""
     recipe = ROOT / "offline_data" / "kitchen_mixed_velocities.yaml"
-    return recipes.build(recipe, output=folder, overrides={"demonstrations": 3}, show_progress=False).episodes()
+    return recipes.build(recipe, output=folder, overrides={"demonstrations": 3}).episodes()
 
 
 def write_minari(root: Path, episodes: list[Episode]) -> None:

@@ -110,10 +110,10 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def test_same_bytes_for_any_number_of_workers(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    one = build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
+    one = build(recipe, output=tmp_path / "one", workers=1)
     calls_one = {line.split()[0] for line in calls(fake)}
     (fake / "calls.log").unlink()
-    two = build(recipe, output=tmp_path / "two", workers=2, show_progress=False)
+    two = build(recipe, output=tmp_path / "two", workers=2)
     lines = [line.split() for line in calls(fake)]
     assert contents(one) == contents(two)
     assert {line[0] for line in lines} == calls_one
@@ -123,8 +123,8 @@ def test_same_bytes_for_any_number_of_workers(recipe: Path, fake: Path, tmp_path
 
 
 def test_another_seed_is_other_data(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    one = build(recipe, output=tmp_path / "one", workers=1, show_progress=False)
-    two = build(recipe, output=tmp_path / "two", overrides={"seed": 4}, workers=1, show_progress=False)
+    one = build(recipe, output=tmp_path / "one", workers=1)
+    two = build(recipe, output=tmp_path / "two", overrides={"seed": 4}, workers=1)
     assert fingerprint(one) != fingerprint(two)
     assert load(one).tasks != load(two).tasks
 
@@ -132,16 +132,16 @@ def test_another_seed_is_other_data(recipe: Path, fake: Path, tmp_path: Path) ->
 def test_an_interrupted_build_goes_on(
     recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = build(recipe, output=tmp_path / "whole", workers=1, show_progress=False)
+    whole = build(recipe, output=tmp_path / "whole", workers=1)
     total = len(calls(fake))
     (fake / "calls.log").unlink()
     monkeypatch.setenv("FAKE_INTERRUPT_AFTER", str(total // 2))
     with pytest.raises(KeyboardInterrupt):
-        build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "again", workers=1)
     assert not (tmp_path / "again").exists()
     before = len(calls(fake))
     monkeypatch.delenv("FAKE_INTERRUPT_AFTER")
-    again = build(recipe, output=tmp_path / "again", workers=1, show_progress=False)
+    again = build(recipe, output=tmp_path / "again", workers=1)
     assert contents(again) == contents(whole)
     # The demonstration that was cut off begins anew; it had at most max_attempts tries.
     assert total < len(calls(fake)) <= total + 5
@@ -149,13 +149,13 @@ def test_an_interrupted_build_goes_on(
 
 
 def test_a_built_data_set_is_reused(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    first = build(recipe, workers=1, show_progress=False)
+    first = build(recipe, workers=1)
     assert first.parent == tmp_path / "home" / "data"
     assert first.name.startswith("toy-")
     made = len(calls(fake))
-    assert build(recipe, show_progress=False) == first
+    assert build(recipe) == first
     assert len(calls(fake)) == made
-    assert build(recipe, overrides={"demonstrations": 2}, workers=1, show_progress=False) != first
+    assert build(recipe, overrides={"demonstrations": 2}, workers=1) != first
 
 
 def test_who_waited_for_another_build_takes_its_data(
@@ -166,13 +166,13 @@ def test_who_waited_for_another_build_takes_its_data(
     @contextmanager
     def waited(place: Path, task: str) -> Iterator[None]:
         monkeypatch.setattr(recipes, "sole_writer", locking.sole_writer)
-        build(recipe, workers=1, show_progress=False)
+        build(recipe, workers=1)
         made.append(len(calls(fake)))
         yield
 
     made: list[int] = []
     monkeypatch.setattr(recipes, "sole_writer", waited)
-    build(recipe, workers=1, show_progress=False)
+    build(recipe, workers=1)
     assert len(calls(fake)) == made[0]
 
 
@@ -181,50 +181,51 @@ def test_a_home_in_the_output_is_found_again(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     place = {"output": "~/set"}
-    first = build(recipe, overrides=place, workers=1, show_progress=False)
+    first = build(recipe, overrides=place, workers=1)
     assert first == tmp_path / "me" / "set"
-    assert build(recipe, overrides=place, workers=1, show_progress=False) == first
+    assert build(recipe, overrides=place, workers=1) == first
 
 
 def test_a_damaged_data_set_is_replaced_when_asked(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    place = build(recipe, output=tmp_path / "set", workers=1, show_progress=False)
+    place = build(recipe, output=tmp_path / "set", workers=1)
     (place / "meta" / "info.json").write_text("{")
     with pytest.raises(UserError):
-        build(recipe, output=place, workers=1, show_progress=False)
-    build(recipe, output=place, workers=1, show_progress=False, overwrite=True)
+        build(recipe, output=place, workers=1)
+    build(recipe, output=place, workers=1, overwrite=True)
+    assert load(place).num_episodes > 0
 
 
 def test_nothing_else_is_overwritten_unasked(recipe: Path, fake: Path, tmp_path: Path) -> None:
-    place = build(recipe, output=tmp_path / "set", workers=1, show_progress=False)
+    place = build(recipe, output=tmp_path / "set", workers=1)
     before = contents(place)
     with pytest.raises(UserError, match="exists, but not from this recipe"):
-        build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False)
+        build(recipe, output=place, overrides={"seed": 9}, workers=1)
     assert contents(place) == before
-    build(recipe, output=place, overrides={"seed": 9}, workers=1, show_progress=False, overwrite=True)
+    build(recipe, output=place, overrides={"seed": 9}, workers=1, overwrite=True)
     assert contents(place) != before
 
 
 def test_output_below_a_regular_file_fails_before_the_work(recipe: Path, fake: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot write there"):
-        build(recipe, output=tmp_path / "file" / "set", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "file" / "set", workers=1)
     assert calls(fake) == []
 
 
 def test_failures_are_tried_again_with_the_same_order(
     recipe: Path, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = load(build(recipe, output=tmp_path / "a", workers=1, show_progress=False))
+    plain = load(build(recipe, output=tmp_path / "a", workers=1))
     monkeypatch.setenv("FAKE_FAILURES", "0")
-    perfect = load(build(recipe, output=tmp_path / "b", workers=1, show_progress=False))
+    perfect = load(build(recipe, output=tmp_path / "b", workers=1))
     assert [plain.episode(i).task for i in range(10)] == [perfect.episode(i).task for i in range(10)]
     monkeypatch.setenv("FAKE_FAILURES", "0.8")
-    poor = load(build(recipe, output=tmp_path / "c", overrides={"max_attempts": 2}, workers=1, show_progress=False))
+    poor = load(build(recipe, output=tmp_path / "c", overrides={"max_attempts": 2}, workers=1))
     failed = opened(tmp_path / "c").ours["source"]["demonstrations_failed"]
     assert failed == 10 - poor.num_episodes > 0
     monkeypatch.setenv("FAKE_FAILURES", "1")
     with pytest.raises(UserError, match="all 10 demonstrations failed"):
-        build(recipe, output=tmp_path / "d", workers=1, show_progress=False)
+        build(recipe, output=tmp_path / "d", workers=1)
     assert not (tmp_path / "d").exists()
 
 
@@ -234,7 +235,7 @@ def test_a_demonstration_that_becomes_the_target_is_refused(
     """Held out is what happens, not only what was asked for."""
     monkeypatch.setenv("FAKE_FAILURES", "0")
     monkeypatch.setenv("FAKE_TARGET", ";".join([*TARGET, "top burner"]))
-    data = load(build(recipe, output=tmp_path / "set", workers=1, show_progress=False))
+    data = load(build(recipe, output=tmp_path / "set", workers=1))
     assert len(calls(fake)) > 10 >= data.num_episodes
 
 
@@ -317,7 +318,7 @@ def test_unknown_subtask_names_the_nearest(recipe: Path, fake: Path, tmp_path: P
     module = importlib.import_module("fake_kitchen")
     module.SUBTASKS = dict.fromkeys(SUBTASKS)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"subtask 'top burned' is unknown in the kitchen; did you mean 'top burner'"):
-        build(recipe, overrides={"subtasks": [*SUBTASKS, "top burned"]}, show_progress=False)
+        build(recipe, overrides={"subtasks": [*SUBTASKS, "top burned"]})
 
 
 def test_local_lerobot_recipe_follows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,9 +331,9 @@ def test_local_lerobot_recipe_follows_its_source(tmp_path: Path, monkeypatch: py
 
     record(0)
     path = save(tmp_path / "arm.yaml", {"source": "lerobot", "path": "arm"})
-    first = build(path, show_progress=False)
+    first = build(path)
     assert fingerprint(first) == fingerprint(tmp_path / "arm"), "the path is relative to the recipe"
     assert json.loads((first / "meta/info.json").read_text())["rllib_spirl"]["source"]["source"] == "lerobot"
-    assert build(path, show_progress=False) == first
+    assert build(path) == first
     record(1)
-    assert build(path, show_progress=False) != first
+    assert build(path) != first

@@ -73,7 +73,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_contact_sheet(data: Path, tmp_path: Path) -> None:
-    made = render_demonstrations(opened(data), tmp_path / "new" / "sheet.PNG", show_progress=False)
+    made = render_demonstrations(opened(data), tmp_path / "new" / "sheet.PNG")
     assert [d.index for d in made] == [0, 1]
     assert made[0].title == "Episode 0:  push › pull  (20 steps)"
     # Evenly spaced steps with the first and the last; never one twice.
@@ -94,17 +94,17 @@ def test_contact_sheet(data: Path, tmp_path: Path) -> None:
 
 
 def test_some_episodes_only(data: Path, tmp_path: Path) -> None:
-    made = render_demonstrations(opened(data), tmp_path / "sheet.png", episodes=5, first=1, show_progress=False)
+    made = render_demonstrations(opened(data), tmp_path / "sheet.png", episodes=5, first=1)
     assert [d.index for d in made] == [1]
     with pytest.raises(UserError, match="has 2 episodes; choose the first from 0 to 1"):
-        render_demonstrations(opened(data), tmp_path / "none.png", first=2, show_progress=False)
+        render_demonstrations(opened(data), tmp_path / "none.png", first=2)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_video(data: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("imageio_ffmpeg" if suffix == ".mp4" else "imageio")
     output = tmp_path / f"film{suffix}"
-    render_demonstrations(opened(data), output, show_progress=False)
+    render_demonstrations(opened(data), output)
     rate = 2 * 12 // (every := 2 if suffix == ".mp4" else 3)
     pictures = sum(len([*range(0, steps, every), steps]) + rate for steps in STEPS)
     if suffix == ".gif":
@@ -184,7 +184,7 @@ def test_a_missing_package_for_opengl_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     data = write(tmp_path / "set", KITCHEN, width=30)
     with pytest.raises(UserError, match="apt-get install libegl1"):
-        render_demonstrations(opened(data), tmp_path / "sheet.png", show_progress=False)
+        render_demonstrations(opened(data), tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 
@@ -222,5 +222,5 @@ def test_kitchen_draws_recorded_states(tmp_path: Path) -> None:
 
     with TrajectoryWriter(tmp_path / "set", fps=12.5, env="FrankaKitchen-v1") as writer:
         writer.add(Episode(np.stack([recorded] * 2), np.zeros((1, 9)), np.zeros(1), True, False, "microwave"))
-    render_demonstrations(opened(tmp_path / "set"), tmp_path / "sheet.png", show_progress=False)
+    render_demonstrations(opened(tmp_path / "set"), tmp_path / "sheet.png")
     assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 20

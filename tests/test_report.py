@@ -116,6 +116,7 @@ def test_torn_last_line_of_a_running_trial_is_skipped(tmp_path: Path) -> None:
     assert curve.notes == ()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_other_unreadable_lines_are_reported(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "kitchen", 0, [result(1, 1000, 1.0), ["odd"], result(3, 3000, 2.0)])
     (curve,) = read_runs([trial])
@@ -225,6 +226,7 @@ def test_report_of_two_methods(tmp_path: Path, published: bool) -> None:
 
 
 @pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.usefixtures("blank_pictures")
 def test_report_says_who_acted_in_evaluations(tmp_path: Path, explore: bool) -> None:
     lines = [result(1, 1000, 1.0)]
     trial = write_trial(tmp_path / "ours", 0, lines, evaluation_config={"explore": explore})
@@ -246,6 +248,7 @@ def test_evaluations_do_not_explore_where_the_default_says_so(tmp_path: Path) ->
     assert not read_runs([write_trial(tmp_path / "ours", 0, [line], evaluation_config=given)])[0].explores
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_over_many_tasks_has_no_task(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "meta", 0, [result(1, 1000, 1.0)], training_tasks=[TASKS], env_config={})
     (curve,) = read_runs([trial])
@@ -253,6 +256,7 @@ def test_a_run_over_many_tasks_has_no_task(tmp_path: Path) -> None:
     assert "Task" not in write_report([trial], tmp_path / "out").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_report_does_not_take_over_the_curves_of_another(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "ours", 0, [result(1, 1000, 1.0)])
     out = tmp_path / "out"
@@ -279,6 +283,7 @@ def test_a_restarted_trial_is_read_with_its_config(tmp_path: Path) -> None:
     assert curve.target_divergence == 5
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_runs_of_algorithms_without_subtasks(tmp_path: Path) -> None:
     lines = [
         {
@@ -309,6 +314,7 @@ def test_a_report_tells_as_much_as_its_runs(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_report_is_extended(tmp_path: Path) -> None:
     write_report([write_experiment(tmp_path / "before", [[0.5, 2.0], [1.0, 1.5]])], tmp_path / "report")
     ours = write_experiment(tmp_path / "ours", [[1.0, 2.0]])
@@ -318,6 +324,7 @@ def test_a_report_is_extended(tmp_path: Path) -> None:
     assert [curve.trial.parent for curve in read_runs([ours])] == [ours]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_counts_once_and_its_directory_before_reports(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "ours", 0, [result(1, 1000, 1.0)])
     trial = trial.rename(trial.with_name("SPiRL_x_ab5f8_00000_0_2026-11-25_13-32-33"))
@@ -331,6 +338,7 @@ def test_a_run_counts_once_and_its_directory_before_reports(tmp_path: Path) -> N
     assert curve.env_steps.tolist() == [1000]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_methods_of_a_report_stay_apart(tmp_path: Path) -> None:
     runs = [write_experiment(tmp_path / name, [[1.0]]) for name in "ab"]
     write_report(runs, tmp_path / "report")
@@ -395,6 +403,7 @@ def test_runs_of_one_seed_are_not_counted_as_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"policy": "copied"}, {"tau": 0.1, "target_divergence": 9.0}])
+@pytest.mark.usefixtures("blank_pictures")
 def test_other_experiments_are_no_sweep(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_trial(tmp_path / "runs", 0, [result(1, 1000, 1.0)])
     write_trial(tmp_path / "runs", 1, [result(1, 1000, 2.0)], **changes)

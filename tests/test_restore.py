@@ -58,7 +58,7 @@ def test_evaluation_of_the_checkpoint_is_the_one_of_training(
 ) -> None:
     path, evaluation = trainings[explore]
     assert evaluation["episode_return"] != trainings[not explore][1]["episode_return"]
-    result = evaluate_checkpoint(str(path), episodes=4, seed=SEED, show_progress=False)
+    result = evaluate_checkpoint(str(path), episodes=4, seed=SEED)
     assert result.pop("seed") == SEED
     for name, value in result.items():
         assert evaluation[name] == pytest.approx(value)
@@ -68,9 +68,9 @@ def test_evaluation_of_the_checkpoint_is_the_one_of_training(
 def test_the_result_does_not_depend_on_the_number_of_processes(
     trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = evaluate_checkpoint(str(trained[0]), episodes=4, seed=0, show_progress=False)
+    alone = evaluate_checkpoint(str(trained[0]), episodes=4, seed=0)
     monkeypatch.setattr(restore, "EPISODES_PER_PROCESS", 1)
-    assert evaluate_checkpoint(str(trained[0]), episodes=4, seed=0, show_progress=False) == alone
+    assert evaluate_checkpoint(str(trained[0]), episodes=4, seed=0) == alone
 
 
 def test_the_policy_is_the_trained_one_without_what_only_learning_needs(trained: tuple[Path, dict[str, Any]]) -> None:

@@ -68,7 +68,8 @@ def test_the_end_of_the_episode_ends_the_skill_and_keeps_the_last_reward(point_s
 def test_large_actions_are_clipped_to_the_environments_bounds(point_skills: str) -> None:
     env = SkillEnv(Counting(length=100, terminates=True), point_skills)
     env.reset()
-    env.step(np.full(2, 50, np.float32))  # Counting asserts that the action is within its space
+    *_, info = env.step(np.full(2, 50, np.float32))  # Counting asserts that each action is within its space
+    assert info["low_level_steps"] == env.horizon
 
 
 def test_actions_of_skills_are_mapped_to_the_environments_bounds() -> None:

@@ -48,7 +48,6 @@ def test_the_loss_is_its_parts_and_the_prior_gives_no_gradient_to_the_encoder() 
     unit = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
     assert parts["posterior_kl"].item() == pytest.approx(kl_divergence(q, unit).mean().item(), rel=1e-5)
     assert parts["prior_kl"].item() == pytest.approx(kl_divergence(q, p).mean().item(), rel=1e-5)
-    before = torch.autograd.grad(loss, list(model.encoder.parameters()))
     for parameter in model.prior.parameters():
         parameter.data.add_(1.0)  # another prior: the encoder must not notice
     torch.manual_seed(1)
@@ -58,7 +57,6 @@ def test_the_loss_is_its_parts_and_the_prior_gives_no_gradient_to_the_encoder() 
     torch.manual_seed(1)
     second = torch.autograd.grad(skill_loss(model, states, actions, beta=0.25)[0], list(model.encoder.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len(before) == len(first)
 
 
 def test_the_encoder_never_sees_the_perturbed_states() -> None:
@@ -76,7 +74,7 @@ def test_only_a_decoder_that_sees_the_state_learns_corrections(point_data: Path)
     actions = torch.full((50, TINY.horizon, scanned.action_dim), 0.9)
     for decoder, corrects in (("closed_loop", True), ("open_loop", False)):
         config = TINY.model_copy(update={"decoder": decoder})
-        perturbed, corrected = SkillTrainer(scanned, config)._perturb(states, actions)
+        perturbed, corrected = SkillTrainer(scanned, config)._perturbed(states, actions).values()
         assert perturbed.any()
         assert torch.equal(corrected, actions) != corrects
         less = config.model_copy(update={"correction_gain": 0.5})

@@ -20,15 +20,17 @@ DELTA = "learners/default_policy/target_divergence"
 Results = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def three_cpus() -> Iterator[None]:
+    """A local Ray for three trials at a time."""
+    ray.shutdown()
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
 @pytest.fixture
-def sweep(point_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Results]:
+def sweep(three_cpus: None, point_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Results]:
     """Runs a sweep of the point mass with given settings; returns every trial's results by its folder's name."""
 
     def run(config: dict[str, Any], **settings: Any) -> Results:

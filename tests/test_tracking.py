@@ -121,8 +121,9 @@ def test_a_trial_that_fails_before_it_has_begun_is_no_error_of_the_tracker(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for callback in tracking.callbacks(**{"mlflow": None, "wandb": None} | {tracker: "points"}):
-        callback.on_trial_error(1, [], "a trial that has not begun")
+    (callback,) = tracking.callbacks(**{"mlflow": None, "wandb": None} | {tracker: "points"})
+    callback.on_trial_error(1, [], "a trial that has not begun")
+    assert not list(tmp_path.rglob("*.log")), "nothing is written of it"
 
 
 def test_a_tracker_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_film_takes_every_nth_step_and_the_last() -> None:
 def test_records_episodes(restored: Restored, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("imageio_ffmpeg" if suffix == ".mp4" else "imageio")
     output = tmp_path / "new" / f"video{suffix}"
-    results = record_video("checkpoint", output, episodes=2, seed=5, every=4, speed=1.0, width=128, show_progress=False)
+    results = record_video("checkpoint", output, episodes=2, seed=5, every=4, speed=1.0, width=128)
     assert [r.seed for r in results] == [5, 6]
     assert [p.name for p in output.parent.iterdir()] == [output.name]
     # Per episode the first picture, every fourth step, the last step, and the last again for about a second.
@@ -125,7 +125,7 @@ def test_errors_name_what_is_missing(restored: Restored, tmp_path: Path, monkeyp
         record_video("checkpoint", tmp_path / "video.avi")
     monkeypatch.setattr(PicturedPoint, "render", lambda self: None)
     with pytest.raises(UserError, match="has no pictures"):
-        record_video("checkpoint", tmp_path / "video.gif", show_progress=False)
+        record_video("checkpoint", tmp_path / "video.gif")
     assert list(tmp_path.iterdir()) == []
 
     def missing(name: str) -> Any:

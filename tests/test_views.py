@@ -144,7 +144,7 @@ class TestWrapper:
 @pytest.mark.slow
 def test_an_agent_learns_with_skills_whose_prior_sees_its_environment(recorded: Path, tmp_path: Path) -> None:
     config = TINY.model_copy(update={"updates": 300})
-    skills = pretrain(DataSet.open(recorded), config, output=tmp_path / "skills", show_progress=False)
+    skills = pretrain(DataSet.open(recorded), config, output=tmp_path / "skills")
     algorithm = (
         SPiRLConfig()
         .environment(ROOM, env_config={"images": "view"})
@@ -186,7 +186,7 @@ class TestResNet:
     def test_it_stays_as_it_was_while_the_prior_learns(self, recorded: Path, weights: Path, tmp_path: Path) -> None:
         config = TINY.model_copy(update={"picture_encoder": "resnet18", "picture_weights": str(weights), "updates": 2})
         config = PretrainConfig.model_validate(config.model_dump() | {"batch_size": 8})
-        skills = pretrain(DataSet.open(recorded), config, output=tmp_path / "skills", show_progress=False)
+        skills = pretrain(DataSet.open(recorded), config, output=tmp_path / "skills")
         model, card = load_skills(str(skills))
         assert card.model.picture_encoder == "resnet18"
         for name, value in torch.load(weights, weights_only=True).items():

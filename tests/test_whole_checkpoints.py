@@ -109,9 +109,9 @@ def test_evaluation_film_and_policy_need_nothing_else(
     algorithm = built(config(settings | {"eval_seed": 7}).build_algo())
     evaluation = algorithm.train()["evaluation"]
     checkpoint = str(leave(Path(algorithm.save_to_path(tmp_path / "checkpoint"))))
-    result = evaluate_checkpoint(checkpoint, episodes=3, seed=7, show_progress=False)
+    result = evaluate_checkpoint(checkpoint, episodes=3, seed=7)
     assert result["episode_return"] == evaluation["episode_return"]
-    (film,) = record_video(checkpoint, tmp_path / "film.gif", seed=7, show_progress=False)
+    (film,) = record_video(checkpoint, tmp_path / "film.gif", seed=7)
     assert film.seed == 7
     assert (tmp_path / "film.gif").stat().st_size > 0
     restored = load_policy(f"file://{checkpoint}")
@@ -279,25 +279,27 @@ def test_an_experiment_is_resumed_without_its_skills_and_data(
         assert results[-1]["learners"]["default_policy"]["q"] == expected[-1]["learners"]["default_policy"]["q"]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_files_have_the_permissions_that_the_umask_gives(
-    point_skills: str, checkpoint: Path, tmp_path: Path, umask: int, mode: int, built: Any
+    point_skills: str, checkpoint: Path, tmp_path: Path, built: Any
 ) -> None:
     files = replace(read_skills(point_skills), name="copy")
     algorithm = built(SPiRL.from_checkpoint(str(checkpoint)))
-    before = os.umask(umask)
-    try:
-        files.write(tmp_path / "copy")
-        algorithm.save_to_path(tmp_path / "saved")
-        with replacing(tmp_path / "copy" / "picture.PNG") as file:
-            assert file.suffix == ".png"
-            file.unlink()
-            file.touch(mode=0o600)
-    finally:
-        os.umask(before)
-    written = [path for path in (*(tmp_path / "copy").iterdir(), *(tmp_path / "saved").rglob("*")) if path.is_file()]
-    assert len(written) > 10
-    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {mode}
+    for umask, mode in ((0o022, 0o644), (0o002, 0o664), (0o077, 0o600)):
+        folder = tmp_path / oct(umask)
+        folder.mkdir()
+        before = os.umask(umask)
+        try:
+            files.write(folder / "copy")
+            algorithm.save_to_path(folder / "saved")
+            with replacing(folder / "copy" / "picture.PNG") as file:
+                assert file.suffix == ".png"
+                file.unlink()
+                file.touch(mode=0o600)
+        finally:
+            os.umask(before)
+        written = [path for path in (*(folder / "copy").iterdir(), *(folder / "saved").rglob("*")) if path.is_file()]
+        assert len(written) > 10
+        assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {mode}
 
 
 def test_what_could_not_be_written_leaves_no_trace(tmp_path: Path) -> None:

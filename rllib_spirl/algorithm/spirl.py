@@ -2,8 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -24,26 +24,24 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
-    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.numpy import convert_to_numpy
 
 from rllib_spirl.algorithm.checked_config import CheckedConfig, is_finite
 from rllib_spirl.algorithm.chunk_windows import chunk_windows
 from rllib_spirl.algorithm.episode_end import log_end
+from rllib_spirl.algorithm.evaluation import evaluate_skill_policy, evaluated_once
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch, successive
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, SkillPriorRLModule
 from rllib_spirl.data import DataSet
-from rllib_spirl.envs.rollout import EpisodeResult, summarize
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import local_copy, local_folder
@@ -263,7 +261,8 @@ class SPiRLConfig(CheckedConfig):
             target_value: The "least" of them or, as in Q-chunking, their "mean".
             policy_value: What the policy climbs: the "least" of the critics or, as in RLPD, their "mean".
             tau: Polyak coefficient of the target critics.
-            policy_tau: The same for the averaged policy, which acts in evaluation; 1 evaluates the latest iterate.
+            policy_tau: The same for the averaged policy, which acts in deterministic evaluations; 1 evaluates the
+                latest iterate, as do evaluations with drawn skills (``explore: true``).
             replay_capacity: Skill transitions kept. Of chunks of actions they are all windows of H steps, see
                 `chunk_windows`.
             warmup_steps: Skill transitions gathered before learning, with the policy as it starts, which is most often
@@ -791,100 +790,3 @@ def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:
     return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].sampling_state())
-
-
-def evaluate_skill_policy(algorithm: SPiRL, env_runners: Any) -> tuple[dict[str, Any], int, int]:
-    """RLlib's `custom_evaluation_function`: `evaluation_duration` deterministic episodes on fixed seeds.
-
-    With ``evaluation_config={"explore": True}`` the policy's skills are drawn, from the same random numbers every time.
-    The seeds are dealt out to the evaluation env runners, so the result does not depend on their number.
-    """
-    config = algorithm.config
-    seeds = [config.eval_seed + i for i in range(int(config.evaluation_duration))]
-    explore = bool((config.evaluation_config or {}).get("explore", False))
-    results = dealt_out(algorithm, env_runners, seeds, lambda share: _RunEpisodes(share, explore))
-    episodes = sorted(results, key=lambda e: e.seed)
-    return evaluated(algorithm, summarize(episodes), episodes)
-
-
-def dealt_out(
-    algorithm: Algorithm,
-    env_runners: Any,
-    work: Sequence[Any],
-    call: Callable[[Sequence[Any]], Callable[..., list[Any]]],
-) -> list[Any]:
-    """The results of work that is dealt out to the evaluation env runners; without any, the local one does it all.
-
-    The share of an env runner that dies goes to the others, or to those that take the place of dead ones.
-
-    Args:
-        algorithm, env_runners: Of a `custom_evaluation_function`.
-        work: What there is to do.
-        call: Makes of a share of the work a picklable call of an env runner, which returns a result for each part.
-
-    Raises:
-        RuntimeError: If env runners have died three times in a row.
-    """
-    if env_runners is None or env_runners.num_remote_env_runners() == 0:
-        return call(work)(algorithm.env_runner if env_runners is None else env_runners.local_env_runner)
-    found: dict[int, Any] = {}
-    for _ in range(3):
-        if env_runners.num_healthy_remote_env_runners() == 0:
-            algorithm.restore_env_runners(env_runners)
-        ids = env_runners.healthy_env_runner_ids()
-        missing = [place for place in range(len(work)) if place not in found]
-        shares = [missing[i :: len(ids)] for i in range(min(len(ids), len(missing)))]
-        calls = [_Numbered(share, call([work[place] for place in share])) for share in shares]
-        results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
-        for share, values in results:
-            found.update(zip(share, values, strict=True))
-        if len(found) == len(work):
-            return [found[place] for place in range(len(work))]
-    raise RuntimeError("The evaluation's env runners died three times; see their errors above.")
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """A picklable call of an env runner, which tells beside the results of what they are."""
-
-    share: Sequence[int]
-    call: Callable[..., list[Any]]
-
-    def __call__(self, env_runner: Any) -> tuple[Sequence[int], list[Any]]:
-        return self.share, self.call(env_runner)
-
-
-def evaluated(
-    algorithm: SPiRL, summary: dict[str, Any], episodes: Sequence[EpisodeResult]
-) -> tuple[dict[str, Any], int, int]:
-    """Put an evaluation among the algorithm's results; what a `custom_evaluation_function` returns."""
-    steps = int(sum(episode.low_level_steps for episode in episodes))
-    log = MetricsLogger(root=False)
-    log.log_dict(summary, window=1)
-    algorithm.metrics.aggregate([log.reduce()], key=EVALUATION_RESULTS)
-    algorithm._evaluated = True
-    return summary, steps, steps
-
-
-def evaluated_once(algorithm: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """An iteration's result, with an evaluation only if there was one in it, see `evaluated`.
-
-    RLlib repeats an evaluation in the results of later iterations, as NaN; a curve needs each one once.
-    """
-    if not algorithm._evaluated:
-        result.pop(EVALUATION_RESULTS, None)
-    algorithm._evaluated = False
-    return result
-
-
-class _RunEpisodes:
-    """A picklable call of `SkillEnvRunner.run_episodes`."""
-
-    def __init__(self, seeds: Sequence[int], explore: bool) -> None:
-        self.seeds, self.explore = seeds, explore
-
-    def __call__(self, env_runner: SkillEnvRunner) -> list[Any]:
-        return env_runner.run_episodes(self.seeds, self.explore)
-
-
-__all__ = ["SPiRL", "SPiRLConfig"]

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from rllib_spirl import examples
-from rllib_spirl.cli.errors import run
 from rllib_spirl.data import DataSet, Trajectories, importing
 from rllib_spirl.data import recipe as recipes
 from rllib_spirl.data.d4rl_hdf5 import D4RLRecipe
@@ -174,7 +173,7 @@ def import_lerobot(
 
 
 def _write(recipe: importing.ImportRecipe, output: Path, overwrite: bool) -> None:
-    print(recipe.build(output, {}, overwrite=overwrite, show_progress=True, workers=None))
+    print(recipe.build(output, {}, overwrite=overwrite, workers=None))
 
 
 @app.command()
@@ -299,7 +298,3 @@ def describe(data: DataSet, frames: Trajectories, horizon: int) -> dict[str, Any
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
     return dict(parse_assignment(pair, "demonstrations=100") for pair in pairs)
-
-
-if __name__ == "__main__":
-    run(app)

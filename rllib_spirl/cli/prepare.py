@@ -173,7 +173,6 @@ def prepare_skills(
     places: Sequence[Path],
     env: str | None = None,
     env_config: dict[str, Any] | None = None,
-    show_progress: bool = True,
 ) -> PreparedSkills:
     """Build the data, train the skills, and report what the prior does alone, each only if it is missing.
 
@@ -181,7 +180,6 @@ def prepare_skills(
         skills: The section as read from YAML, see `SkillsSection`.
         places: Folders in which relative paths are looked for, in this order; then among the packaged recipes.
         env, env_config: The experiment's environment, for the prior's rollouts.
-        show_progress: Whether to show progress bars.
 
     Raises:
         UserError: If the section is invalid or a step fails.
@@ -192,7 +190,7 @@ def prepare_skills(
     try:
         look(section, places=places, env=made)
         trains = None if section.given or section.chunk is not None else section.pretrain
-        data = None if section.data is None else _open(_resolve(section.data, places), trains, show_progress)
+        data = None if section.data is None else _open(_resolve(section.data, places), trains)
         if section.chunk is not None:
             if made is None:
                 raise UserError("skills.chunk: needs an environment, whose actions they are")
@@ -208,14 +206,14 @@ def prepare_skills(
         if made is not None:
             made.close()
 
-    folder = pretrain(data, section.pretrain, output=section.checkpoint, show_progress=show_progress)
+    folder = pretrain(data, section.pretrain, output=section.checkpoint)
     if env is None or section.rollouts == 0:
         return PreparedSkills(str(folder), data)
     task = env, env_config or {}
     if _tried(folder, *task) < section.rollouts and os.access(folder, os.W_OK):
         with sole(folder / DRIVER_LOCK, "trying the prior"):
             if _tried(folder, *task) < section.rollouts:  # by the one waited for
-                report_prior(folder / CARD, *task, section.rollouts, show_progress=show_progress)
+                report_prior(folder / CARD, *task, section.rollouts)
     return PreparedSkills(str(folder), data)
 
 
@@ -251,14 +249,14 @@ def frames_of(data: DataSet | RecordedRecipe | None) -> Frames | None:
     return Frames(f"the {data.subject}'s demonstrations", state_dim, action_dim, images)
 
 
-def _open(data: Location, trains: PretrainConfig | None, show_progress: bool) -> DataSet:
+def _open(data: Location, trains: PretrainConfig | None) -> DataSet:
     """The data set there, or the one that the recipe there builds, of which skills are then trained, if they are."""
     found = _existing(data)
     if isinstance(found, DataSet):
         return found
     if trains is not None:
         check_workers(trains)  # before what takes minutes
-    return build(Path(str(data)), show_progress=show_progress)
+    return build(Path(str(data)))
 
 
 def _tried(folder: Path, env: str, env_config: dict[str, Any]) -> float:

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rllib_spirl.cli.errors import run
-
 
 def report(
     runs: Annotated[
@@ -28,14 +26,3 @@ def report(
     from rllib_spirl.evaluation.report import write_report
 
     typer.echo(f"report  {write_report(runs, output, published=published, as_page=html)}")
-
-
-def main() -> None:
-    """Entry point of ``python -m rllib_spirl.cli.report``."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(report)
-    run(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -210,7 +210,6 @@ def scheduler(experiment: Experiment) -> TrialScheduler | None:
 
 def with_skills(experiment: Experiment) -> Experiment:
     """Make or find the skill checkpoint the experiment asks for, and name it in the config."""
-    known = algorithms.algorithm_class(experiment).get_default_config().to_dict()
     from rllib_spirl.cli.prepare import prepare_skills
 
     point = next(algorithms.variants(algorithms.param_space(experiment)))
@@ -221,7 +220,7 @@ def with_skills(experiment: Experiment) -> Experiment:
         env_config=point.get("env_config"),
     )
     experiment = _with(experiment, prepared.checkpoint)
-    if prepared.data is not None and "offline_data" in known:
+    if prepared.data is not None:
         experiment.config.setdefault("offline_data", str(prepared.data))
     return experiment
 

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rllib_spirl.cli.errors import run
-
 
 def video(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint of SPiRL. Restoring runs code: trust it first.")],
@@ -28,14 +26,3 @@ def video(
         subtasks = f"  {sum(result.subtasks.values())} of {len(result.subtasks)} subtasks" if result.subtasks else ""
         typer.echo(f"seed {result.seed}  return {result.episode_return:.3g}{subtasks}  {result.low_level_steps} steps")
     typer.echo(f"video  {output}")
-
-
-def main() -> None:
-    """Entry point of ``python -m rllib_spirl.cli.video``."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(video)
-    run(app)
-
-
-if __name__ == "__main__":
-    main()

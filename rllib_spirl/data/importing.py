@@ -48,16 +48,13 @@ class Recipe(BaseModel):
         """All that decides the data, as JSON values: the settings, and the state of the local files they name."""
         return self.model_dump(mode="json", exclude={"name", "description", "output"})
 
-    def build(
-        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
-    ) -> DataSet:
+    def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
         """Make the data set at ``output``, whole or not at all.
 
         Args:
             output: The directory to make.
             facts: Where the data comes from, as JSON values to be kept in ``meta/info.json``.
             overwrite: Whether to replace a data set that is there.
-            show_progress: Whether to tell how far it is.
             workers: Processes for what can be made in parallel; None for one on each core.
 
         Raises:
@@ -85,14 +82,12 @@ class ImportRecipe(Recipe):
         """Open the source. Raises UserError when it is missing, damaged or of another form."""
         raise NotImplementedError
 
-    def build(
-        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
-    ) -> DataSet:
+    def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
         check_place(output, overwrite=overwrite)  # before what may take long
-        with stage("reading what is to be imported", show=show_progress):
+        with stage("reading what is to be imported"):
             source = self.read()
         source.facts.update(facts)
-        return write(source, output, overwrite=overwrite, show_progress=show_progress, skip_damaged=self.skip_damaged)
+        return write(source, output, overwrite=overwrite, skip_damaged=self.skip_damaged)
 
 
 def write(
@@ -100,7 +95,6 @@ def write(
     output: str | Path,
     *,
     overwrite: bool = False,
-    show_progress: bool = True,
     skip_damaged: bool = False,
 ) -> DataSet:
     """Write an opened source as a data set at ``output``, whole or not at all.
@@ -109,7 +103,6 @@ def write(
         source: What to write.
         output: The directory to make.
         overwrite: Whether to replace a data set that is there.
-        show_progress: Whether to tell how far it is.
         skip_damaged: Whether to leave damaged episodes out. They are listed on stderr and counted in
             ``meta/info.json``; else the first of them ends the import.
 
@@ -127,7 +120,7 @@ def write(
         source=facts,
         overwrite=overwrite,
     ) as writer:
-        for name, read in track(source.readers, "importing episodes", total=source.count, show=show_progress):
+        for name, read in track(source.readers, "importing episodes", total=source.count):
             try:
                 writer.add(read(), name)
             except DamagedEpisode as error:

@@ -92,7 +92,6 @@ def build(
     *,
     output: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    show_progress: bool = True,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> DataSet:
@@ -102,7 +101,6 @@ def build(
         recipe_path: The YAML file.
         output: The directory to make; else the recipe's ``output``, else ``<home>/data/<name>-<recipe hash>``.
         overrides: Values by key, in place of the file's.
-        show_progress: Whether to tell how far it is.
         workers: Processes for scripted demonstrations; None for one on each core.
         overwrite: Whether to replace a data set at ``output`` that was built from another recipe.
 
@@ -118,7 +116,7 @@ def build(
     with sole_writer(place, f"building {place}"):
         if (found := built(recipe, place, overwrite=overwrite)) is not None:  # by the one waited for
             return found
-        return recipe.build(place, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+        return recipe.build(place, facts, overwrite=overwrite, workers=workers)
 
 
 def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | None:

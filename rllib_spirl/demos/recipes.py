@@ -63,12 +63,10 @@ class RecordedRecipe(Recipe):
     def content(self) -> dict[str, Any]:
         return super().content() | {"demonstrator": getattr(self.demonstrator, "VERSION", 1)}
 
-    def build(
-        self, output: Path, facts: dict[str, Any], *, overwrite: bool, show_progress: bool, workers: int | None
-    ) -> DataSet:
+    def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
         from rllib_spirl.demos import recording
 
-        return recording.build(self, output, facts, overwrite=overwrite, show_progress=show_progress, workers=workers)
+        return recording.build(self, output, facts, overwrite=overwrite, workers=workers)
 
     def env_config(self) -> dict[str, Any]:
         """The settings that give the environment the states which are recorded."""

@@ -78,7 +78,6 @@ def build(
     facts: dict[str, Any],
     *,
     overwrite: bool,
-    show_progress: bool,
     workers: int | None,
 ) -> DataSet:
     """Record a recipe's demonstrations and write them as a data set at ``output``.
@@ -93,7 +92,6 @@ def build(
         facts: Where the data comes from, as JSON values.
         workers: Processes; None for one on each core that this process may use.
         overwrite: Whether to replace a data set that is there.
-        show_progress: Whether to tell how far it is.
 
     Raises:
         UserError: When every demonstration failed, or ``output`` cannot be written.
@@ -114,9 +112,7 @@ def build(
     todo = [job for job in jobs if not (_done(job) or job.file.with_suffix(".failed").exists())]
     count = workers or len(os.sched_getaffinity(0))
     with (
-        stage(
-            "recording demonstrations", len(jobs), done=len(jobs) - len(todo), into=output, show=show_progress
-        ) as progress,
+        stage("recording demonstrations", len(jobs), done=len(jobs) - len(todo), into=output) as progress,
         # Closed at once after Ctrl-C, so that what has not begun is cancelled.
         contextlib.closing(_record_all(todo, min(count, len(todo)))) as results,
     ):

@@ -73,7 +73,6 @@ def render_demonstrations(
     episodes: int = 3,
     first: int = 0,
     env: str | None = None,
-    show_progress: bool = True,
 ) -> list[Demonstration]:
     """Draw episodes of a data set from their recorded states; nothing is simulated again.
 
@@ -84,7 +83,6 @@ def render_demonstrations(
         episodes: How many, or as many as there are.
         first: Index of the first.
         env: Name of the environment whose states these are, see `DrawsStates`; by default what the data set says.
-        show_progress: Whether to tell how far it is.
 
     Returns:
         What was drawn.
@@ -102,7 +100,7 @@ def render_demonstrations(
     try:
         chosen = itertools.islice(enumerate(data.episodes()), first, first + episodes)
         demonstrations = [_demonstration(data, index, episode, drawer) for index, episode in chosen]
-        with output_file(output) as file, stage("drawing demonstrations", into=output, show=show_progress) as progress:
+        with output_file(output) as file, stage("drawing demonstrations", into=output) as progress:
             if writer is None:
                 name = data.path.name
                 rows = list(_rows(demonstrations, drawer, progress))

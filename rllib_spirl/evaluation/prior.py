@@ -82,7 +82,7 @@ def _task_key(env: str, env_config: Mapping[str, Any]) -> str:
 
 
 def report_prior(
-    card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000, show_progress: bool = True
+    card: Path, env: str, env_config: dict[str, Any], episodes: int, *, seed: int = 20_000
 ) -> dict[str, float]:
     """Run ``episodes`` with sampled skills, as many with the prior's mean, in parallel; add the scores to the card.
 
@@ -98,7 +98,7 @@ def report_prior(
     }
     results: dict[bool, list[EpisodeResult]] = {False: [], True: []}
     paces: list[float] = []  # of sampled skills
-    with stage("episodes with skills from the prior", len(jobs), show=show_progress) as progress:
+    with stage("episodes with skills from the prior", len(jobs)) as progress:
         waiting = list(jobs)
         while waiting:
             (ready,), waiting = ray.wait(waiting)
@@ -120,11 +120,10 @@ def report_prior(
         metrics[f"{_PACE} {key}"] = relative
     with replacing(card) as file:
         file.write_text(json.dumps(content, indent=2) + "\n")
-    if show_progress:
-        mean, sampled = scores["prior_mean"], scores["prior_sampled"]
-        moving = "" if relative is None else f"; states change {relative:.2f} times as fast as in the data"
-        print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
-        stuck = None if relative is None else stuck_warning(relative, metrics, content["model"].get("action_std", 0))
-        if stuck:
-            tell(f"warning: {stuck}")
+    mean, sampled = scores["prior_mean"], scores["prior_sampled"]
+    moving = "" if relative is None else f"; states change {relative:.2f} times as fast as in the data"
+    print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
+    stuck = None if relative is None else stuck_warning(relative, metrics, content["model"].get("action_std", 0))
+    if stuck:
+        tell(f"warning: {stuck}")
     return scores

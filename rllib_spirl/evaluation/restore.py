@@ -120,7 +120,7 @@ def load_policy(checkpoint: str) -> Restored:
     return Restored(module, there["env"], there.get("env_config") or {}, skills, config.get("skill_bound"), explores)
 
 
-def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
+def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     """Run episodes on the seeds ``seed``, ``seed`` + 1, …, in parallel where Ray has several CPUs.
 
     They are with the deterministic policy, or with draws from it where training's evaluations drew. The result depends
@@ -132,17 +132,17 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int, show_progr
     Raises:
         UserError: As `load_policy`, or if the environment cannot be made.
     """
-    return evaluate_policy(load_policy(checkpoint), episodes=episodes, seed=seed, show_progress=show_progress)
+    return evaluate_policy(load_policy(checkpoint), episodes=episodes, seed=seed)
 
 
-def evaluate_policy(restored: Restored, *, episodes: int, seed: int, show_progress: bool = True) -> dict[str, Any]:
+def evaluate_policy(restored: Restored, *, episodes: int, seed: int) -> dict[str, Any]:
     """`evaluate_checkpoint` of a checkpoint that is loaded already."""
     env = restored.make_env()  # Before any process is started: what is wrong shows here, in one line.
     ensure_ray()
     workers = max(1, min(episodes // EPISODES_PER_PROCESS, int(ray.cluster_resources().get("CPU", 1))))
     seeds = list(range(seed, seed + episodes))
     results: list[EpisodeResult] = []
-    with stage("evaluation episodes", episodes, show=show_progress) as progress:
+    with stage("evaluation episodes", episodes) as progress:
         if workers == 1:
             for episode_seed in seeds:
                 results.append(run_episode(env, restored.policy_of_evaluations(episode_seed), episode_seed))

@@ -30,7 +30,6 @@ def record_video(
     every: int | None = None,
     speed: float = 2.0,
     width: int | None = None,
-    show_progress: bool = True,
 ) -> list[EpisodeResult]:
     """Run episodes of a checkpoint's policy on seeds ``seed``, ``seed`` + 1, … and film them: as `evaluate_checkpoint`.
 
@@ -42,7 +41,6 @@ def record_video(
         every: Low-level steps per picture; by default 2 for .mp4 and 3 for .gif.
         speed: Of the video; 1 plays the environment's ``metadata["render_fps"]`` low-level steps per second.
         width: Of the video in pixels; by default what the environment renders for .mp4, and at most 320 for .gif.
-        show_progress: Whether to tell how far it is.
 
     Raises:
         UserError: If the checkpoint cannot be restored, the environment has no pictures, ``rllib_spirl[video]`` is not
@@ -54,7 +52,7 @@ def record_video(
     results: list[EpisodeResult] = []
     with (
         filming(low_level, output, every=every, speed=speed, width=width) as film,
-        stage("filming episodes", episodes, into=Path(output), show=show_progress) as progress,
+        stage("filming episodes", episodes, into=Path(output)) as progress,
     ):
         env, append = restored.with_skills(film), film.append
 

@@ -78,16 +78,6 @@ class AdaptingEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             return self.sample(num_episodes=self.config.adaptation_episodes, explore=True)
 
 
-class RunMeetings:
-    """A picklable call of `AdaptingEnvRunner.run`."""
-
-    def __init__(self, meetings: Sequence[Meeting]) -> None:
-        self.meetings = meetings
-
-    def __call__(self, env_runner: AdaptingEnvRunner) -> list[list[Batch]]:
-        return env_runner.run(self.meetings)
-
-
 def _result(episode: SingleAgentEpisode, seed: int) -> EpisodeResult:
     info: dict[str, Any] = episode.get_infos(-1)
     return EpisodeResult(

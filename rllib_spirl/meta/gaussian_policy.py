@@ -31,6 +31,11 @@ class GaussianPolicy(nn.Module):
         mean = self.mean(states)
         return mean, self.log_std.clamp(min=LOG_STD_LEAST).expand_as(mean)
 
+    @torch.no_grad()
+    def keep_wide(self) -> None:
+        """Put a deviation that a step took below its least there: below it, it would have no gradient to widen by."""
+        self.log_std.clamp_(min=LOG_STD_LEAST)
+
 
 class AdaptableRLModule(TorchRLModule):
     """A `GaussianPolicy`. What is trained are its parameters before a task is met.

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.checked_config import CheckedConfig
+from rllib_spirl.algorithm.evaluation import dealt_out, evaluated_once
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.algorithm.spirl import dealt_out, evaluated_once
 from rllib_spirl.envs.tasks import Task
-from rllib_spirl.meta.adapting_env_runner import AdaptingEnvRunner, Meeting, RunMeetings
+from rllib_spirl.meta.adapting_env_runner import AdaptingEnvRunner, Meeting
 from rllib_spirl.meta.advantages import padded
 from rllib_spirl.meta.gaussian_policy import AdaptableRLModule
 from rllib_spirl.meta.inner_step import maml_loss
@@ -172,6 +172,11 @@ class MAMLLearner(TakesAnyState, TorchLearner):
         self.metrics.log_dict({name: value.mean() for name, value in values.items()}, key=module_id, window=1)
         return loss
 
+    def apply_gradients(self, gradients_dict: Any) -> None:
+        super().apply_gradients(gradients_dict)
+        for module_id in self.module.keys():  # noqa: SIM118, it is no mapping
+            self.module[module_id].policy.keep_wide()
+
 
 class MAML(Algorithm):
     """Model-agnostic meta-learning. One training step meets some tasks, and then learns from all of them.
@@ -216,7 +221,7 @@ class MAML(Algorithm):
     def _sample(self) -> list[list[Batch]]:
         """What env runners have met, see `AdaptingEnvRunner.run`."""
         group = self.env_runner_group
-        found: list[list[Batch]] = dealt_out(self, group, self._meetings(), RunMeetings)
+        found: list[list[Batch]] = dealt_out(self, group, self._meetings(), lambda runner, share: runner.run(share))
         local = group.num_remote_env_runners() == 0
         metrics = group.foreach_env_runner(lambda runner: runner.get_metrics(), local_env_runner=local)
         self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)

@@ -84,7 +84,7 @@ def advise_beta(data: DataSet, config: PretrainConfig) -> Advice:
 
     KL falls as β grows, so that one side of the range is passed sooner or later.
     """
-    scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed, show_progress=False)
+    scanned = SkillData.scan(data, config.horizon, config.validation_fraction, config.seed)
     low, high = POSTERIOR_KL[config.decoder]
     tried: list[tuple[float, float]] = []
     beta = config.beta

@@ -42,7 +42,6 @@ class SkillData:
         horizon: int,
         validation_fraction: float,
         seed: int,
-        show_progress: bool = False,
         images: bool = False,
     ) -> Self:
         """Read the data set once, check all of it, and keep its statistics and the validation windows.
@@ -52,7 +51,6 @@ class SkillData:
             horizon: H.
             validation_fraction: Share of the episodes that is held out.
             seed: Of the choice of these.
-            show_progress: Whether to tell how far it is.
             images: Whether to read the pictures, too.
 
         Raises:
@@ -65,7 +63,7 @@ class SkillData:
         statistics: StateStatistics | None = None
         offset = 0
         parts = data.parts((c.IMAGE,) if images else ())
-        for part in track(parts, "reading data", total=len(data.files), show=show_progress):
+        for part in track(parts, "reading data", total=len(data.files)):
             s, a = part.columns[c.STATE], part.columns[c.ACTION]
             statistics = statistics or StateStatistics(s.shape[1], a.shape[1])
             statistics.add(s, a, part.episode_starts)

@@ -52,7 +52,7 @@ class SkillDecoder:
         self._std = np.float32(model.config.action_std)
         self._random = np.random.default_rng()  # until it is seeded
         self._chunks = model.config.decoder == "identity"
-        self._closed_loop = model.closed_loop and not self._chunks
+        self._closed_loop = model.closed_loop
         if self._chunks:
             return
         self._net = NumpyMLP(model.decoder)

@@ -308,7 +308,7 @@ def skill_loss(
     corrected_actions: Tensor | None = None,
     images: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The negative of equation (3) of the paper for a batch of windows, in means over elements and with twice its error.
+    """The negative of equation (3) of the paper for a batch of windows, in means over elements, with its error doubled.
 
         loss = ‖a − p(a|z, s)‖² / (H·A)  +  β · KL(q(z|a) ‖ N(0, I)) / Z  +  KL(sg(q(z|a)) ‖ p_a(z|s_0)) / Z
 

@@ -60,9 +60,7 @@ def skills_key(data: DataSet, config: PretrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def pretrain(
-    data: DataSet, config: PretrainConfig, *, output: str | Path | None = None, show_progress: bool = True
-) -> Path:
+def pretrain(data: DataSet, config: PretrainConfig, *, output: str | Path | None = None) -> Path:
     """Train skills on a data set and return their checkpoint's folder.
 
     A run that was interrupted, or whose worker died, goes on from its last checkpoint when it is called again with the
@@ -79,14 +77,14 @@ def pretrain(
             skills, or there are no such weights for the encoder of pictures.
     """
     config.check_picture_weights()
-    with stage("reading data", show=show_progress):  # all of it, where it does not tell its own fingerprint
+    with stage("reading data"):  # all of it, where it does not tell its own fingerprint
         key = skills_key(data, config)
     folder = skills_folder(key, output)
     if trained(folder, key):
         return folder
     # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
     source = _without_noise(data, config) or SkillData.scan(
-        data, config.horizon, config.validation_fraction, config.seed, show_progress, images=config.prior == "images"
+        data, config.horizon, config.validation_fraction, config.seed, images=config.prior == "images"
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,9 +96,9 @@ def pretrain(
             with sole(folder / WORKER_LOCK, "training skills"):
                 pass
             if isinstance(source, Path):
-                _add_noise(source, config, folder, key, show_progress)
+                _add_noise(source, config, folder, key)
             else:
-                _train(source, config, folder, key, show_progress)
+                _train(source, config, folder, key)
     return folder
 
 
@@ -113,15 +111,14 @@ def _without_noise(data: DataSet, config: PretrainConfig) -> Path | None:
     return folder if trained(folder, key) else None
 
 
-def _add_noise(plain: Path, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
+def _add_noise(plain: Path, config: PretrainConfig, folder: Path, key: str) -> None:
     """Write the skills of `_without_noise` with the config's."""
     model, card = load_skills(plain)
     shape = card.model.model_copy(update={"action_std": config.action_std})
     training = card.training | {"key": key, "action_std": config.action_std}
     metrics = {name: value for name, value in card.metrics.items() if name.split()[0] not in PRIOR_METRICS}
     save_skills(folder, model, card.model_copy(update={"model": shape, "training": training, "metrics": metrics}))
-    if show_progress:
-        tell(f"the skills in {plain} with noise on their actions, into {folder}")
+    tell(f"the skills in {plain} with noise on their actions, into {folder}")
 
 
 @contextmanager
@@ -162,17 +159,16 @@ def trained(folder: Path, key: str) -> bool:
     raise UserError(f"{folder} holds skills trained on other data or settings. Remove it or choose another output.")
 
 
-def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, show_progress: bool) -> None:
+def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str) -> None:
     """Run the Ray Train job and write what it has trained."""
     ensure_ray()
     use_gpu = _uses_gpus(config)  # of the Ray that it is connected to now
     check_workers(config)
     shape = config.model_of(scanned)
-    if show_progress:
-        if shape.blind and config.blind == "motion":
-            tell(f"skills will not see what tells of motion in a state, {ranges(shape.blind)}; blind: [] shows it")
-        tell(f"training skills, into {folder}")
-    with watch("starting the workers", show=show_progress):
+    if shape.blind and config.blind == "motion":
+        tell(f"skills will not see what tells of motion in a state, {ranges(shape.blind)}; blind: [] shows it")
+    tell(f"training skills, into {folder}")
+    with watch("starting the workers"):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}
         resources = {"CPU": _cpus_of_worker(config, use_gpu)}
         trainer = TorchTrainer(
@@ -211,7 +207,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str, s
         metrics=metrics,
     )
     save_skills(folder, model, card)
-    if show_progress and config.decoder != "identity":
+    if config.decoder != "identity":
         for warning in filter(None, (posterior_warning(metrics, config), overfit_warning(metrics))):
             tell(f"warning: {warning}")
     shutil.rmtree(folder / f"run-{key}", ignore_errors=True)

@@ -203,7 +203,8 @@ class SkillTrainer:
         """One gradient step; returns the detached loss terms."""
         states, actions, *images = next(self._batches)
         with fast_matmul():
-            loss, parts = self._trained(states, actions, self.config.beta, *self._perturb(states, actions), *images)
+            others = {"beta": self.config.beta, "images": images[0] if images else None}
+            loss, parts = self._trained(states, actions, **others, **self._perturbed(states, actions))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.optimizer.step()
@@ -211,11 +212,13 @@ class SkillTrainer:
         self.updates += 1
         return parts
 
-    def _perturb(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def _perturbed(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Arguments of `skill_loss`."""
         if self.config.state_noise == 0:
-            return None, None
+            return {}
         noise = torch.randn(states.shape, generator=self._noise, device=states.device) @ self._noise_scale
-        return states + noise, (actions + noise @ self._correction).clamp(-1, 1)
+        corrected = (actions + noise @ self._correction).clamp(-1, 1)
+        return {"perturbed_states": states + noise, "corrected_actions": corrected}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -297,21 +300,5 @@ class SkillLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        states: Tensor,
-        actions: Tensor,
-        beta: float,
-        perturbed: Tensor | None,
-        corrected: Tensor | None,
-        images: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return skill_loss(
-            self.model,
-            states,
-            actions,
-            beta=beta,
-            perturbed_states=perturbed,
-            corrected_actions=corrected,
-            images=images,
-        )
+    def forward(self, states: Tensor, actions: Tensor, **others: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return skill_loss(self.model, states, actions, **others)
