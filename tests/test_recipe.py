@@ -17,7 +17,7 @@ from rllib_spirl import locking
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.data import recipe as recipes
 from rllib_spirl.demos import recording
-from rllib_spirl.demos.recipes import DEMONSTRATORS, KitchenRecipe
+from rllib_spirl.demos.recipes import KitchenRecipe
 from rllib_spirl.errors import UserError
 from tests.sets import fingerprint, load, opened
 
@@ -34,6 +34,9 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from rllib_spirl.data.episode import Episode
+
+VERSION = 1
+SUBTASKS = ["microwave", "kettle", "bottom burner", "top burner", "light switch", "slide cabinet", "hinge cabinet"]
 
 @dataclass
 class Demonstration:
@@ -69,7 +72,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (place / "fake_kitchen.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.delitem(sys.modules, "fake_kitchen", raising=False)
-    monkeypatch.setitem(DEMONSTRATORS, "kitchen", "fake_kitchen")
+    monkeypatch.setattr(KitchenRecipe, "module", "fake_kitchen")
     monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path / "home"))
     return place
 

@@ -6,12 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.importing import Recipe
 from rllib_spirl.demos.ogbench_file import OGBenchFile
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.outside import METAWORLD, METAWORLD_LIMIT
-from rllib_spirl.extras import optional
 from rllib_spirl.yaml_text import did_you_mean
 
 # The share of cubes that are put on another one is drawn for each episode, from between these.
@@ -21,6 +19,9 @@ STACKING = {"cube-single": (0.0, 0.0), "cube-double": (0.0, 0.25), "scene": (0.5
 
 class OGBenchRecipe(RecordedRecipe):
     """Play in OGBench, as in its published data."""
+
+    module = "rllib_spirl.demos.ogbench"
+    extra = "ogbench"
 
     source: Literal["ogbench"]
     environment: str = Field(description="a scene, such as cube-double")
@@ -43,10 +44,6 @@ class OGBenchRecipe(RecordedRecipe):
         return self.environment
 
     @property
-    def module(self) -> str:
-        return "rllib_spirl.demos.ogbench"
-
-    @property
     def env(self) -> str:
         return f"ogbench/{self.environment}-play-singletask-v0"
 
@@ -61,13 +58,12 @@ class OGBenchRecipe(RecordedRecipe):
     def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
         return demonstration.visible
 
-    def build(self, output: Path, facts: dict[str, Any], **options: Any) -> DataSet:
-        optional("ogbench", "ogbench")  # told at once, and not by every process
-        return super().build(output, facts, **options)
-
 
 class MetaWorldRecipe(RecordedRecipe):
     """Successes of Meta-World's scripted experts."""
+
+    module = "rllib_spirl.demos.metaworld"
+    extra = "metaworld"
 
     source: Literal["metaworld"]
     tasks: list[str] = Field(min_length=1, description="names such as drawer-open-v3")
@@ -91,10 +87,6 @@ class MetaWorldRecipe(RecordedRecipe):
         return "Meta-World"
 
     @property
-    def module(self) -> str:
-        return "rllib_spirl.demos.metaworld"
-
-    @property
     def env(self) -> str:
         return f"metaworld/{self.tasks[0]}"
 
@@ -107,10 +99,6 @@ class MetaWorldRecipe(RecordedRecipe):
 
     def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
         return demonstration.success
-
-    def build(self, output: Path, facts: dict[str, Any], **options: Any) -> DataSet:
-        optional("metaworld", "metaworld")
-        return super().build(output, facts, **options)
 
 
 def ogbench_recipe(values: Mapping[str, Any], file: Path) -> type[Recipe]:

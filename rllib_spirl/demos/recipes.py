@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,23 +12,17 @@ from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.recipe import one_of
 from rllib_spirl.errors import UserError
+from rllib_spirl.extras import optional
 from rllib_spirl.yaml_text import did_you_mean
-
-DEMONSTRATORS = {
-    "kitchen": "rllib_spirl.demos.kitchen",
-    "block_stacking": "rllib_spirl.demos.block_stacking",
-    "maze": "rllib_spirl.demos.maze",
-}
-ENVIRONMENTS = {
-    "kitchen": "rllib_spirl/Kitchen-v0",
-    "block_stacking": "rllib_spirl/BlockStacking-v0",
-    "maze": "rllib_spirl/Maze-v0",
-}
-"""The names of the environments whose states they record."""
 
 
 class RecordedRecipe(Recipe):
     """Demonstrations that scripts record in an environment: what all of these have in common."""
+
+    module: ClassVar[str]
+    """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
+    extra: ClassVar[str | None] = None
+    """The extra of this package that it takes, called like what that installs."""
 
     seed: int = Field(0, ge=0)
     noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
@@ -38,11 +32,6 @@ class RecordedRecipe(Recipe):
     @property
     def subject(self) -> str:
         """Whose demonstrations they are, for an error."""
-        raise NotImplementedError
-
-    @property
-    def module(self) -> str:
-        """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
         raise NotImplementedError
 
     @property
@@ -61,11 +50,13 @@ class RecordedRecipe(Recipe):
         return importlib.import_module(self.module)
 
     def content(self) -> dict[str, Any]:
-        return super().content() | {"demonstrator": getattr(self.demonstrator, "VERSION", 1)}
+        return super().content() | {"demonstrator": self.demonstrator.VERSION}
 
     def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
         from rllib_spirl.demos import recording
 
+        if self.extra:
+            optional(self.extra, self.extra)  # told at once, and not by every process
         return recording.build(self, output, facts, overwrite=overwrite, workers=workers)
 
     def env_config(self) -> dict[str, Any]:
@@ -84,6 +75,9 @@ class RecordedRecipe(Recipe):
 class ScriptedRecipe(RecordedRecipe):
     """Demonstrations in the package's own environments."""
 
+    recorded: ClassVar[str]
+    """The name of the environment whose states are recorded."""
+
     source: Literal["scripted"]
     environment: str
     demonstrations: int = Field(ge=1)
@@ -93,12 +87,8 @@ class ScriptedRecipe(RecordedRecipe):
         return self.environment
 
     @property
-    def module(self) -> str:
-        return DEMONSTRATORS[self.environment]
-
-    @property
     def env(self) -> str:
-        return ENVIRONMENTS[self.environment]
+        return self.recorded
 
     @property
     def count(self) -> int:
@@ -107,6 +97,9 @@ class ScriptedRecipe(RecordedRecipe):
 
 class KitchenRecipe(ScriptedRecipe):
     """Orders of kitchen subtasks."""
+
+    module = "rllib_spirl.demos.kitchen"
+    recorded = "rllib_spirl/Kitchen-v0"
 
     environment: Literal["kitchen"]
     subtasks: list[str] = Field(min_length=1, description="what orders are made of")
@@ -122,11 +115,10 @@ class KitchenRecipe(ScriptedRecipe):
     def demonstrator(self) -> Any:
         """The kitchen's. Raises UserError for subtasks that it does not know."""
         module = super().demonstrator
-        known = getattr(module, "SUBTASKS", self.subtasks)
         for name in self.subtasks:
-            if name not in known:
+            if name not in module.SUBTASKS:
                 raise UserError(
-                    f"subtask '{name}' is unknown in the {self.environment}{did_you_mean(name, list(known))}"
+                    f"subtask '{name}' is unknown in the {self.environment}{did_you_mean(name, list(module.SUBTASKS))}"
                 )
         return module
 
@@ -171,6 +163,9 @@ class KitchenRecipe(ScriptedRecipe):
 class BlockStackingRecipe(ScriptedRecipe):
     """Stacks of two blocks, one after the other."""
 
+    module = "rllib_spirl.demos.block_stacking"
+    recorded = "rllib_spirl/BlockStacking-v0"
+
     environment: Literal["block_stacking"]
     blocks: int = Field(5, ge=2, le=12, description="in the scene")
     stacks: int = Field(2, ge=1, description="made in one demonstration")
@@ -195,6 +190,9 @@ class BlockStackingRecipe(ScriptedRecipe):
 class MazeRecipe(ScriptedRecipe):
     """Ways between random squares of many mazes."""
 
+    module = "rllib_spirl.demos.maze"
+    recorded = "rllib_spirl/Maze-v0"
+
     environment: Literal["maze"]
     size: int = Field(20, ge=10, le=40, description="squares along an edge of a maze")
     mazes: int = Field(500, ge=1, description="how many different ones")
@@ -212,7 +210,7 @@ class MazeRecipe(ScriptedRecipe):
         return bool(demonstration.success)
 
 
-_RECIPES: dict[str, type[ScriptedRecipe]] = {
+RECIPES: dict[str, type[ScriptedRecipe]] = {
     "kitchen": KitchenRecipe,
     "block_stacking": BlockStackingRecipe,
     "maze": MazeRecipe,
@@ -221,4 +219,4 @@ _RECIPES: dict[str, type[ScriptedRecipe]] = {
 
 def scripted_recipe(values: Mapping[str, Any], file: Path) -> type[ScriptedRecipe]:
     """The recipe of the environment that ``values`` name. Raises UserError when there is none."""
-    return _RECIPES[one_of(_RECIPES, "environment", values, file)]
+    return RECIPES[one_of(RECIPES, "environment", values, file)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rllib_spirl.data import DataSet, Episode
-from rllib_spirl.demos.recipes import ENVIRONMENTS
+from rllib_spirl.demos.recipes import RECIPES
 from rllib_spirl.envs import our_name
 from rllib_spirl.envs.skill_env import try_env
 from rllib_spirl.errors import UserError
@@ -124,7 +124,7 @@ def environment_of(info: dict[str, Any]) -> str | None:
         return str(ours["env"])
     # Made before there was that key: scripted data have their recipe's word for it, Minari's name it as the robot.
     try:
-        return ENVIRONMENTS[ours["source"]["recipe"]["environment"]]
+        return RECIPES[ours["source"]["recipe"]["environment"]].recorded
     except (KeyError, TypeError):
         robot = info.get("robot_type")
         return robot if isinstance(robot, str) and our_name(robot) else None
