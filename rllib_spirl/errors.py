@@ -3,7 +3,10 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+from pydantic import ValidationError
 from ray.exceptions import RayError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,6 +25,38 @@ def at(where: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What pydantic found wrong with values from a file."""
+
+    levels: tuple[str, ...]
+    """Keys that lead to it, the outermost first; none where it is of the whole."""
+    kind: str
+    """Pydantic's name for it, such as "missing"."""
+    message: str
+    given: Any
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.levels)
+
+
+def problem_in(error: ValidationError) -> Problem:
+    """The first problem of several, but an unknown key before others: a misspelt one leaves the right one missing."""
+    found = error.errors()
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    return Problem(tuple(map(str, first["loc"])), first["type"], message, first["input"])
+
+
+def unreadable(error: OSError | ValidationError) -> str:
+    """Why a file could not be read, or is not in its layout."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    problem = problem_in(error)
+    return ": ".join(filter(None, (" ".join(problem.levels), problem.message)))  # keys may hold dots here
 
 
 def user_error(error: BaseException) -> UserError | None:

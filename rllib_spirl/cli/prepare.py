@@ -18,7 +18,7 @@ from rllib_spirl.data.recipe import build, built, place_of, read_recipe
 from rllib_spirl.data.recording import state_part
 from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
-from rllib_spirl.errors import UserError, at
+from rllib_spirl.errors import UserError, at, problem_in
 from rllib_spirl.evaluation.prior import prior_episodes, report_prior
 from rllib_spirl.files import check_writable
 from rllib_spirl.locations import Location, Remote, absolute, find, location, nowhere
@@ -82,13 +82,12 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
     try:
         section = SkillsSection.model_validate(skills)
     except ValidationError as error:
-        found = error.errors()
-        problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
-        *levels, key = ["skills", *map(str, problem["loc"])]
-        if problem["type"] == "extra_forbidden":
-            here = ".".join(levels)
+        problem = problem_in(error)
+        *levels, key = ["skills", *problem.levels]
+        here = ".".join(levels)
+        if problem.kind == "extra_forbidden":
             raise UserError(f"{here}: unknown key '{key}'{hint(key, here, run)}") from None
-        raise UserError(f"{'.'.join([*levels, key])}: {problem['msg']} (got {problem['input']!r})") from None
+        raise UserError(f"{here}.{key}: {problem.message} (got {problem.given!r})") from None
     if section.chunk is not None and section.checkpoint is not None:
         raise UserError("skills: `chunk` makes its own skills: leave `checkpoint` out.")
     if not section.given:
@@ -156,7 +155,7 @@ def check_frames(frames: Frames, config: PretrainConfig, env: gym.Env | None) ->
     try:
         model = config.model(frames.state_dim, frames.action_dim)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        problem = problem_in(error).message
         key = "blind" if problem.startswith("blind") else "state_set"
         raise UserError(f"skills.pretrain.{key}: {frames.source}: {problem}") from None
     if config.prior == "images" and not frames.images:

@@ -14,7 +14,7 @@ from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, problem_in
 from rllib_spirl.locking import sole_writer
 from rllib_spirl.yaml_text import did_you_mean, parse_file
 
@@ -65,19 +65,14 @@ def parse(values: Any, file: Path) -> Recipe:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        found = error.errors()
-    # A misspelt key also leaves its right spelling missing: tell of the misspelling.
-    problem = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
-    key = ".".join(str(part) for part in problem["loc"])
-    wrong, text = problem["type"], problem["msg"].removeprefix("Value error, ")
-    if wrong == "extra_forbidden":
+        problem = problem_in(error)
+    key = problem.key
+    if problem.kind == "extra_forbidden":
         message = f"unknown key '{key}'{did_you_mean(key, list(model.model_fields))}"
-    elif wrong == "missing" or (key and problem["input"] is None):
+    elif problem.kind == "missing" or (key and problem.given is None):
         message = f"'{key}' is missing; add it, or pass --set {key}=..."
-    elif key:
-        message = f"{key} = {problem['input']!r}: {text}"
     else:
-        message = text
+        message = f"{key} = {problem.given!r}: {problem.message}" if key else problem.message
     raise UserError(f"{file}: {message}")
 
 

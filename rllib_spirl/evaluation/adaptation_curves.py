@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, unreadable
 from rllib_spirl.evaluation.aggregate import BOOTSTRAP_SEED, align
 from rllib_spirl.evaluation.curve import Array
 from rllib_spirl.evaluation.statistics import bootstrap_interval, mean
@@ -123,18 +123,11 @@ def load(file: Path) -> Document:
     except (OSError, ValidationError) as error:
         raise UserError(
             f"{file} is no file of adaptation curves, {{method: {{task: {{seed: [[episode, score], …]}}}}}}: "
-            f"{_reason(error)}."
+            f"{unreadable(error)}."
         ) from None
     if not document or not all(tasks and all(tasks.values()) for tasks in document.values()):
         raise UserError(f"{file} has no curve, or a method without one.")
     return document
-
-
-def _reason(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    first = error.errors()[0]
-    return " ".join(f"{' '.join(map(str, first['loc']))}: {first['msg']}".split())
 
 
 def merged(documents: Iterable[tuple[str | None, Document]]) -> Document:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, unreadable
 from rllib_spirl.evaluation.curve import Array, Curve
 
 CURVES = "curves.json"
@@ -128,14 +128,7 @@ def load(file: Path) -> list[Curve]:
             for run in method.runs
         ]
     except (OSError, ValidationError) as error:
-        raise UserError(f"{file} is not the {CURVES} of a report: {_reason(error)}. Make the report anew.") from None
-
-
-def _reason(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    first = error.errors()[0]
-    return " ".join(f"{'.'.join(map(str, first['loc']))} {first['msg']}".split())
+        raise UserError(f"{file} is not the {CURVES} of a report: {unreadable(error)}. Make the report anew.") from None
 
 
 def _shared(method: _Method) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, problem_in
 from rllib_spirl.files import replacing
 from rllib_spirl.locations import location
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
@@ -147,9 +147,9 @@ def load_card(source: SkillSource) -> SkillCard:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not JSON ({error}). Pretrain the skills again.") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the card"
-        raise UserError(f"{file}: {where}: {problem['msg']}. Pretrain the skills again.") from None
+        problem = problem_in(error)
+        where = problem.key or "the card"
+        raise UserError(f"{file}: {where}: {problem.message}. Pretrain the skills again.") from None
 
 
 def load_skills(source: SkillSource) -> tuple[SkillModel, SkillCard]:
