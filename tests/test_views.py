@@ -16,10 +16,10 @@ from rllib_spirl.cli.prepare import read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.skill_env import SkillEnv, make_env, try_env
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv
-from rllib_spirl.resnet import ResNet18Features, _ResidualBlock
 from rllib_spirl.skills.checkpoint import SkillCard, load_skills, save_skills
 from rllib_spirl.skills.dataset import SkillData
 from rllib_spirl.skills.pretrain import skills_key
+from rllib_spirl.skills.resnet import ResNet18Features, _ResidualBlock
 from rllib_spirl.skills.training import SkillTrainer
 from tests.point import GOALS, PointEnv
 

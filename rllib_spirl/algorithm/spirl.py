@@ -497,7 +497,7 @@ class SPiRL(Algorithm):
     @cached_property
     def offline(self) -> SkillReplay | None:
         """The demonstrations: read when they are first needed, unless a checkpoint brings them."""
-        if not self._uses_demonstrations:
+        if not self.uses_demonstrations:
             return None
         assert isinstance(self.config.skill_checkpoint, SkillFiles)
         assert self.config.offline_data is not None
@@ -523,7 +523,8 @@ class SPiRL(Algorithm):
         return offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
 
     @property
-    def _uses_demonstrations(self) -> bool:
+    def uses_demonstrations(self) -> bool:
+        """Whether a share of batches is from demonstrations."""
         return bool(self.config.offline_data) and self.config.offline_fraction != 0
 
     def step(self) -> dict[str, Any]:
@@ -730,7 +731,7 @@ class SPiRL(Algorithm):
         with local_copy(path, filesystem) as folder:
             self._adopt_skills(folder)
             demonstrations = folder / DEMONSTRATIONS_FILE
-            if self._uses_demonstrations and demonstrations.exists():
+            if self.uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
                 # Another config may name others, or another task. Those of earlier versions do not tell theirs.
                 same_labels = brought.labelled_for in ("", self._labelled_for)

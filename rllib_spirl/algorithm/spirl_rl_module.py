@@ -272,9 +272,13 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     def inputs(self, observations: Tensor) -> Tensor:
         """The normalised states (..., S) in observations, what policy and critics see; and the context."""
         if not self.context_dim:
-            return self.prior.normalize(self.prior.states(observations))
+            return self.normalized(observations)
         observed, context = self._split(observations)
-        return torch.cat([self.prior.normalize(self.prior.states(observed)), context], -1)
+        return torch.cat([self.normalized(observed), context], -1)
+
+    def normalized(self, observed: Tensor) -> Tensor:
+        """The normalised states in what the environment of skills observes."""
+        return self.prior.normalize(self.prior.states(observed))
 
     def _split(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """What the environment of skills observes, and the context."""

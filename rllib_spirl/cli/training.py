@@ -21,10 +21,10 @@ from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.metrics import missing, results_known
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
 from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.evaluation.runs import RECORD
 from rllib_spirl.progress import tell, watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
-RECORD = "experiment.yaml"
 # What must not change between a run and its resumption: Tune takes these from the run and would ignore the file.
 _FIXED = (
     "run",

@@ -156,17 +156,16 @@ def levels(states: NDArray[np.floating]) -> NDArray[np.intp]:
     return level
 
 
-def potential(states: NDArray[np.floating], reward: Reward) -> NDArray[np.float64]:
-    """What states (..., S) are worth (...,); the reward is its increase.
+def potential(
+    states: NDArray[np.floating], reward: Reward, level: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """What states (..., S) are worth (...,), with their `levels` where they are known; the reward is its increase.
 
     sparse: blocks in the highest tower.
     dense: the same, + 1 for each lifted block (held, and at least half a block above the floor), + 2 for each delivered
     one (it stands on another).
     """
-    return _potential(states, levels(states), reward)
-
-
-def _potential(states: NDArray[np.floating], level: NDArray[np.intp], reward: Reward) -> NDArray[np.float64]:
+    level = levels(states) if level is None else level
     height = level.max(-1) + 1.0
     if reward == "sparse":
         return height
@@ -186,7 +185,7 @@ def relabel(states: NDArray[np.floating], reward: Reward) -> tuple[NDArray[np.fl
         terminated, or None. Rewards after it are 0.
     """
     level = levels(states)
-    rewards = np.diff(_potential(states, level, reward))
+    rewards = np.diff(potential(states, reward, level))
     whole = np.flatnonzero(level[1:].max(-1) + 1 == level.shape[-1])
     if not len(whole):
         return rewards, None
@@ -315,7 +314,7 @@ class BlockStackingEnv(SeeingEnv):
         self._steps = 0
         state = self.state()
         level = levels(state)
-        self._worth = float(_potential(state, level, self.reward))
+        self._worth = float(potential(state, self.reward, level))
         return self._observe_first(state), self._info(level)
 
     def step(self, action: NDArray[np.floating]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -326,7 +325,7 @@ class BlockStackingEnv(SeeingEnv):
         self._steps += 1
         state = self.state()
         level = levels(state)
-        before, self._worth = self._worth, float(_potential(state, level, self.reward))
+        before, self._worth = self._worth, float(potential(state, self.reward, level))
         info = self._info(level)
         terminated = info["measures"]["tower_height"] == self.blocks
         truncated = not terminated and self._steps >= self.max_episode_steps

@@ -17,6 +17,7 @@ from rllib_spirl.data.windows import has_window, previous_frames, window_starts
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
+from rllib_spirl.evaluation.prior import prior_policy
 from rllib_spirl.evaluation.skill_map import Kind, draw_map
 from rllib_spirl.locations import location
 from rllib_spirl.progress import track
@@ -157,14 +158,15 @@ def _drawn_skills(
     """
     skill_env = SkillEnv(try_env(env, env_config | {"render_mode": "rgb_array"}), files)
     try:
+        draw = prior_policy(model.prior, generator, sample=True)
         led: list[NDArray[np.float32]] = []
         observation = _reach(skill_env, led, seed)
         for state in track(range(states), "running skills from the prior", total=states):
             while len(led) < state * BETWEEN:
-                led.append(_draw(model, observation, generator))
+                led.append(draw(observation))
                 observation = _reach(skill_env, led, seed)
             pictures = [_picture(skill_env)]
-            skills = [_draw(model, observation, generator) for _ in range(draws)]
+            skills = [draw(observation) for _ in range(draws)]
             for z in skills:
                 _reach(skill_env, [*led, z], seed)
                 pictures.append(_picture(skill_env))
@@ -181,13 +183,6 @@ def _reach(env: Any, skills: Sequence[NDArray[np.float32]], seed: int) -> NDArra
         if terminated or truncated:
             break
     return np.array(observation)
-
-
-@torch.no_grad()
-def _draw(model: SkillModel, observation: NDArray[np.floating], generator: torch.Generator) -> NDArray[np.float32]:
-    prior = model.prior.at(torch.as_tensor(observation, dtype=torch.float32)[None])
-    z: NDArray[np.float32] = (prior.mean + prior.stddev * torch.randn(prior.mean.shape, generator=generator))[0].numpy()
-    return z
 
 
 def _picture(env: Any) -> Picture:

@@ -91,8 +91,9 @@ def meet(
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
     """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none."""
     config = algorithm.config
-    if not config.offline_data or config.offline_fraction == 0:
+    if not algorithm.uses_demonstrations:
         return None
+    assert config.offline_data is not None
     assert isinstance(config.skill_checkpoint, SkillFiles)
     model, _ = load_skills(config.skill_checkpoint)
     data = DataSet.open(config.offline_data)

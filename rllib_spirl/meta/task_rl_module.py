@@ -60,9 +60,6 @@ class TaskRLModule(SkillPriorRLModule):
         """
         states, z, rewards, next_states, terminated = (context[name] for name in COLUMNS)
         ended = terminated[..., None]
-        arrived = (1 - ended) * self._normalized(next_states)
-        inputs = torch.cat([self._normalized(states), z, rewards[..., None], arrived, ended], -1)
+        arrived = (1 - ended) * self.normalized(next_states)
+        inputs = torch.cat([self.normalized(states), z, rewards[..., None], arrived, ended], -1)
         return self.encoder(inputs, torch.ones_like(rewards) if counted is None else counted)
-
-    def _normalized(self, observed: Tensor) -> Tensor:
-        return self.prior.normalize(self.prior.states(observed))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.nets import PictureEncoder, SetEncoder, mlp
-from rllib_spirl.resnet import ResNet18Features
+from rllib_spirl.skills.resnet import ResNet18Features
 
 # Bounds on log σ. The lower one keeps KL terms finite where the data determine a skill completely.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -170,12 +170,11 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str) -
     tell(f"training skills, into {folder}")
     with watch("starting the workers"):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}
-        resources = {"CPU": _cpus_of_worker(config, use_gpu)}
         trainer = TorchTrainer(
             train_worker,
             train_loop_config=settings,
             scaling_config=ScalingConfig(
-                num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker=_affordable(resources, use_gpu)
+                num_workers=config.num_workers, use_gpu=use_gpu, resources_per_worker=_resources(config, use_gpu)
             ),
             run_config=RunConfig(
                 name=f"run-{key}",
@@ -338,8 +337,7 @@ def check_workers(config: PretrainConfig) -> None:
         )
 
 
-def _affordable(resources: Mapping[str, float], use_gpu: bool) -> dict[str, float]:
-    """Never ask for more CPUs per worker than the largest node has: the job would wait for ever."""
+def _resources(config: PretrainConfig, use_gpu: bool) -> dict[str, float]:
+    """Of a worker: never more CPUs than the largest node has, for the job would wait for ever."""
     most = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
-    affordable = {"CPU": min(resources["CPU"], most)}
-    return affordable | ({"GPU": 1} if use_gpu else {})
+    return {"CPU": min(_cpus_of_worker(config, use_gpu), most)} | ({"GPU": 1} if use_gpu else {})

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rllib_spirl.files import replacing
 from rllib_spirl.nets import fast_matmul
-from rllib_spirl.resnet import ResNet18Features
 from rllib_spirl.skills.dataset import SkillData, WindowStream
 from rllib_spirl.skills.model import (
     Decoder,
@@ -22,6 +21,7 @@ from rllib_spirl.skills.model import (
     StateSet,
     skill_loss,
 )
+from rllib_spirl.skills.resnet import ResNet18Features
 
 PICTURES_AT_ONCE = 256  # windows whose pictures are looked at together in validation
 
