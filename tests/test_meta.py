@@ -590,6 +590,14 @@ def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str
     assert learning == [0, 0, 2 * 2 * skills, 3 * 2 * skills]
     assert plain[:2] == still[:2] == tuned[:2]
     assert still[3] != tuned[3]
+    more, _ = counts(FineTuning(2, updates_per_step=2, batch_size=3, first_updates=7))
+    assert more == [0, 0, 7 + 2 * 2 * skills, 7 + 3 * 2 * skills]
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5]), (4, [1, 5])])
+def test_in_one_of_so_many_episodes_skills_are_drawn(every: int, drawn: list[int]) -> None:
+    learning = FineTuning(2, explore_every=every)
+    assert [episode for episode in range(1, 7) if learning.explores(episode)] == drawn
 
 
 def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:

@@ -28,6 +28,12 @@ def adapt(
     updates_per_step: Annotated[
         float | None, typer.Option(help="Gradient steps for each skill then [default: 4].")
     ] = None,
+    first_updates: Annotated[
+        int | None, typer.Option(min=0, help="Gradient steps before the first episode after these [default: 0].")
+    ] = None,
+    explore_every: Annotated[
+        int | None, typer.Option(min=0, help="Skills are drawn in one of so many episodes then [default: 2].")
+    ] = None,
     demonstrations: Annotated[
         bool | None,
         typer.Option(
@@ -52,10 +58,18 @@ def adapt(
     from rllib_spirl.meta.fine_tuning import FineTuning
     from rllib_spirl.progress import heard, stage
 
-    options = {"updates_per_step": updates_per_step, "from_demonstrations": demonstrations}
+    options = {
+        "updates_per_step": updates_per_step,
+        "first_updates": first_updates,
+        "explore_every": explore_every,
+        "from_demonstrations": demonstrations,
+    }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if given and fine_tune_after is None:
-        raise UserError("--updates-per-step and --no-demonstrations are of learning on: add --fine-tune-after.")
+        raise UserError(
+            "--updates-per-step, --first-updates, --explore-every and --no-demonstrations are of learning on: "
+            "add --fine-tune-after."
+        )
     fine_tuning = None if fine_tune_after is None else FineTuning(fine_tune_after, **given)
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)

@@ -24,10 +24,14 @@ class FineTuning:
 
     after: int
     """After so many episodes e stays as it is, the mean of the belief then. From there on the networks make gradient
-    steps after each episode, on its transitions and all before; skills are drawn in every second episode, and
-    chosen by value in the others, see `Acquaintance`."""
+    steps after each episode, on its transitions and all before."""
     updates_per_step: float = 4.0
     """These steps for each skill of an episode."""
+    first_updates: int = 0
+    """So many more before the first episode after these."""
+    explore_every: int = 2
+    """In one of so many episodes skills are drawn from the policy, in the others they are chosen by value, see
+    `Acquaintance`; with 0 they are in all."""
     batch_size: int = 256
     """Transitions in each of these steps, for each learner."""
     from_demonstrations: bool = True
@@ -36,6 +40,10 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not (is_finite(self.updates_per_step) and self.updates_per_step >= 0):
             raise UserError(f"--updates-per-step: must be a number from 0 on, got {self.updates_per_step}.")
+
+    def explores(self, episode: int) -> bool:
+        """Whether skills are drawn in the episode of this number, the first being 1."""
+        return self.explore_every > 0 and episode % self.explore_every == 1 % self.explore_every
 
 
 def meet(
@@ -79,13 +87,14 @@ def meet(
     offline = None if demonstrations is None else demonstrations.of_task(0)
     learned_from = 0
     for number in range(fine_tuning.after + 1, episodes + 1):
+        updates = 0 if learned_from else fine_tuning.first_updates
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
-            updates = round(fine_tuning.updates_per_step * len(transitions["rewards"]))
-            algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
+            updates += round(fine_tuning.updates_per_step * len(transitions["rewards"]))
+        algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)
-        yield acquaintance.run_with(e, chosen, skill_random(chosen), explore=bool(number % 2))
+        yield acquaintance.run_with(e, chosen, skill_random(chosen), explore=fine_tuning.explores(number))
 
 
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
