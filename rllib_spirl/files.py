@@ -10,6 +10,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import address
 
 
 def check_writable(place: Path, remedy: str) -> None:
@@ -79,6 +80,5 @@ def _place(folder: str | Path, filesystem: fs.FileSystem | None) -> tuple[fs.Fil
     """The file system that a folder is in, and its absolute path there."""
     if filesystem is not None:
         return filesystem, str(folder)
-    path = str(folder)
-    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).absolute()))
+    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(address(folder))
     return found

@@ -1,5 +1,6 @@
 """Where data sets and skills are read from: local paths, or URIs of the file systems that pyarrow or fsspec know."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -110,6 +111,11 @@ def absolute(path: str, places: Iterable[Path]) -> str:
     """What `find` finds, for processes of other working directories; a URI, and what is nowhere, as given."""
     found = find(path, places)
     return str(found.absolute()) if isinstance(found, Path) else path
+
+
+def address(path: str | Path) -> str:
+    """A path from the root on, with the home for ``~``, which Tune and other processes take; a URI as given."""
+    return str(path) if "://" in str(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def nowhere(path: str, places: Iterable[Path]) -> str:

@@ -3,12 +3,10 @@
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms import Algorithm, AlgorithmConfig
+from ray.rllib.algorithms import AlgorithmConfig
 
 from rllib_spirl.cli import session
-from rllib_spirl.cli.experiment import storage
-from rllib_spirl.errors import UserError, one_line
-from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.evaluation.checkpoints import locate, made_by, restored_here
 from rllib_spirl.progress import stage
 
 
@@ -33,19 +31,18 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
     from rllib_spirl import MAML, SPiRL
 
     kind, state = made_by(*locate(checkpoint), checkpoint)
-    path = storage(checkpoint)
     if issubclass(kind, SPiRL | MAML):  # which is told there what to use instead
         from rllib_spirl.evaluation.restore import evaluate_policy, load_policy
 
-        restored = load_policy(path)
+        restored = load_policy(checkpoint)
         restored.make_env().close()  # before Ray is started, which takes long: what is wrong shows here
         session.start(None, None, None, 0)
         return evaluate_policy(restored, episodes=episodes, seed=seed)
     session.start(None, None, None, 0)
-    return _evaluate(path, checkpoint, state, episodes, seed)
+    return _evaluate(checkpoint, kind, state, episodes, seed)
 
 
-def _evaluate(path: str, shown: str, state: dict[str, Any], episodes: int, seed: int) -> dict[str, Any]:
+def _evaluate(checkpoint: str, kind: type, state: dict[str, Any], episodes: int, seed: int) -> dict[str, Any]:
     collected: list[Any] = []
 
     def sample(algorithm: Any, runners: Any) -> tuple[dict[str, Any], int, int]:
@@ -53,21 +50,13 @@ def _evaluate(path: str, shown: str, state: dict[str, Any], episodes: int, seed:
         collected.extend(runners.local_env_runner.sample(num_episodes=episodes, explore=False)[:episodes])
         return {}, sum(len(e) for e in collected), sum(len(e) for e in collected)
 
-    config = AlgorithmConfig.from_state(state)
-    config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
-    config.learners(num_learners=0, num_gpus_per_learner=0)
-    config.evaluation(
-        evaluation_interval=1,
-        evaluation_num_env_runners=0,
-        evaluation_parallel_to_training=False,
-        custom_evaluation_function=sample,
-    )
-    config.debugging(seed=seed)
-    config.evaluation_config = {**(config.evaluation_config or {}), "explore": False, "seed": seed}
-    try:
-        algorithm = Algorithm.from_checkpoint(path, config=config)
-    except UNREADABLE as error:
-        raise UserError(f"{shown} cannot be restored: {one_line(error)}") from None
+    def change(config: AlgorithmConfig) -> None:
+        config.env_runners(num_envs_per_env_runner=1)
+        config.evaluation(evaluation_interval=1, custom_evaluation_function=sample)
+        config.debugging(seed=seed)
+        config.evaluation_config = {**(config.evaluation_config or {}), "explore": False, "seed": seed}
+
+    algorithm = restored_here(kind, state, checkpoint, change)
     try:
         with stage("evaluation episodes"):
             algorithm.evaluate()

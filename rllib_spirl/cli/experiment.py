@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rllib_spirl import examples
 from rllib_spirl.cli.levels import hint
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import absolute
+from rllib_spirl.locations import absolute, address
 from rllib_spirl.yaml_text import did_you_mean, parse, parse_assignment, parse_file
 
 CHECKPOINT_KEYS = (
@@ -247,7 +246,7 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
     spec["env"] = spaces(spec.get("env"), f"{where}: env")
     spec["config"] = spaces(spec.get("config", {}), f"{where}: config")
     spec["scheduler_config"] = spaces(spec.get("scheduler_config", {}), f"{where}: scheduler_config")
-    spec["storage_path"] = storage(spec.get("storage_path", "~/ray_results"))
+    spec["storage_path"] = address(spec.get("storage_path", "~/ray_results"))
     spec["checkpoint_config"] = checkpoint_config(spec.get("checkpoint_config", {}), f"{where}: checkpoint_config")
     return Experiment(name=name, source=path, given=given, **spec)
 
@@ -284,11 +283,6 @@ def checkpoint_config(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     return arguments
-
-
-def storage(path: str) -> str:
-    """An absolute path, or the URI unchanged: Tune refuses relative paths."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def is_space(value: Any) -> bool:

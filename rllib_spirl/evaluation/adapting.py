@@ -12,9 +12,9 @@ from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.adaptation_curves import Points
-from rllib_spirl.evaluation.checkpoints import UNREADABLE, locate, made_by
+from rllib_spirl.evaluation.checkpoints import locate, made_by, restored_here
 from rllib_spirl.evaluation.pictures import rendered
 from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.evaluation.settings import in_evaluation
@@ -239,16 +239,9 @@ def _in_a_trial(algorithm: Any, task: Task) -> Iterator[float]:
 
 
 def _restore(source: Adaptable, seed: int) -> Algorithm:
-    config = AlgorithmConfig.from_state(source.config)
-    config.env_runners(num_env_runners=0)
-    config.learners(num_learners=0, num_gpus_per_learner=0)
-    config.evaluation(evaluation_num_env_runners=0, evaluation_parallel_to_training=False)
-    if not issubclass(source.kind, MetaSPiRL | MAML):
-        config.env_runners(num_envs_per_env_runner=1)  # one trial
-        config.debugging(seed=seed)
-    path = source.checkpoint if "://" in source.checkpoint else str(Path(source.checkpoint).expanduser().absolute())
-    try:
-        algorithm: Algorithm = source.kind.from_checkpoint(path, config=config)
-    except UNREADABLE as error:
-        raise UserError(f"{source.checkpoint} cannot be restored: {one_line(error)}") from None
-    return algorithm
+    def change(config: AlgorithmConfig) -> None:
+        if not issubclass(source.kind, MetaSPiRL | MAML):
+            config.env_runners(num_envs_per_env_runner=1)  # one trial
+            config.debugging(seed=seed)
+
+    return restored_here(source.kind, source.config, source.checkpoint, change)

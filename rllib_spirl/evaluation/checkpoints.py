@@ -1,13 +1,14 @@
-"""Find RLlib's checkpoints and read what made them."""
+"""Find RLlib's checkpoints, read what made them, and restore them in one process."""
 
 import pickle
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from pyarrow import fs
+from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.errors import UserError, one_line
-from rllib_spirl.locations import addressed
+from rllib_spirl.locations import address, addressed
 
 _MARKER = "rllib_checkpoint.json"
 _ARGUMENTS = "class_and_ctor_args.pkl"
@@ -21,7 +22,7 @@ def locate(checkpoint: str) -> tuple[fs.FileSystem, str]:
     Raises:
         UserError: If it is not there or not a checkpoint; names the newest checkpoint below it, if any.
     """
-    path = checkpoint if "://" in checkpoint else str(Path(checkpoint).expanduser().absolute())
+    path = address(checkpoint)
     try:
         filesystem, inner = fs.FileSystem.from_uri(path)
         kind = filesystem.get_file_info(inner).type
@@ -61,3 +62,28 @@ def made_by(filesystem: fs.FileSystem, path: str, checkpoint: str) -> tuple[type
     except (*UNREADABLE, IndexError, TypeError) as error:
         problem = f"{_ARGUMENTS} is missing or damaged: {one_line(error)}"
         raise UserError(f"{checkpoint}: {problem}; use another checkpoint.") from None
+
+
+def restored_here(
+    kind: type[Algorithm], state: dict[str, Any], checkpoint: str, change: Callable[[AlgorithmConfig], object]
+) -> Algorithm:
+    """The algorithm of a checkpoint, with all of its work in this process.
+
+    Args:
+        kind, state: What `made_by` tells.
+        checkpoint: The directory or URI.
+        change: What else is other in its config than it was.
+
+    Raises:
+        UserError: If the checkpoint is damaged.
+    """
+    config = AlgorithmConfig.from_state(state)
+    config.env_runners(num_env_runners=0)
+    config.learners(num_learners=0, num_gpus_per_learner=0)
+    config.evaluation(evaluation_num_env_runners=0, evaluation_parallel_to_training=False)
+    change(config)
+    try:
+        algorithm: Algorithm = kind.from_checkpoint(address(checkpoint), config=config)
+    except UNREADABLE as error:
+        raise UserError(f"{checkpoint} cannot be restored: {one_line(error)}") from None
+    return algorithm
