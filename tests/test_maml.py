@@ -30,7 +30,7 @@ from rllib_spirl.meta.advantages import (
     transitions,
 )
 from rllib_spirl.meta.fine_tuning import FineTuning
-from rllib_spirl.meta.gaussian_policy import GaussianPolicy
+from rllib_spirl.meta.gaussian_policy import LOG_STD_LEAST, GaussianPolicy
 from rllib_spirl.meta.inner_step import adapted, inner_loss, log_probability, maml_loss
 from tests.commands import run
 
@@ -242,6 +242,18 @@ def test_a_training_step_is_on_the_episodes_after_adaptation(config: Maker, firs
     assert evaluation["episodes"] == 4
     assert "evaluation" not in results[0]
     assert math.isfinite(results[-1]["learners"]["default_policy"]["outer_loss"])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_deviation_below_its_least_can_widen_again(config: Maker, built: Any) -> None:
+    algorithm = built(config().build_algo())
+    policy = policy_of(algorithm)
+    with torch.no_grad():
+        policy.log_std.fill_(LOG_STD_LEAST - 1)
+    assert torch.autograd.grad(policy(torch.zeros(1, 2))[1].sum(), policy.log_std)[0].tolist() == [0, 0]
+    algorithm.train()
+    assert (policy.log_std >= LOG_STD_LEAST).all()
+    assert torch.autograd.grad(policy(torch.zeros(1, 2))[1].sum(), policy.log_std)[0].tolist() == [1, 1]
 
 
 @pytest.mark.usefixtures("ray_session")
