@@ -329,6 +329,9 @@ def _replace(episode: Episode, **changes: object) -> Episode:
         (lambda e: _replace(e, states=e.states[:-1]), "need 6 states"),
         (lambda e: _replace(e, states=e.states[:, 1:]), "4 wide, in episode 0 it is 5"),
         (lambda e: _replace(e, rewards=e.rewards[:, None]), "must be of shape"),
+        (lambda e: _replace(e, rewards=e.rewards.tolist()), "rewards must be a NumPy array, got list"),
+        (lambda e: _replace(e, rewards=np.full(len(e.rewards), 1e39)), "reward is 1e"),
+        (lambda e: _replace(e, task=None), "task must be a text, got None"),
         (
             lambda e: _replace(e, states=e.states[:1], actions=e.actions[:0], rewards=e.rewards[:0]),
             "no steps",

@@ -428,6 +428,44 @@ def test_d4rl_errors(tmp_path: Path, d4rl: dict[str, np.ndarray]) -> None:
         list(episodes(read_d4rl(save(tmp_path / "z.hdf5", d4rl))))
 
 
+def test_d4rl_next_observations_of_another_type_are_the_same_numbers(
+    tmp_path: Path, d4rl: dict[str, np.ndarray]
+) -> None:
+    states = np.random.default_rng(2).normal(size=(11, 4))
+    d4rl |= {"observations": states[:-1], "next_observations": states[1:].astype(np.float32)}
+    assert [len(e) for e in episodes(read_d4rl(save(tmp_path / "x.hdf5", d4rl)))] == [4, 4, 2]
+    d4rl["next_observations"] = d4rl["next_observations"] + 1
+    with pytest.raises(UserError, match=r"10 of 10 rows end an episode, .* 'next_observations' are other numbers"):
+        read_d4rl(save(tmp_path / "y.hdf5", d4rl))
+    with pytest.raises(UserError, match="'next_observations' is 3 wide, 'observations' 4"):
+        read_d4rl(save(tmp_path / "z.hdf5", d4rl | {"next_observations": states[1:, :3]}))
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "message"),
+    [
+        ("rewards", np.zeros((10, 2)), r"'rewards' is of shape \(10, 2\), not \(steps,\)"),
+        ("timeouts", np.zeros((10, 3), bool), r"'timeouts' is of shape \(10, 3\), not \(steps,\)"),
+        ("terminals", np.array([0, 0, np.nan, *[0] * 7]), "'terminals' is nan at row 2, neither true nor false"),
+    ],
+)
+def test_d4rl_arrays_of_another_form_are_refused(
+    key: str, array: np.ndarray, message: str, tmp_path: Path, d4rl: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_d4rl(save(tmp_path / "x.hdf5", d4rl | {key: array}))
+
+
+def test_d4rl_episodes_that_may_be_joined_are_told(
+    tmp_path: Path, d4rl: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_d4rl(save(tmp_path / "x.hdf5", d4rl))
+    assert "joined" not in capsys.readouterr().err
+    del d4rl["timeouts"]
+    read_d4rl(save(tmp_path / "y.hdf5", d4rl))
+    assert "has neither 'timeouts' nor 'next_observations': an episode that ran out of" in capsys.readouterr().err
+
+
 # LeRobot.
 
 

@@ -157,6 +157,18 @@ def test_nothing_is_left_of_an_environment_that_was_never_stepped(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_step_before_a_reset_says_so(tmp_path: Path) -> None:
+    with RecordTrajectories(PointEnv({"limit": 2}), tmp_path / "point") as env:
+        with pytest.raises(UserError, match="no episode is going on; reset the environment first"):
+            env.step(np.zeros(2))
+        env.reset()
+        for _ in range(2):
+            env.step(np.zeros(2))
+        with pytest.raises(UserError, match="no episode is going on"):
+            env.step(np.zeros(2))
+    assert env.data_set.num_frames == 2
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"CartPole-v1: actions are Discrete\(2\), but only a flat Box .* wrap"):
         RecordTrajectories(gym.make("CartPole-v1"), tmp_path / "cart")

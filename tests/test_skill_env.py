@@ -81,6 +81,54 @@ def test_actions_of_skills_are_mapped_to_the_environments_bounds() -> None:
     np.testing.assert_allclose(scale_actions(executed, low, high)[:, :3], [[-1, 0.5, 0.3], [0.2, 1, -1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rounding_leads_to_no_action_outside_of_the_space(kind: Any) -> None:
+    rng, env = np.random.default_rng(0), gym.Env()
+    for _ in range(200):
+        low, high = np.sort(rng.uniform(-3, 3, (2, 4)).round(2), axis=0).astype(kind)
+        env.action_space = gym.spaces.Box(low, high, dtype=kind)
+        executed = ActionBounds(env)
+        for actions in (np.ones(4, np.float32), -np.ones(4, np.float32), rng.uniform(-1, 1, 4).astype(np.float32)):
+            assert env.action_space.contains(executed(actions))
+
+
+class Failing(Counting):
+    """What it observes or earns from the fifth step on is nan, or its observations are too long."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(length=100, terminates=True)
+        self.what = what
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        return np.zeros(3, np.float32) if self.what == "shape" else observation, info
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *others = super().step(action)
+        if self.steps >= 5 and self.what == "reward":
+            reward = np.nan
+        if self.steps >= 5 and self.what == "observation":
+            observation[0] = np.nan
+        return observation, reward, *others
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_what_no_network_can_learn_from_is_told_at_once(what: str, point_skills: str) -> None:
+    env = SkillEnv(Failing(what), point_skills)
+    env.reset()
+    with pytest.raises(UserError, match=f"Failing: the environment's {what} is not finite: .*nan"):
+        env.step(np.zeros(2, np.float32))
+    many = SkillVectorEnv(gym.vector.SyncVectorEnv([lambda: Failing(what)] * 2), point_skills)
+    many.reset()
+    with pytest.raises(UserError, match=f"{what} is not finite"):
+        many.step(np.zeros((2, 2), np.float32))
+
+
+def test_observations_of_another_shape_than_the_space_says(point_skills: str) -> None:
+    with pytest.raises(UserError, match=r"an observation is of shape \(3,\), but the observation space says \(2,\)"):
+        SkillEnv(Failing("shape"), point_skills).reset()
+
+
 def test_bounded_skills(point_skills: str) -> None:
     free = SkillEnv(Counting(length=100, terminates=True), point_skills)
     bounded = SkillEnv(Counting(length=100, terminates=True), point_skills, skill_bound=2.0)

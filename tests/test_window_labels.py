@@ -1,9 +1,14 @@
 """What windows of recorded steps earn in a task, and which of them count."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from rllib_spirl.algorithm.offline import counting, window_labels
 from rllib_spirl.data import Trajectories
+from rllib_spirl.data.episode import labelled
+from rllib_spirl.errors import UserError
 
 
 def test_which_windows_count_does_not_depend_on_the_other_episodes() -> None:
@@ -48,3 +53,30 @@ def test_play_that_meets_a_goal_again_and_again_is_an_attempt_each_time() -> Non
     assert labels["rewards"].tolist() == [-3, -3, -2, -1, 0, 0, -3, -2, -1, 0]
     once = play.relabel(lambda _: (earned, 4))
     assert counting(once, starts, 3).tolist() == [True] * 5 + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.zeros(3), "must return rewards and the step that completes the task, got ndarray"),
+        ((np.zeros(2), None), r"4 states need rewards of shape \(3,\), got \(2,\)"),
+        ((0.0, None), r"need rewards of shape \(3,\), got \(\)"),
+        ((np.array([0, np.nan, 0]), None), "the reward of step 1 is not finite"),
+        ((np.zeros(3), 3), "completed at steps from 0 to 2, ascending, got 3"),
+        ((np.zeros(3), -1), "completed at steps from 0 to 2"),
+        ((np.zeros(3), np.array([1, 1])), "ascending"),
+        ((np.zeros(3), 1.0), "completed at steps from 0 to 2"),
+    ],
+)
+def test_labels_that_make_no_sense_name_relabel(found: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"relabel.*{message}"):
+        labelled(lambda _: found, np.zeros((4, 2)))
+
+
+def test_a_relabel_that_fails_is_named() -> None:
+    def fail(_: Any) -> Any:
+        raise KeyError("goal")
+
+    with pytest.raises(UserError, match="relabel fails: KeyError: 'goal'"):
+        labelled(fail, np.zeros((4, 2)))
+    assert labelled(lambda _: ([0, 1, 0], np.array([1])), np.zeros((4, 2)))[0].tolist() == [0, 1, 0]

@@ -39,6 +39,14 @@ class CheckedConfig(AlgorithmConfig):
         """Raise ValueError unless settings are in [0, 1]."""
         self._require(names, lambda x: is_finite(x) and 0 <= x <= 1, "be in [0, 1]")
 
+    def _check_runners(self) -> None:
+        """Raise ValueError unless RLlib's numbers of env runners and the like are numbers that can be."""
+        self._whole("num_env_runners", least=0)
+        self._whole("num_envs_per_env_runner", least=1)
+        what = "be a whole number, at least"
+        self._require(["rollout_fragment_length"], lambda x: x == "auto" or (is_whole(x) and x >= 1), f"{what} 1")
+        self._require(["seed", "evaluation_interval"], lambda x: x is None or (is_whole(x) and x >= 0), f"{what} 0")
+
     def _check_evaluation(self) -> None:
         """Raise ValueError unless evaluations are of a number of episodes."""
         if self.evaluation_duration == "auto" or self.evaluation_duration_unit != "episodes":

@@ -350,6 +350,7 @@ class SPiRLConfig(CheckedConfig):
                 "learning would never begin: raise `replay_capacity`, or lower `warmup_steps`."
             )
         self._check_evaluation()
+        self._check_runners()
         if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
             self._value_error(
                 f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "

@@ -5,7 +5,8 @@ from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.spaces import flatdim
+import numpy as np
+from gymnasium.spaces import Box, flatdim
 
 from rllib_spirl.algorithm.offline import check_widths
 from rllib_spirl.cli import algorithms
@@ -13,12 +14,15 @@ from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
-from rllib_spirl.envs.skill_env import state_space, try_env
+from rllib_spirl.data.episode import labelled
+from rllib_spirl.envs.skill_env import name_of, state_space, try_env
 from rllib_spirl.envs.tasks import check_split, flat_boxes
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.settings import in_evaluation
+from rllib_spirl.progress import tell
 from rllib_spirl.skills.model import SkillModelConfig
 
+_TOLERATED = 0.1  # the range of the data's actions, of which an import tells, may be a little smaller than the space's
 _SETTINGS = (
     "env",
     "env_config",
@@ -71,7 +75,7 @@ def surroundings(experiment: Experiment, space: Mapping[str, Any]) -> None:
 
 
 def _make(experiment: Experiment, settings: Mapping[str, Any]) -> gym.Env:
-    with at(f"{experiment.where}: config.env_config"):
+    with at(f"{experiment.where}: {'config.env_config' if settings.get('env_config') else 'env'}"):
         return try_env(settings["env"], settings.get("env_config") or {})
 
 
@@ -118,3 +122,35 @@ def _hold_against(
         states = flatdim(state_space(env, images=model.prior_images))
         with at("config.offline_data" if settings.get("offline_data") else "skills.data"):
             check_widths(frames.source, frames.state_dim, frames.action_dim, model, states)
+            if replays and frames.data is not None and frames.data.num_frames:
+                _label_first(env, frames.data)
+    if frames is not None and frames.data is not None and (warning := _other_bounds(env, frames.data)):
+        tell(f"warning: {experiment.where}: {warning}")
+
+
+def _label_first(env: gym.Env, data: DataSet) -> None:
+    """Have the environment label the first recorded episode, which it has to do with all before the first update."""
+    relabel = getattr(env.unwrapped, "relabel", None)
+    if relabel is not None:
+        labelled(relabel, next(data.episodes()).states)
+
+
+def _other_bounds(env: gym.Env, data: DataSet) -> str:
+    """What is to be said where actions of [-1, 1] stand for others in the environment than in the data, or ""."""
+    facts, space = data.ours.get("source"), env.action_space
+    if not isinstance(facts, dict) or not isinstance(space, Box):
+        return ""
+    for name, ours in (("action_low", space.low), ("action_high", space.high)):
+        told = np.asarray(facts.get(name, ours), float)
+        if told.shape != ours.shape:
+            continue
+        executed = np.where(np.isfinite(space.low) & np.isfinite(space.high), ours, np.sign(told))  # as `ActionBounds`
+        far = np.abs(executed - told) > _TOLERATED * np.abs(told)
+        if far.any():
+            place = int(far.argmax())
+            end = -1 if name == "action_low" else 1
+            return (
+                f"action[{place}] = {end} was {told[place]:g} in what made {data}, and will be {executed[place]:g} in "
+                f"{name_of(env)}"
+            )
+    return ""

@@ -67,6 +67,8 @@ class Frames(NamedTuple):
     state_dim: int
     action_dim: int
     images: bool
+    data: DataSet | None = None
+    """What they are in, if they are there."""
 
 
 def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection:
@@ -184,7 +186,7 @@ def prepare_skills(
         UserError: If the section is invalid or a step fails.
     """
     section = read_section(skills)
-    with at("env_config"):
+    with at("env_config" if env_config else "env"):
         made = None if env is None else try_env(env, env_config or {})
     try:
         look(section, places=places, env=made)
@@ -238,7 +240,7 @@ def frames_of(data: DataSet | RecordedRecipe | None) -> Frames | None:
     if data is None:
         return None
     if isinstance(data, DataSet):
-        return Frames(str(data), data.state_dim, data.action_dim, c.IMAGE in data.columns)
+        return Frames(str(data), data.state_dim, data.action_dim, c.IMAGE in data.columns, data)
     env = try_env(data.env, data.env_config())
     images = state_part(env.observation_space) is not None
     try:

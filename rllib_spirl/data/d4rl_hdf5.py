@@ -9,6 +9,7 @@ import numpy as np
 from rllib_spirl.data.episode import Trajectories, following_states
 from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import tell
 
 
 class D4RLRecipe(ImportRecipe):
@@ -35,24 +36,34 @@ class D4RLRecipe(ImportRecipe):
         """Open the file. Raises UserError when it is missing or damaged, an array is missing, or lengths differ."""
         arrays = _arrays(self.path)
         observations, actions = floats(arrays["observations"]), floats(arrays["actions"])
-        terminals = arrays["terminals"].astype(bool).reshape(-1)
+        terminals = _flags(self.path, arrays, "terminals")
         columns = choose_columns(self.state_columns, observations.shape[1], "'observations'")
         ends = terminals.copy()
         if "timeouts" in arrays:
-            ends |= arrays["timeouts"].astype(bool).reshape(-1)
+            ends |= _flags(self.path, arrays, "timeouts")
         if "next_observations" in arrays:
             following = floats(arrays["next_observations"])
-            ends[:-1] |= (following[:-1] != observations[1:]).any(axis=1)
+            ends[:-1] |= _others(following[:-1], observations[1:])
         ends[-1] = True
         starts = np.concatenate([[0], np.flatnonzero(ends) + 1])
+        if len(ends) > 1 and len(starts) - 1 > len(ends) / 2:
+            raise UserError(
+                f"{self.path}: {len(starts) - 1} of {len(ends)} rows end an episode, by 'terminals' or 'timeouts', or "
+                "as 'next_observations' are other numbers than the next row's 'observations'; mend these arrays"
+            )
         if "next_observations" not in arrays:
             following = following_states(observations, starts)
+            if "timeouts" not in arrays:
+                tell(
+                    f"warning: {self.path} has neither 'timeouts' nor 'next_observations': an episode that ran out of "
+                    "time is joined with the one after it"
+                )
         facts: dict[str, Any] = {"source": "d4rl", "file": self.path.name, "state_columns": self.state_columns}
         actions = self.rescaled(actions, facts)
         recorded = Trajectories(
             states=observations[:, columns],
             actions=actions,
-            rewards=floats(arrays["rewards"]).reshape(-1),
+            rewards=floats(_column(self.path, arrays, "rewards")),
             next_states=following[:, columns],
             terminated=terminals,
             episode_starts=starts,
@@ -64,6 +75,29 @@ class D4RLRecipe(ImportRecipe):
             for index, start in enumerate(starts[:-1])
         ]
         return Source(readers, count=len(readers), fps=self.fps, facts=facts, env=self.env)
+
+
+def _column(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """An array with one number for each step, (N,) or (N, 1), as (N,)."""
+    array = arrays[key]
+    if array.shape not in ((len(array),), (len(array), 1)):
+        raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps,)")
+    return array.reshape(-1)
+
+
+def _flags(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    array = _column(path, arrays, key)
+    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+        raise UserError(f"{path}: '{key}' is nan at row {int(np.isnan(array).argmax())}, neither true nor false")
+    return array.astype(bool)
+
+
+def _others(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) bool: the rows in which states (N, S) differ, in the coarser of both types."""
+    kind = min(ours.dtype, others.dtype, key=lambda each: each.itemsize)
+    a, b = ours.astype(kind), others.astype(kind)
+    different: np.ndarray = ((a != b) & ~(np.isnan(a) & np.isnan(b))).any(axis=1)
+    return different
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -89,4 +123,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
         if key in ("observations", "actions", "next_observations") and array.ndim != 2:
             raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps, width); import vectors only")
+    width = arrays["observations"].shape[1]
+    following = arrays.get("next_observations", arrays["observations"]).shape[1]
+    if following != width:
+        raise UserError(f"{path}: 'next_observations' is {following} wide, 'observations' {width}")
     return arrays

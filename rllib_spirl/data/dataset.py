@@ -191,6 +191,15 @@ class DataSet:
         table = c.read_columns(file, list(names), use_threads=use_threads)
         return {name: c.values(table, name, file, vectors) for name in table.column_names}
 
+    def check_whole(self) -> None:
+        """Raise UserError if there are not as many frames as ``meta/info.json`` tells."""
+        expected = self.info.get("total_frames", self.num_frames)
+        if expected != self.num_frames:
+            raise UserError(
+                f"{self.path}: meta/info.json tells of {expected} frames, the data files hold {self.num_frames}; a "
+                "file is missing or from another data set: copy or build it again"
+            )
+
     def parts(self, names: Iterable[str] = (*c.REQUIRED, *c.OPTIONAL, c.DONE)) -> Iterator[Part]:
         """Read the data set file by file, with one of them in memory at a time, and check all of it.
 
@@ -203,12 +212,7 @@ class DataSet:
                 infinity, an action outside of [-1, 1], a damaged file, frames that are not consecutive, an episode in
                 two files, or another number of frames than ``meta/info.json`` tells.
         """
-        expected = self.info.get("total_frames", self.num_frames)
-        if expected != self.num_frames:
-            raise UserError(
-                f"{self.path}: meta/info.json tells of {expected} frames, the data files hold {self.num_frames}; a "
-                "file is missing or from another data set: copy or build it again"
-            )
+        self.check_whole()
         known = self.columns | self.features.keys()
         wanted = [*c.REQUIRED, *(n for n in names if (n in known or n == c.IMAGE) and n not in c.REQUIRED)]
         widths: dict[str, int] = {}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data.columns import PICTURE
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
 SCALE_ACTIONS = "import the data with --scale-actions (in a recipe: 'rescale_actions: true')"
@@ -48,6 +48,13 @@ class Episode:
             DamagedEpisode: On wrong shapes, NaN or infinity.
             UserError: When an action lies outside of [-1, 1].
         """
+        for label in ("states", "actions", "rewards"):
+            if not isinstance(getattr(self, label), np.ndarray):
+                raise DamagedEpisode(
+                    f"{name}: {label} must be a NumPy array, got {type(getattr(self, label)).__name__}"
+                )
+        if not isinstance(self.task, str):
+            raise DamagedEpisode(f"{name}: task must be a text, got {self.task!r}")
         if self.states.ndim != 2 or self.actions.ndim != 2 or self.rewards.ndim != 1:
             raise DamagedEpisode(
                 f"{name}: states, actions, rewards must be of shape (T+1, S), (T, A), (T,), "
@@ -67,7 +74,8 @@ class Episode:
                 f"got {self.images.dtype} of {self.images.shape}"
             )
         for label, values in (("state", self.states), ("action", self.actions), ("reward", self.rewards)):
-            finite = np.isfinite(values)
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(values.astype(np.float32))  # as what they are written
             if not finite.all():
                 where = np.argwhere(~finite)[0]
                 raise DamagedEpisode(
@@ -143,7 +151,7 @@ class Trajectories:
         for index, start in enumerate(self.episode_starts[:-1]):
             episode = self.episode(index)
             frames = slice(start, start + len(episode))
-            rewards[frames], done_at = label(episode.states)
+            rewards[frames], done_at = labelled(label, episode.states)
             if done_at is None:
                 continue
             terminated[start + np.asarray(done_at)] = True
@@ -153,6 +161,31 @@ class Trajectories:
             else:
                 ends[frames] = start + done_at + 1
         return replace(self, rewards=rewards, terminated=terminated, ends=ends)
+
+
+def labelled(label: Relabel, states: np.ndarray) -> tuple[np.ndarray, int | np.ndarray | None]:
+    """What ``label`` says of an episode's states (T+1, S). Raises UserError where it is not what a `Relabel` says."""
+    steps = len(states) - 1
+    try:
+        found = label(states)
+    except UserError:
+        raise
+    except Exception as error:  # whatever anyone's environment raises
+        raise UserError(f"relabel fails: {type(error).__name__}: {one_line(error)}") from error
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise UserError(
+            f"relabel must return rewards and the step that completes the task, got {type(found).__name__}."
+        )
+    rewards, done_at = np.asarray(found[0]), found[1]
+    if rewards.shape != (steps,):
+        raise UserError(f"relabel: {steps + 1} states need rewards of shape ({steps},), got {rewards.shape}.")
+    if not np.isfinite(rewards).all():
+        raise UserError(f"relabel: the reward of step {int((~np.isfinite(rewards)).argmax())} is not finite.")
+    if done_at is not None:
+        at = np.atleast_1d(done_at)
+        if at.dtype.kind not in "iu" or at.ndim > 1 or ((at < 0) | (at >= steps)).any() or (np.diff(at) <= 0).any():
+            raise UserError(f"relabel: the task is completed at steps from 0 to {steps - 1}, ascending, got {done_at}.")
+    return rewards, done_at
 
 
 def following_states(states: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:

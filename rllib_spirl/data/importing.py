@@ -14,7 +14,7 @@ from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.data.writer import TrajectoryWriter, check_place
 from rllib_spirl.errors import UserError
-from rllib_spirl.progress import stage, track
+from rllib_spirl.progress import stage, tell, track
 
 SKIP_DAMAGED = "or leave such episodes out with --skip-damaged (in a recipe: 'skip_damaged: true')"
 
@@ -75,6 +75,8 @@ class ImportRecipe(Recipe):
         if not self.rescale_actions:
             return actions
         low, high = action_range(actions)
+        least, most = (", ".join(f"{number:.3g}" for number in ends) for ends in (low, high))
+        tell(f"actions of [-1, 1] stand for those from ({least}) to ({most})")
         facts |= {"action_low": low.tolist(), "action_high": high.tolist()}
         return scale_actions(actions, low, high)
 

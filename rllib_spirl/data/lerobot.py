@@ -73,6 +73,8 @@ class LeRobotRecipe(ImportRecipe):
         )
         # The first gap or repeated row of each episode that has one.
         wrong = {int(number[row]): int(frame[row]) for row in out_of_order(frame, starts)[::-1]}
+        if not wrong:  # else it is these that are told of
+            data.check_whole()
 
         def reader(index: int, episode: int) -> tuple[str, Callable[[], Episode]]:
             name = f"{data}: episode {episode}"

@@ -107,6 +107,8 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         return observation, info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if not self._states:
+            raise UserError(f"{self.task}: no episode is going on; reset the environment first")
         executed = np.clip(action, self._low, self._high)
         observation, reward, terminated, truncated, info = self.env.step(executed)
         self._keep(observation)

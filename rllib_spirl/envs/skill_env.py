@@ -63,6 +63,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         self.observation_space, self.action_space = skill_spaces(env, card.model)
         self._prior = model.prior if card.model.prior_images else None
         self._painter = None if self._prior is None else painter(env)
+        self._state_shape = state_space(env, images=self._prior is not None).shape
         self._executed = ActionBounds(env)
         self._decoder = SkillDecoder(model)
         self._tells_steps = tells_steps(card.model)
@@ -70,6 +71,12 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observation, info = self.env.reset(seed=seed, options=options)
+        if np.shape(self._state()) != self._state_shape:
+            raise UserError(
+                f"{name_of(self.env)}: an observation is of shape {np.shape(self._state())}, but the observation space "
+                f"says {self._state_shape}. Mend the environment."
+            )
+        check_finite(self.env, self._state(), 0.0)
         self._decoder.seed(seed)
         return self._observe(), info
 
@@ -87,6 +94,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
             if self._tells_steps:
                 states.append(np.array(self._observation))  # the environment may go on writing into its own
                 rewards.append(float(reward))
+        check_finite(self.env, self._state(), total)
         info = {**info, "low_level_steps": steps}
         if self._tells_steps:
             info[LOW_LEVEL] = skill_steps(np.stack(states), np.array(rewards), self.horizon)
@@ -126,16 +134,27 @@ class ActionBounds:
     def __init__(self, env: Environment) -> None:
         space = action_space(env)
         assert isinstance(space, Box)
-        low, high = space.low, space.high
+        self._space, low, high = space, space.low.astype(float), space.high.astype(float)
         finite = np.isfinite(low) & np.isfinite(high)
-        self._least, self._greatest = np.where(finite, -1, low), np.where(finite, 1, high)
-        self._middle = np.where(finite, (low + high) / 2, 0).astype(np.float32)
-        self._half = np.where(finite, (high - low) / 2, 1).astype(np.float32)
+        self._least, self._greatest = np.where(finite, -1, space.low), np.where(finite, 1, space.high)
+        self._middle, self._half = np.where(finite, (low + high) / 2, 0), np.where(finite, (high - low) / 2, 1)
         self._same = bool((self._middle == 0).all() and (self._half == 1).all())
 
     def __call__(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         clipped = np.clip(actions, self._least, self._greatest)
-        return clipped if self._same else self._middle + self._half * clipped
+        if self._same:
+            return clipped
+        # Rounding must not lead out of the space: there are environments that assert its bounds.
+        mapped, kind = self._middle + self._half * clipped, self._space.low.dtype
+        mapped = np.rint(mapped) if np.issubdtype(kind, np.integer) else mapped
+        return np.clip(mapped.astype(kind), self._space.low, self._space.high)
+
+
+def check_finite(env: Environment, states: NDArray[np.floating], rewards: Any) -> None:
+    """Raise a UserError if an environment has observed or earned something that no network can learn from."""
+    for what, values in (("observation", states), ("reward", rewards)):
+        if not np.isfinite(values).all():
+            raise UserError(f"{name_of(env)}: the environment's {what} is not finite: {values}. Mend it there.")
 
 
 def bounded(action: NDArray[np.float32], skill_bound: float | None) -> NDArray[np.float32]:
@@ -226,7 +245,7 @@ def state_space(env: Environment, *, images: bool) -> gym.Space:
     states = state_part(space)
     if states is None:
         raise UserError(
-            f"{_name(env)}: observations are {type(space).__name__}, but the skills' prior sees pictures. Set in "
+            f"{name_of(env)}: observations are {type(space).__name__}, but the skills' prior sees pictures. Set in "
             "env_config images: true for an environment that has them, else images: METHOD, its method that returns a "
             "picture around the agent, e.g. render."
         )
@@ -238,7 +257,8 @@ def action_space(env: Environment) -> gym.Space:
     return env.single_action_space if isinstance(env, VectorEnv) else env.action_space
 
 
-def _name(env: Environment) -> str:
+def name_of(env: Environment) -> str:
+    """What an error calls an environment."""
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
@@ -257,7 +277,7 @@ def check_dimensions(env: Environment, model: SkillModelConfig, others: str, rem
         others: What has other dimensions than the environment, with a verb, for the error: "the skills in ... have".
         remedy: What to do then, for the error.
     """
-    name, state, action = _name(env), state_space(env, images=model.prior_images), action_space(env)
+    name, state, action = name_of(env), state_space(env, images=model.prior_images), action_space(env)
     for what, space in (("observations", state), ("actions", action)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise UserError(f"{name}: {what} are {space}, but skills need a flat Box. Wrap the environment.")
@@ -326,13 +346,16 @@ def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
         UserError: Whatever is wrong, in one line.
     """
     try:
-        return make_env(env, env_config)
+        made = make_env(env, env_config)
     except UserError:
         raise
     except Exception as error:  # whatever the constructor of anyone's environment raises
         unknown = _unknown_keys(env, env_config)
         problem = unknown or f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{env} cannot be made: {problem}") from None
+    if not isinstance(made, gym.Env):
+        raise UserError(f"{env} makes {type(made).__name__}, which is no gymnasium.Env: derive it from that class.")
+    return made
 
 
 def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from rllib_spirl.envs.skill_env import (
     ActionBounds,
     Environment,
     bounded,
+    check_finite,
     check_skills,
     context,
     create,
@@ -124,6 +125,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
                 break
         gone = np.zeros_like(over) if self._resets_later else over  # their last observations are among the infos
         self._show(self.due | (ended & ~gone))
+        check_finite(self.env, self._states(), self._rewards)
         final = self._shown.copy()
         for index in np.flatnonzero(gone).tolist():
             final[index] = self._observe(_row(infos["final_obs"], index, self.num_envs))

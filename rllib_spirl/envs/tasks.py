@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 
 Task = Any
 
@@ -49,7 +49,13 @@ def canonical(env: gym.Env, task: Task) -> Task:
         UserError: If the environment has no such task.
     """
     family = settable(env)
-    family.set_task(task)
+    try:
+        family.set_task(task)
+    except UserError:
+        raise
+    except Exception as error:  # whatever anyone's environment raises
+        name = type(env.unwrapped).__name__
+        raise UserError(f"{name} has no task {task!r}: {type(error).__name__}: {one_line(error)}") from None
     return family.get_task()
 
 

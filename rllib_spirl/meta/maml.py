@@ -127,6 +127,7 @@ class MAMLConfig(CheckedConfig):
         super().validate()
         check_task_lists(self)
         self._check_evaluation()
+        self._check_runners()
         self._check_not_used(_NOT_USED)
         if "explore" in (self.evaluation_config or {}):
             self._value_error("MAML learns from what it explores, in evaluations too: leave out `explore`.")
