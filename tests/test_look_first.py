@@ -8,26 +8,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import ray
 import typer
 import yaml
 
-from rllib_spirl import SPiRL, SPiRLConfig
+from rllib_spirl import RecordTrajectories, SPiRL, SPiRLConfig
 from rllib_spirl.cli import errors, look
 from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import frames_of
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.demos.recipes import BlockStackingRecipe, KitchenRecipe
+from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.errors import UserError, one_line, user_error
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet
 from tests.commands import run
 from tests.conftest import TINY
+from tests.point import PointEnv
 
 BLOCKS = "rllib_spirl/BlockStacking-v0"
+
+
+class Mislabelled(KitchenEnv):
+    """Its labels are one too few."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(**config)
+
+    def relabel(self, states: Any) -> Any:
+        rewards, done_at = super().relabel(states)
+        return rewards[1:], done_at
+
+
+class NoEnv:
+    """Like an environment, but none."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.observation_space = self.action_space = gym.spaces.Box(-1, 1, (2,))
 
 
 def write_data(path: Path, states: int, actions: int) -> None:
@@ -143,6 +164,9 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
     "impossible setting beside skills": ("data", settings("config.tau=2"), ["`tau` must be in (0, 1]"]),
     "impossible point of a sweep": ("skills", settings("config.target_divergence={grid_search: [1, -1]}"),
                                     ["`target_divergence` must be a number greater than 0, got -1"]),
+    "labels": ("data", ["--env", "tests.test_look_first.Mislabelled"],
+               ["skills.data", "relabel: 13 states need rewards of shape (12,), got (11,)"]),
+    "no environment": ("data", ["--env", "tests.test_look_first.NoEnv"], ["makes NoEnv, which is no gymnasium.Env"]),
     "seed": ("data", settings("config.seed=-1"), ["`seed` must be a whole number, at least 0, got -1"]),
     "seed that is no number": ("data", settings("config.seed=abc"), ["`seed` must be a whole number"]),
     "fragments": ("data", settings("config.rollout_fragment_length=0"), ["`rollout_fragment_length` must be a whole"]),
@@ -222,6 +246,19 @@ def test_evaluations_add_to_the_settings_of_the_environment() -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_actions_that_will_be_others_are_told(tmp_path: Path) -> None:
+    with RecordTrajectories(PointEnv({"limit": 3}), tmp_path / "data") as env:
+        env.reset()
+        env.step(np.zeros(2))
+    assert look._other_bounds(PointEnv(), env.data_set) == ""
+    stronger, free = PointEnv(), PointEnv()
+    stronger.action_space = gym.spaces.Box(np.array([-1, -1], np.float32), np.array([1, 5], np.float32))
+    told = f"action[1] = 1 was 1 in what made {env.data_set}, and will be 5 in PointEnv"
+    assert look._other_bounds(stronger, env.data_set) == told
+    free.action_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    assert look._other_bounds(free, env.data_set) == "", "1 stays 1"
+
+
 def test_an_import_is_held_against_the_environment_before_training(
     workspace: Path, material: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.envs.point_tasks import PointTasksEnv
 from rllib_spirl.envs.rollout import skill_random
 from rllib_spirl.envs.skill_env import make_skill_env
-from rllib_spirl.envs.tasks import check_split
+from rllib_spirl.envs.tasks import canonical, check_split
 from rllib_spirl.evaluation import adapting
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
@@ -248,6 +248,15 @@ def test_where_an_episode_begins_says_nothing_about_its_embedding() -> None:
         noise.append(skill_random(seed).standard_normal(2))
     correlations = np.corrcoef(np.array(begun).T, np.array(noise).T)[:2, 2:]
     assert np.abs(correlations).max() < 0.1
+
+
+def test_a_task_at_which_an_environment_fails_is_one_line() -> None:
+    class Raising(PointTasksEnv):
+        def set_task(self, task: Any) -> None:
+            raise KeyError(task)
+
+    with pytest.raises(UserError, match=r"^Raising has no task 5: KeyError: 5$"):
+        canonical(Raising(), 5)
 
 
 # The context.
