@@ -65,6 +65,17 @@ def test_waiting_and_another_rate_are_told(tmp_path: Path) -> None:
     assert any("repeat the state before: the robot waits" in sentence for sentence in advice.sentences)
 
 
+def test_actions_that_never_change_or_hardly_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    actions = np.concatenate([rng.uniform(-0.02, 0.02, (200, 2)), np.zeros((200, 1))], 1)
+    actions[7, 0] = 1
+    with TrajectoryWriter(tmp_path / "idle", fps=10) as writer:
+        writer.add(Episode(rng.normal(size=(201, 2)), actions, np.zeros(200), False, True, "wave"))
+    text = "\n".join(advised(writer.data_set).sentences)
+    assert "Actions 2 never change" in text
+    assert "lie within 0.02 of 0, and some reach 1: where these are outliers" in text
+
+
 def test_of_good_data_nothing_is_said(point_data: Path) -> None:
     advice = advised(DataSet.open(str(point_data)))
     assert advice.sentences == []

@@ -53,7 +53,14 @@ def test_inspect_json(spirl, data: Path) -> None:  # type: ignore[no-untyped-def
 def test_inspect_table(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]
     result = spirl("inspect", data)
     assert result.code == 0
-    for words in ("8 to 20, median 12", "windows of 10", "14", "franka", "light switch", fingerprint(data)):
+    for words in (
+        "8 to 20, median 12",
+        "windows of 10",
+        "14, in 2 episodes",
+        "franka",
+        "light switch",
+        fingerprint(data),
+    ):
         assert words in result.out
 
 

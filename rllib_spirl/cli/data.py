@@ -203,7 +203,7 @@ def inspect(
     table.add_row("episodes", f"{facts['episodes']:,}")
     table.add_row("steps", f"{facts['steps']:,}")
     table.add_row("steps an episode", f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
-    table.add_row(f"windows of {horizon}", f"{facts['windows']:,}")
+    table.add_row(f"windows of {horizon}", f"{facts['windows']:,}, in {facts['long_enough']:,} episodes")
     table.add_row("state", f"{facts['state_dim']} wide, {min(states['min']):.4g} to {max(states['max']):.4g}")
     table.add_row("action", f"{facts['action_dim']} wide, {min(actions['min']):.4g} to {max(actions['max']):.4g}")
     table.add_row("reward an episode", f"{facts['mean_return']:.4g} on average")
@@ -279,6 +279,7 @@ def describe(data: DataSet, frames: Trajectories, horizon: int) -> dict[str, Any
         },
         "horizon": horizon,
         "windows": len(data.windows(horizon)),
+        "long_enough": int((lengths >= horizon).sum()),
         "state_dim": data.state_dim,
         "action_dim": data.action_dim,
         "state_range": {key: state[key] for key in ("min", "max")},

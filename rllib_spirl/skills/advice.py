@@ -63,6 +63,14 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
             f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}."
             f"{told if statistics.giveaways else ''}"
         )
+    if idle := np.flatnonzero(np.ptp(frames.actions, axis=0) == 0).tolist():
+        advice.sentences.append(f"Actions {ranges(idle)} never change, and those of skills will not either.")
+    sizes = np.abs(frames.actions)
+    if (most := np.quantile(sizes, 0.99)) < 0.05 * sizes.max():
+        advice.sentences.append(
+            f"Of the actions 99 % lie within {most:.2g} of 0, and some reach {sizes.max():.2g}: where these are "
+            "outliers that an import has scaled by, leave their episodes out."
+        )
     still = _still_frames(frames)
     if still > 0.1:
         advice.sentences.append(
