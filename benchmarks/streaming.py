@@ -42,7 +42,7 @@ def main(
     config = PretrainConfig(updates=10**6, memory_gib=memory_gib)
 
     def trainer(data: DataSet) -> SkillTrainer:
-        return SkillTrainer(SkillData.scan(data, config.horizon, config.validation_fraction, 0, True), config)
+        return SkillTrainer(SkillData.scan(data, config.horizon, config.validation_fraction, 0), config)
 
     streamed, held = trainer(large), trainer(small)
     assert streamed.stream.streamed

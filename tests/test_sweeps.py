@@ -30,7 +30,7 @@ def three_cpus() -> Iterator[None]:
 
 
 @pytest.fixture
-def sweep(three_cpus: None, point_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Results]:
+def sweep(point_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Results]:
     """Runs a sweep of the point mass with given settings; returns every trial's results by its folder's name."""
 
     def run(config: dict[str, Any], **settings: Any) -> Results:
@@ -61,6 +61,7 @@ def used(result: dict[str, Any]) -> float:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("three_cpus")
 def test_asha_stops_trials_by_env_steps(sweep: Callable[..., Results]) -> None:
     """Judged by δ itself, so that who is stopped is certain: all but the first, which nobody is compared with yet."""
     trials = sweep(
@@ -78,6 +79,7 @@ def test_asha_stops_trials_by_env_steps(sweep: Callable[..., Results]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("three_cpus")
 def test_a_learner_uses_the_divergence_that_pbt_gave_it(sweep: Callable[..., Results], tmp_path: Path) -> None:
     trials = sweep(
         {"target_divergence": {"grid_search": [1.0, 2.0, 8.0]}},
@@ -108,6 +110,7 @@ def test_a_learner_uses_the_divergence_that_pbt_gave_it(sweep: Callable[..., Res
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_cpus")
 def test_a_grid_ends_with_a_picture(sweep: Callable[..., Results], tmp_path: Path) -> None:
     config = {"evaluation_interval": 5, "evaluation_duration": 1}
     sweep({"target_divergence": {"grid_search": [1.0, 4.0]}, **config}, stop={"env_steps": 600})
@@ -156,6 +159,7 @@ def test_a_scheduler_that_would_fail_or_do_nothing_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_cpus")
 @pytest.mark.parametrize("name", ["delta", "asha", "pbt"])
 def test_the_examples_are_accepted(name: str, tmp_path: Path) -> None:
     """All of it is checked before the first thing that takes long, here a recipe that is not there."""

@@ -131,7 +131,7 @@ class TestWrapper:
             make_env("tests.point.PointsEnv", {"images": "view", "num_envs": 4})
 
     def test_several_side_by_side_are_seen_too(self, recorded: Path, tmp_path: Path) -> None:
-        trainer = SkillTrainer(SkillData.scan(DataSet.open(recorded), 5, 0.1, 0, False, images=True), TINY)
+        trainer = SkillTrainer(SkillData.scan(DataSet.open(recorded), 5, 0.1, 0, images=True), TINY)
         skills = str(save_skills(tmp_path, trainer.model, SkillCard(model=trainer.model.config)))
         envs = SyncVectorEnv([lambda: make_env(ROOM, {"images": "view"})] * 2)
         alone, together = SkillEnv(make_env(ROOM, {"images": "view"}), skills), SkillVectorEnv(envs, skills)
@@ -192,7 +192,7 @@ class TestResNet:
         for name, value in torch.load(weights, weights_only=True).items():
             if name != "fc.bias":
                 assert torch.equal(model.prior.features.state_dict()[name], value), name
-        begun = SkillTrainer(SkillData.scan(DataSet.open(recorded), 5, 0.1, 0, False, images=True), config)
+        begun = SkillTrainer(SkillData.scan(DataSet.open(recorded), 5, 0.1, 0, images=True), config)
         assert not torch.equal(model.prior.net[0].weight, begun.model.prior.net[0].weight)
         weights.rename(weights.with_suffix(".away"))  # the checkpoint is complete without the file
         try:

@@ -42,6 +42,7 @@ class SkillData:
         horizon: int,
         validation_fraction: float,
         seed: int,
+        *,
         images: bool = False,
     ) -> Self:
         """Read the data set once, check all of it, and keep its statistics and the validation windows.
