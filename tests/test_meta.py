@@ -523,7 +523,12 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
 ) -> None:
     command = ["spirl", "adapt", checkpoint, "--episodes", "4", "--output", str(tmp_path)]
     assert run([*command, "--task", "50", "--task", "130"], monkeypatch) == 0
-    assert run([*command, "--seed", "1", "--exploring", "2", "--fine-tune-after", "2"], monkeypatch) == 0
+    assert (
+        run(
+            [*command, "--seed", "1", "--exploring", "2", "--fine-tune-after", "2", "--first-updates", "9"], monkeypatch
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("mean of 2 tasks  episode 4") for line in lines)
     document = json.loads((tmp_path / "adaptation.json").read_text())
@@ -595,9 +600,9 @@ def test_gradient_steps_in_a_new_task_begin_when_they_are_wanted(checkpoint: str
     skills = 5  # of an episode
     none, plain = counts(None)
     assert none == [0, 0, 0, 0]
-    frozen, still = counts(FineTuning(2, updates_per_step=0, batch_size=3))
+    frozen, still = counts(FineTuning(2, updates_per_step=0, first_updates=0, batch_size=3))
     assert frozen == [0, 0, 0, 0]
-    learning, tuned = counts(FineTuning(2, updates_per_step=2, batch_size=3))
+    learning, tuned = counts(FineTuning(2, updates_per_step=2, first_updates=0, batch_size=3))
     assert learning == [0, 0, 2 * 2 * skills, 3 * 2 * skills]
     assert plain[:2] == still[:2] == tuned[:2]
     assert still[3] != tuned[3]
@@ -612,7 +617,7 @@ def test_in_one_of_so_many_episodes_skills_are_drawn(every: int, drawn: list[int
 
 
 def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:
-    source, learning = adapting.adaptable(checkpoint), FineTuning(1, updates_per_step=4, batch_size=4)
+    source, learning = adapting.adaptable(checkpoint), FineTuning(1, updates_per_step=4, first_updates=0, batch_size=4)
     both = adapting.adapt(source, [130.0, 50.0], episodes=4, fine_tuning=learning)
     assert both["50.0"] == adapting.adapt(source, [50.0], episodes=4, fine_tuning=learning)["50.0"]
     assert both["50.0"] != adapting.adapt(source, [50.0], episodes=4)["50.0"]

@@ -26,13 +26,13 @@ def adapt(
         int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
     ] = None,
     updates_per_step: Annotated[
-        float | None, typer.Option(help="Gradient steps for each skill then [default: 4].")
+        float | None, typer.Option(help="Gradient steps for each skill then [default: 1].")
     ] = None,
     first_updates: Annotated[
-        int | None, typer.Option(min=0, help="Gradient steps before the first episode after these [default: 0].")
+        int | None, typer.Option(min=0, help="Gradient steps before the first episode after these [default: 1000].")
     ] = None,
     explore_every: Annotated[
-        int | None, typer.Option(min=0, help="Skills are drawn in one of so many episodes then [default: 2].")
+        int | None, typer.Option(min=0, help="Skills are drawn in one of so many episodes then [default: 0, none].")
     ] = None,
     demonstrations: Annotated[
         bool | None,

@@ -25,11 +25,11 @@ class FineTuning:
     after: int
     """After so many episodes e stays as it is, the mean of the belief then. From there on the networks make gradient
     steps after each episode, on its transitions and all before."""
-    updates_per_step: float = 4.0
+    updates_per_step: float = 1.0
     """These steps for each skill of an episode."""
-    first_updates: int = 0
+    first_updates: int = 1000
     """So many more before the first episode after these."""
-    explore_every: int = 2
+    explore_every: int = 0
     """In one of so many episodes skills are drawn from the policy, in the others they are chosen by value, see
     `Acquaintance`; with 0 they are in all."""
     batch_size: int = 256
