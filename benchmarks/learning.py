@@ -271,13 +271,13 @@ def write_tables(file: Path) -> None:
     for name, runs in tables.items():
         methods: dict[str, Any] = {}
         reported: dict[str, Any] = {}
-        compared = "method" if len({run["method"] for run in runs}) > 1 else "task"
+        several = len({run["method"] for run in runs}) > 1
         for run in runs:
             scores = next(run[name] for name in ("completed_subtasks", "success", "score") if name in run)
             curve = [[steps, score] for steps, score in zip(run["env_steps"], scores, strict=True)]
             task = run.get("task") or f"{run['reward']} reward"  # block stacking has one task, with two rewards
             methods.setdefault(run["method"], {}).setdefault(task, {})[str(run["seed"])] = curve
-            reported.setdefault(run[compared], {"runs": []})["runs"].append(_as_reported(run))
+            reported.setdefault(run["method"] if several else task, {"runs": []})["runs"].append(_as_reported(run))
         lines = ",\n".join(f"{json.dumps(method)}: {json.dumps(tasks)}" for method, tasks in methods.items())
         (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
         if len(reported) > 1:
