@@ -27,6 +27,17 @@ def at(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from None
 
 
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Around a call of anyone's environment: what it raises becomes a user's mistake that begins with ``what``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {type(error).__name__}: {one_line(error)}") from error
+
+
 @dataclass(frozen=True)
 class Problem:
     """What pydantic found wrong with values from a file."""

@@ -245,7 +245,6 @@ def test_evaluations_add_to_the_settings_of_the_environment() -> None:
     assert (len(found), found[0]["env_config"]["nested"]) == (2, {"a": 1})
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_actions_that_will_be_others_are_told(tmp_path: Path) -> None:
     with RecordTrajectories(PointEnv({"limit": 3}), tmp_path / "data") as env:
         env.reset()
@@ -259,6 +258,7 @@ def test_actions_that_will_be_others_are_told(tmp_path: Path) -> None:
     assert look._other_bounds(free, env.data_set) == "", "1 stays 1"
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_an_import_is_held_against_the_environment_before_training(
     workspace: Path, material: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -792,3 +792,6 @@ def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:
     return convert_to_numpy(learner.module[DEFAULT_MODULE_ID].sampling_state())
+
+
+__all__ = ["SPiRL", "SPiRLConfig"]

@@ -15,7 +15,7 @@ from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.data.episode import labelled
-from rllib_spirl.envs.skill_env import name_of, state_space, try_env
+from rllib_spirl.envs.skill_env import ActionBounds, name_of, state_space, try_env
 from rllib_spirl.envs.tasks import check_split, flat_boxes
 from rllib_spirl.errors import UserError, at
 from rllib_spirl.evaluation.settings import in_evaluation
@@ -140,15 +140,14 @@ def _other_bounds(env: gym.Env, data: DataSet) -> str:
     facts, space = data.ours.get("source"), env.action_space
     if not isinstance(facts, dict) or not isinstance(space, Box):
         return ""
-    for name, ours in (("action_low", space.low), ("action_high", space.high)):
-        told = np.asarray(facts.get(name, ours), float)
-        if told.shape != ours.shape:
+    for name, end in (("action_low", -1), ("action_high", 1)):
+        executed = ActionBounds(env)(np.full(space.shape, end, np.float32))
+        told = np.asarray(facts.get(name, executed), float)
+        if told.shape != executed.shape:
             continue
-        executed = np.where(np.isfinite(space.low) & np.isfinite(space.high), ours, np.sign(told))  # as `ActionBounds`
         far = np.abs(executed - told) > _TOLERATED * np.abs(told)
         if far.any():
             place = int(far.argmax())
-            end = -1 if name == "action_low" else 1
             return (
                 f"action[{place}] = {end} was {told[place]:g} in what made {data}, and will be {executed[place]:g} in "
                 f"{name_of(env)}"

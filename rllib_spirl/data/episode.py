@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data.columns import PICTURE
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.errors import UserError, foreign
 
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
 SCALE_ACTIONS = "import the data with --scale-actions (in a recipe: 'rescale_actions: true')"
@@ -166,12 +166,8 @@ class Trajectories:
 def labelled(label: Relabel, states: np.ndarray) -> tuple[np.ndarray, int | np.ndarray | None]:
     """What ``label`` says of an episode's states (T+1, S). Raises UserError where it is not what a `Relabel` says."""
     steps = len(states) - 1
-    try:
+    with foreign("relabel fails"):
         found = label(states)
-    except UserError:
-        raise
-    except Exception as error:  # whatever anyone's environment raises
-        raise UserError(f"relabel fails: {type(error).__name__}: {one_line(error)}") from error
     if not (isinstance(found, tuple) and len(found) == 2):
         raise UserError(
             f"relabel must return rewards and the step that completes the task, got {type(found).__name__}."

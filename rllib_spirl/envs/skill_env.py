@@ -134,7 +134,9 @@ class ActionBounds:
     def __init__(self, env: Environment) -> None:
         space = action_space(env)
         assert isinstance(space, Box)
-        self._space, low, high = space, space.low.astype(float), space.high.astype(float)
+        self._low, self._high = space.low, space.high
+        self._whole = np.issubdtype(space.low.dtype, np.integer)
+        low, high = space.low.astype(float), space.high.astype(float)
         finite = np.isfinite(low) & np.isfinite(high)
         self._least, self._greatest = np.where(finite, -1, space.low), np.where(finite, 1, space.high)
         self._middle, self._half = np.where(finite, (low + high) / 2, 0), np.where(finite, (high - low) / 2, 1)
@@ -145,9 +147,9 @@ class ActionBounds:
         if self._same:
             return clipped
         # Rounding must not lead out of the space: there are environments that assert its bounds.
-        mapped, kind = self._middle + self._half * clipped, self._space.low.dtype
-        mapped = np.rint(mapped) if np.issubdtype(kind, np.integer) else mapped
-        return np.clip(mapped.astype(kind), self._space.low, self._space.high)
+        mapped = self._middle + self._half * clipped
+        mapped = np.rint(mapped) if self._whole else mapped
+        return np.clip(mapped.astype(self._low.dtype), self._low, self._high)
 
 
 def check_finite(env: Environment, states: NDArray[np.floating], rewards: Any) -> None:

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.errors import UserError, foreign
 
 Task = Any
 
@@ -49,13 +49,8 @@ def canonical(env: gym.Env, task: Task) -> Task:
         UserError: If the environment has no such task.
     """
     family = settable(env)
-    try:
+    with foreign(f"{type(env.unwrapped).__name__} has no task {task!r}"):
         family.set_task(task)
-    except UserError:
-        raise
-    except Exception as error:  # whatever anyone's environment raises
-        name = type(env.unwrapped).__name__
-        raise UserError(f"{name} has no task {task!r}: {type(error).__name__}: {one_line(error)}") from None
     return family.get_task()
 
 

@@ -92,15 +92,19 @@ def meta_loss(
     solved = kind_of_rows.float()
     for name in ("kl", "alpha"):  # each kind has a δ of its own
         both = values[name]
-        values[name] = (both * solved).sum() / solved.sum().clamp(min=1)
+        values[name] = _mean(both, solved)
         if explores:
-            values[f"exploring_{name}"] = (both * (1 - solved)).sum() / (1 - solved).sum().clamp(min=1)
+            values[f"exploring_{name}"] = _mean(both, 1 - solved)
     if belief is not None:
-        much = kind.float()
-        divergence = (divergence_from_unit(belief) * much).sum() / much.sum().clamp(min=1)
+        divergence = _mean(divergence_from_unit(belief), kind.float())
         weight = module.log_context_weight
         # Of little context the divergence is pulled down too: it says little.
         loss = loss + weight.detach().exp() * divergence_from_unit(belief).mean()
         loss = loss + temperature_loss(weight, divergence, context_divergence)
         values |= {"context_divergence": divergence.detach(), "context_weight": weight.detach().exp()}
     return loss, values
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean of those values (N,) with ``counted`` (N,) 1 and not 0; 0 without any."""
+    return (values * counted).sum() / counted.sum().clamp(min=1)
