@@ -89,19 +89,21 @@ def main(
     folder: Path = Path("~/rllib_spirl_runs/adaptation"),
     results: Path = typer.Option(RESULTS, help="Folder of the results."),
     jobs: int = typer.Option(1, help="Runs at a time, each in one process."),
+    anew: bool = typer.Option(False, "--anew", help="Train and adapt what is among the recorded results, too."),
 ) -> None:
     """Train and adapt what is missing, then write the tables."""
     rows = [Row.model_validate(values) for values in parse_file(queue)]
     rows = [row for row in rows if row.table in (table or [row.table]) and row.title in (method or [row.title])]
     if not rows:
         raise SystemExit(f"{queue} has no such row; its tables and methods are named there")
+    rows.sort(key=lambda row: bool(row.trained))  # those that only adapt do not wait for a training beside another job
     # By table, for methods have the same name in each.
     for name in dict.fromkeys(row.table for row in rows):
-        _learn([row for row in rows if row.table == name], folder.expanduser() / name, results, jobs)
+        _learn([row for row in rows if row.table == name], folder.expanduser() / name, results, jobs, anew)
     report({"name": "adaptation", "tables": write_tables(results)})
 
 
-def _learn(rows: list[Row], folder: Path, results: Path, jobs: int) -> None:
+def _learn(rows: list[Row], folder: Path, results: Path, jobs: int, anew: bool) -> None:
     specs, lock = specifications(rows), Lock()
     training: defaultdict[Path, Lock] = defaultdict(Lock)
 
@@ -113,8 +115,8 @@ def _learn(rows: list[Row], folder: Path, results: Path, jobs: int) -> None:
         identity = {"method": row.title, "task": row.table, "seed": seed}
         with lock:
             known = any((identity | made | asked).items() <= each.items() for each in recorded(results / RUNS))
-        if known:
-            print(f"{row.table} has {row.title}, seed {seed}; another --results repeats it", file=sys.stderr)
+        if known and not anew:
+            print(f"{row.table} has {row.title}, seed {seed}; --anew makes it again", file=sys.stderr)
             return
         storage = folder / (row.trained or row.title) / f"seed-{seed}"
         with lock:
@@ -139,14 +141,16 @@ def _adapted(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[st
     output, mark = storage / "adapted", storage / f"adapted {row.title}"
     asked = [checkpoint.name, options]
     done = json.loads(mark.read_text()) if mark.exists() else []
-    if done[:2] != asked:
-        call("spirl", ["adapt", str(checkpoint), *options, "--output", str(output)], storage)
+    if done[:2] != asked or len(done) < 3:
+        resume = ["--resume"] if done == asked else []
+        mark.write_text(json.dumps(asked))
+        call("spirl", ["adapt", str(checkpoint), *options, "--output", str(output), *resume], storage)
         done = [*asked, commit()]
         mark.write_text(json.dumps(done))
     document = adaptation_curves.load(output / adaptation_curves.CURVES)
     return provenance(curve, command) | {
         "adaptation": shlex.join(["spirl", "adapt", checkpoint.name, *options]),
-        "adapted_at": done[2] if len(done) > 2 else None,  # what was done before 29 November does not tell
+        "adapted_at": done[2],
         "meta_steps": int(curve.train_steps[-1]),
         "curves": {task: seeds[str(seed)] for task, seeds in document[row.title].items() if str(seed) in seeds},
     }

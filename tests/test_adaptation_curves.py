@@ -42,7 +42,7 @@ def test_what_is_added_is_in_the_layout_that_others_read(adapted: Path) -> None:
 
 def test_curves_of_the_same_method_and_seed_are_told_before_they_are_replaced(adapted: Path, tmp_path: Path) -> None:
     adaptation_curves.add(adapted, "PEARL", 1, {"kettle": [(1, 1.0)], "switch": [(1, 2.0)]})
-    assert adaptation_curves.present(adapted, "PEARL", 1) == {"kettle", "switch"}
+    assert adaptation_curves.present(adapted, "PEARL", 1) == {"kettle": [(1, 1.0)], "switch": [(1, 2.0)]}
     assert not adaptation_curves.present(adapted, "PEARL", 2)
     assert not adaptation_curves.present(tmp_path / "new", "PEARL", 1)
     (tmp_path / "file").write_text("")

@@ -26,7 +26,7 @@ from rllib_spirl.envs.point_tasks import PointTasksEnv
 from rllib_spirl.envs.rollout import skill_random
 from rllib_spirl.envs.skill_env import make_skill_env
 from rllib_spirl.envs.tasks import canonical, check_split
-from rllib_spirl.evaluation import adapting
+from rllib_spirl.evaluation import adaptation_curves, adapting
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
@@ -539,6 +539,23 @@ def test_the_first_episodes_in_new_tasks_are_written_down(
     assert all(-20 < score < 0 for _, score in curve)
     again = adapting.adapt(adapting.adaptable(checkpoint), [50.0], episodes=4, seed=0)
     assert again["50.0"] == [tuple(point) for point in document["MetaSPiRL"]["50.0"]["0"]]
+
+
+def test_an_interrupted_adaptation_goes_on_with_the_tasks_that_are_missing(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, short = [(1, -5.0), (2, -4.0)], [(1, -5.0)]
+    adaptation_curves.add(tmp_path, "MetaSPiRL", 0, {"50.0": whole, "130.0": short})
+    command = ["spirl", "adapt", checkpoint, "--task", "50", "--task", "130", "--output", str(tmp_path), "--resume"]
+    assert run([*command, "--episodes", "2"], monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path} has 1 of 2 tasks already" in lines
+    assert [line for line in lines if line.startswith("50.0  episode")] == []
+    curves = adaptation_curves.present(tmp_path, "MetaSPiRL", 0)
+    assert curves["50.0"] == whole
+    assert [episode for episode, _ in curves["130.0"]] == [1, 2]
+    mean = (whole[1][1] + curves["130.0"][1][1]) / 2
+    assert f"mean of 2 tasks  episode 2  {mean:.4g}" in lines
 
 
 class DrawnPoint(PointTasksEnv):

@@ -48,6 +48,10 @@ def adapt(
         bool, typer.Option("--videos", help="MetaSPiRL: film the last episode in each task, into the same folder.")
     ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adaptation.json.")] = Path("adaptation"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on after an interruption: keep the curves that are whole in the folder."),
+    ] = False,
 ) -> None:
     """Run the first episodes in new tasks and report what each came to: completed subtasks, or its return."""
     from rllib_spirl.cli import session
@@ -75,21 +79,26 @@ def adapt(
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
     name = method or source.method
-    for known in sorted(adaptation_curves.present(output, name, seed) & {task_name(task) for task in wanted}):
-        typer.echo(f"{output}: the curve of {name}, seed {seed}, in {known} will be replaced; --method names another")
+    known = adaptation_curves.present(output, name, seed)
+    curves = {each: points for each, points in known.items() if resume and len(points) == episodes}
+    left = [each for each in wanted if task_name(each) not in curves]
+    for each in sorted(known.keys() & {task_name(each) for each in left}):
+        typer.echo(f"{output}: the curve of {name}, seed {seed}, in {each} will be replaced; --method names another")
+    if len(left) < len(wanted):
+        typer.echo(f"{output} has {len(wanted) - len(left)} of {len(wanted)} tasks already")
 
     try:
         session.start(None, None, None, 0)
-        with stage("episodes in new tasks", len(wanted) * episodes) as progress:
+        with stage("episodes in new tasks", len(left) * episodes) as progress:
 
             def told(task: Any, episode: int, score: float) -> None:
                 typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
                 heard()
                 progress.advance()
 
-            curves = adapting.adapt(
+            curves |= adapting.adapt(
                 source,
-                wanted,
+                left,
                 episodes=episodes,
                 seed=seed,
                 exploring_episodes=exploring,
@@ -100,11 +109,12 @@ def adapt(
             )
     finally:
         session.stop()
-    for number, points in enumerate(zip(*curves.values(), strict=True), 1):
+    found = [curves[task_name(each)] for each in wanted]
+    for number, points in enumerate(zip(*found, strict=True), 1):
         mean = sum(score for _, score in points) / len(points)
-        typer.echo(f"mean of {len(curves)} tasks  episode {number}  {mean:.4g}")
+        typer.echo(f"mean of {len(found)} tasks  episode {number}  {mean:.4g}")
     typer.echo(f"curves  {output / adaptation_curves.CURVES}")
-    for film in [adapting.film_of(output, task) for task in wanted] if videos else ():
+    for film in [adapting.film_of(output, task) for task in left] if videos else ():
         typer.echo(f"video  {film}")
 
 

@@ -51,8 +51,8 @@ class AdaptationCurve:
         return index if abs(self.episodes[index] - episode) <= min(episode / 4, max(2, episode / 10)) else None
 
 
-def present(directory: Path, method: str, seed: int) -> set[str]:
-    """The tasks whose curves of this method and seed are in the adaptation.json of a folder, which is made.
+def present(directory: Path, method: str, seed: int) -> dict[str, Points]:
+    """The curves of this method and seed in the adaptation.json of a folder, which is made, by their tasks.
 
     Raises:
         UserError: If the folder cannot be made, or the file is another one.
@@ -61,7 +61,7 @@ def present(directory: Path, method: str, seed: int) -> set[str]:
         directory.mkdir(parents=True, exist_ok=True)
     file = directory / CURVES
     tasks = load(file).get(method, {}) if file.exists() else {}
-    return {task for task, seeds in tasks.items() if str(seed) in seeds}
+    return {task: seeds[str(seed)] for task, seeds in tasks.items() if str(seed) in seeds}
 
 
 def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -> Path:
