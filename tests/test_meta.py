@@ -556,6 +556,9 @@ def test_an_interrupted_adaptation_goes_on_with_the_tasks_that_are_missing(
     assert [episode for episode, _ in curves["130.0"]] == [1, 2]
     mean = (whole[1][1] + curves["130.0"][1][1]) / 2
     assert f"mean of 2 tasks  episode 2  {mean:.4g}" in lines
+    assert run([*command, "--episodes", "2", "--videos"], monkeypatch) == 0
+    assert adaptation_curves.present(tmp_path, "MetaSPiRL", 0) == curves
+    assert f"{tmp_path} has 2 of 2 tasks already" in capsys.readouterr().out.splitlines()
 
 
 class DrawnPoint(PointTasksEnv):

@@ -156,6 +156,8 @@ def adapt(
         raise UserError(
             f"{source.checkpoint} is a checkpoint of {source.method}: leave {given[0]} out, which is for MetaSPiRL."
         )
+    if not tasks:
+        return {}
     if videos is not None:
         check_film(film_of(videos, tasks[0]))
         env, env_config = source.env
