@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -13,18 +14,32 @@ from rllib_spirl.progress import tell
 _started_here = False
 
 
-def ensure_ray() -> None:
-    """Connect to the cluster that ``RAY_ADDRESS`` names, or else start Ray on this machine, unless this process has it.
+def ensure_ray(address: str | None = None, *, local: Mapping[str, Any] | None = None, **arguments: Any) -> bool:
+    """Connect to a cluster, or else start Ray on this machine, unless this process has it.
 
     Another Ray that happens to run here is left alone: it may belong to someone else, and end at any time.
+
+    Args:
+        address: Of the cluster, as ``--ray-address`` names it; by default what ``RAY_ADDRESS`` names.
+        local: Arguments of ``ray.init`` where Ray is started here.
+        arguments: Its arguments in both cases.
+
+    Returns:
+        Whether it was started here.
+
+    Raises:
+        UserError: If there is no cluster at the address, or Ray does not come up here.
     """
     if ray.is_initialized():
-        return
-    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if (address := cluster_named()) is None:
-        start_local(**arguments)
-    else:
-        connect(address, "RAY_ADDRESS", **arguments)
+        return False
+    option = "--ray-address" if address else "RAY_ADDRESS"
+    address = address or cluster_named()
+    arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
+    if address in (None, "local"):
+        start_local(**(local or {}), **arguments)
+        return True
+    connect(address, option, **arguments)
+    return False
 
 
 def cluster_named() -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import ray
 
+from rllib_spirl.cli.session import ray_session
 from rllib_spirl.errors import UserError
 from rllib_spirl.ray_start import ensure_ray, start_local
 from rllib_spirl.skills.pretrain import check_workers
@@ -54,6 +55,16 @@ def test_a_cluster_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(UserError, match=r"RAY_ADDRESS 127.0.0.1:1: no Ray cluster can be reached there"):
         ensure_ray()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_error_names_what_the_address_was_given_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    for given, named in ((None, "RAY_ADDRESS"), ("127.0.0.1:2", "--ray-address")):
+        with pytest.raises(UserError, match=f"^{named} 127.0.0.1:"), ray_session(given):
+            pass
+    with pytest.raises(UserError, match="a cluster has its own"), ray_session(None, 2):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,13 @@ TINY = PretrainConfig(prior="images", horizon=5, latent_dim=2, hidden=32, layers
 ROOM = "tests.test_views.RoomEnv"
 
 
+def _unlicensed(limit: int = 5) -> gym.Env:
+    raise RuntimeError("no licence")
+
+
+gym.register("Unlicensed-v0", entry_point=_unlicensed)
+
+
 class RoomEnv(PointEnv):
     """`PointEnv` with a view of its goals, and with methods that return no picture."""
 
@@ -125,6 +132,13 @@ class TestWrapper:
     def test_what_is_no_picture_is_one_clear_error(self, config: dict[str, Any], match: str) -> None:
         with pytest.raises(UserError, match=match):
             try_env(ROOM, config).reset()
+
+    @pytest.mark.parametrize("key", ["images", "max_episode_steps"])
+    def test_a_key_that_is_not_for_the_environment_itself_is_not_blamed(self, key: str) -> None:
+        with pytest.raises(UserError, match=r"Unlicensed-v0 cannot be made: RuntimeError: no licence"):
+            try_env("Unlicensed-v0", {key: "view" if key == "images" else 3})
+        with pytest.raises(UserError, match=r"Unlicensed-v0 cannot be made: unknown key 'lmit'; did you mean 'limit'"):
+            try_env("Unlicensed-v0", {"lmit": 3})
 
     def test_many_at_once_have_no_pictures(self) -> None:
         with pytest.raises(UserError, match="makes 4 copies"):

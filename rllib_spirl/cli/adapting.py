@@ -59,22 +59,15 @@ def adapt(
     session.quiet(0)
     from rllib_spirl.envs.tasks import task_name
     from rllib_spirl.evaluation import adaptation_curves, adapting
-    from rllib_spirl.meta.fine_tuning import FineTuning
     from rllib_spirl.progress import heard, stage
 
-    options = {
-        "updates_per_step": updates_per_step,
-        "first_updates": first_updates,
-        "explore_every": explore_every,
-        "from_demonstrations": demonstrations,
-    }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if given and fine_tune_after is None:
-        raise UserError(
-            "--updates-per-step, --first-updates, --explore-every and --no-demonstrations are of learning on: "
-            "add --fine-tune-after."
-        )
-    fine_tuning = None if fine_tune_after is None else FineTuning(fine_tune_after, **given)
+    fine_tuning = _fine_tuning(
+        fine_tune_after,
+        updates_per_step=updates_per_step,
+        first_updates=first_updates,
+        explore_every=explore_every,
+        from_demonstrations=demonstrations,
+    )
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
@@ -87,28 +80,24 @@ def adapt(
     if len(left) < len(wanted):
         typer.echo(f"{output} has {len(wanted) - len(left)} of {len(wanted)} tasks already")
 
-    try:
-        session.start(None, None, None, 0)
-        with stage("episodes in new tasks", len(left) * episodes) as progress:
+    with session.ray_session(), stage("episodes in new tasks", len(left) * episodes) as progress:
 
-            def told(task: Any, episode: int, score: float) -> None:
-                typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
-                heard()
-                progress.advance()
+        def told(task: Any, episode: int, score: float) -> None:
+            typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
+            heard()
+            progress.advance()
 
-            curves |= adapting.adapt(
-                source,
-                left,
-                episodes=episodes,
-                seed=seed,
-                exploring_episodes=exploring,
-                fine_tuning=fine_tuning,
-                videos=output if videos else None,
-                told=told,
-                keep=lambda curve: adaptation_curves.add(output, name, seed, curve),
-            )
-    finally:
-        session.stop()
+        curves |= adapting.adapt(
+            source,
+            left,
+            episodes=episodes,
+            seed=seed,
+            exploring_episodes=exploring,
+            fine_tuning=fine_tuning,
+            videos=output if videos else None,
+            told=told,
+            keep=lambda curve: adaptation_curves.add(output, name, seed, curve),
+        )
     found = [curves[task_name(each)] for each in wanted]
     for number, points in enumerate(zip(*found, strict=True), 1):
         mean = sum(score for _, score in points) / len(points)
@@ -116,6 +105,21 @@ def adapt(
     typer.echo(f"curves  {output / adaptation_curves.CURVES}")
     for film in [adapting.film_of(output, task) for task in left] if videos else ():
         typer.echo(f"video  {film}")
+
+
+def _fine_tuning(after: int | None, **options: Any) -> Any:
+    """How to learn on, by the options that are given; None for not at all."""
+    from rllib_spirl.meta.fine_tuning import FineTuning
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if after is not None:
+        return FineTuning(after, **given)
+    if given:
+        raise UserError(
+            "--updates-per-step, --first-updates, --explore-every and --no-demonstrations are of learning on: "
+            "add --fine-tune-after."
+        )
+    return None
 
 
 def _task(text: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms import AlgorithmConfig
 
-from rllib_spirl.cli import session
+from rllib_spirl.cli.session import ray_session
 from rllib_spirl.evaluation.checkpoints import locate, made_by, restored_here
 from rllib_spirl.progress import stage
 
@@ -36,10 +36,10 @@ def evaluate(checkpoint: str, *, episodes: int, seed: int) -> dict[str, Any]:
 
         restored = load_policy(checkpoint)
         restored.make_env().close()  # before Ray is started, which takes long: what is wrong shows here
-        session.start(None, None, None, 0)
-        return evaluate_policy(restored, episodes=episodes, seed=seed)
-    session.start(None, None, None, 0)
-    return _evaluate(checkpoint, kind, state, episodes, seed)
+        with ray_session():
+            return evaluate_policy(restored, episodes=episodes, seed=seed)
+    with ray_session():
+        return _evaluate(checkpoint, kind, state, episodes, seed)
 
 
 def _evaluate(checkpoint: str, kind: type, state: dict[str, Any], episodes: int, seed: int) -> dict[str, Any]:

@@ -97,9 +97,8 @@ def train_file(
 
     fresh = _check(experiments, resume)
     trackers = tracking.callbacks(wandb, mlflow)
-    try:
-        local = session.start(ray_address, ray_num_cpus, ray_num_gpus, verbose)
-        if local:
+    with session.ray_session(ray_address, ray_num_cpus, ray_num_gpus, verbose) as started_here:
+        if started_here:
             for experiment in experiments:
                 training.check_resources(experiment)
         failed, interrupted = 0, False
@@ -112,8 +111,6 @@ def train_file(
             if interrupted:
                 typer.echo(f"interrupted; go on with: rllib train file {file} --resume (and the same options)")
                 break
-    finally:
-        session.stop()
     if interrupted:
         raise typer.Exit(INTERRUPTED)
     if failed:
@@ -135,10 +132,7 @@ def evaluate(
     session.quiet(0)
     from rllib_spirl.cli import evaluating
 
-    try:
-        result = evaluating.evaluate(checkpoint, episodes=episodes, seed=seed)
-    finally:
-        session.stop()
+    result = evaluating.evaluate(checkpoint, episodes=episodes, seed=seed)
     if as_json:
         typer.echo(json.dumps(result, default=float))
         return

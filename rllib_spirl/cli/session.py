@@ -3,12 +3,12 @@
 import logging
 import os
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.memory import return_freed_memory
 
-_started_here = False
 # Ray keeps 3 KB of each finished task for its state API, by default of 100,000 of them.
 _FINISHED_TASKS = "task_events_max_num_task_in_gcs", 10_000
 
@@ -38,48 +38,36 @@ def quiet(verbosity: int) -> None:
         logging.getLogger(name).addFilter(_Echo())
 
 
-def start(address: str | None, num_cpus: int | None, num_gpus: int | None, verbosity: int) -> bool:
-    """Connect where an address (or ``RAY_ADDRESS``, which ``ray job submit`` sets) is given, else start Ray here.
+@contextmanager
+def ray_session(
+    address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None, verbosity: int = 0
+) -> Iterator[bool]:
+    """Ray as long as a command runs: of a cluster where an address is given, else started here, see `ensure_ray`.
 
-    Returns:
-        True if Ray was started on this machine for this command.
+    Afterwards it is left or ended, but for a Ray that was there before. Yields whether it was started here.
 
     Raises:
-        UserError: no cluster at the address, a local Ray that does not come up, or options that contradict each other.
+        UserError: As `ensure_ray`, or if options contradict each other.
     """
-    global _started_here
     import ray
 
-    from rllib_spirl.ray_start import cluster_named, connect, start_local
+    from rllib_spirl.ray_start import cluster_named, ensure_ray
 
     return_freed_memory()
-    if ray.is_initialized():
-        return False
-    address = address or cluster_named()
+    if (address or cluster_named()) not in (None, "local") and (num_cpus, num_gpus) != (None, None):
+        raise UserError("--ray-num-cpus and --ray-num-gpus are for a local Ray; a cluster has its own")
+    there = ray.is_initialized()
+    name, number = _FINISHED_TASKS
+    local = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "_system_config": {} if f"RAY_{name}" in os.environ else {name: number},
+    }
     level = logging.WARNING if verbosity else logging.ERROR
-    arguments: dict[str, Any] = {"log_to_driver": verbosity > 0, "logging_level": level}
-    if address in (None, "local"):
-        name, number = _FINISHED_TASKS
-        arguments |= {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        start_local(_system_config={} if f"RAY_{name}" in os.environ else {name: number}, **arguments)
-        _started_here = True
-        quiet(verbosity)  # ray.init resets its loggers
-        return True
-    if num_cpus is not None or num_gpus is not None:
-        raise UserError(
-            "--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster at --ray-address has its own"
-        )
-    connect(address, "--ray-address", **arguments)
-    _started_here = True
-    quiet(verbosity)
-    return False
-
-
-def stop() -> None:
-    """Leave the cluster, or end the local one; a Ray that was there before ``start`` stays."""
-    global _started_here
-    if _started_here:
-        import ray
-
-        ray.shutdown()
-        _started_here = False
+    started = ensure_ray(address, local=local, log_to_driver=verbosity > 0, logging_level=level)
+    quiet(verbosity)  # ray.init resets its loggers
+    try:
+        yield started
+    finally:
+        if not there:
+            ray.shutdown()

@@ -19,7 +19,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from rllib_spirl.data.recording import state_part
 from rllib_spirl.envs import headless
 from rllib_spirl.envs.seeing import PictureWrapper
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.errors import UserError, foreign
 from rllib_spirl.skills.checkpoint import SkillSource, load_skills
 from rllib_spirl.skills.decoder import SkillDecoder
 from rllib_spirl.skills.model import SkillModelConfig, SkillPrior
@@ -347,14 +347,13 @@ def try_env(env: Any, env_config: dict[str, Any]) -> gym.Env:
     Raises:
         UserError: Whatever is wrong, in one line.
     """
-    try:
-        made = make_env(env, env_config)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the constructor of anyone's environment raises
-        unknown = _unknown_keys(env, env_config)
-        problem = unknown or f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"{env} cannot be made: {problem}") from None
+    with foreign(f"{env} cannot be made"):
+        try:
+            made = make_env(env, env_config)
+        except TypeError:
+            if unknown := _unknown_keys(env, env_config):
+                raise UserError(f"{env} cannot be made: {unknown}") from None
+            raise
     if not isinstance(made, gym.Env):
         raise UserError(f"{env} makes {type(made).__name__}, which is no gymnasium.Env: derive it from that class.")
     return made
@@ -369,7 +368,8 @@ def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
     parameters = inspect.signature(creator).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return ""
-    unknown = [key for key in env_config if key not in parameters]
+    known = {*parameters, *inspect.signature(gym.make).parameters, "images"}  # what is not for the environment itself
+    unknown = [key for key in env_config if key not in known]
     return f"unknown key '{unknown[0]}'{did_you_mean(unknown[0], list(parameters))}" if unknown else ""
 
 
