@@ -167,7 +167,7 @@ def _anew(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[str, 
         settings = [*made["settings"], f"{row.anew}={json.dumps(task)}"]
         command = train(spec, storage / f"task-{index}", seed, row.episodes * row.episode_steps, settings)
         [curve] = read_runs([f"{row.title}={storage / f'task-{index}'}"])
-        scores = getattr(curve, choose_metric([curve]))
+        scores = curve.score(choose_metric([curve]))
         points = zip((1 + curve.env_steps / row.episode_steps).round(2).tolist(), scores.tolist(), strict=True)
         curves[", ".join(task) if isinstance(task, list) else str(float(task))] = [list(point) for point in points]
     return provenance(curve, command) | {"meta_steps": 0, "curves": curves}

@@ -26,9 +26,9 @@ def record(name: str, curve: Curve) -> dict[str, Any]:
         "reward": "sparse" if sparse else "dense",
         "seed": curve.seed,
         "env_steps": numbers(curve.env_steps),
-        "score": numbers(curve.tower_height if sparse else curve.stacked_blocks),
-        "stacked_blocks": numbers(curve.stacked_blocks),
-        "tower_height": numbers(curve.tower_height),
+        "score": numbers(curve.score("tower_height" if sparse else "stacked_blocks")),
+        "stacked_blocks": numbers(curve.score("stacked_blocks")),
+        "tower_height": numbers(curve.score("tower_height")),
         "return": numbers(curve.episode_return),
     }
 

@@ -27,8 +27,8 @@ def record(name: str, curve: Curve) -> dict[str, Any]:
         "seed": curve.seed,
         "task": curve.task,
         "env_steps": numbers(curve.env_steps),
-        "completed_subtasks": numbers(curve.completed_subtasks),
-        "all_four": numbers(curve.all_completed),
+        "completed_subtasks": numbers(curve.score("completed_subtasks")),
+        "all_four": numbers(curve.score("all_completed")),
     }
 
 

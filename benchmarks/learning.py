@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rllib_spirl.cli.experiment import Experiment, load
 from rllib_spirl.cli.storage import resumable
-from rllib_spirl.evaluation.aggregate import METRICS, aggregate, choose_metric
+from rllib_spirl.evaluation.aggregate import aggregate, choose_metric, title
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.records import CURVES
 from rllib_spirl.evaluation.report import write_report
@@ -191,7 +191,7 @@ def summarize(method: Method, folder: Path, published: bool) -> dict[str, Any]:
     curve = aggregate(method.title, curves, metric)
     milestones = {str(step): curve.at(step) for step in MILESTONES}
     return {
-        "name": f"{method.title}: {METRICS[metric]}, IQM over seeds",
+        "name": f"{method.title}: {title(metric)}, IQM over seeds",
         "seeds": len(found),
         "skill_models": len({run.skill_checkpoint for run in curve.runs}),
         "env_steps": numbers(curve.steps),
@@ -229,7 +229,7 @@ def success(method: str, curve: Curve) -> dict[str, Any]:
         "task": curve.task or curve.env.split("/")[-1],
         "seed": curve.seed,
         "env_steps": numbers(curve.env_steps),
-        "success": numbers(curve.success),
+        "success": numbers(curve.score("success")),
     }
 
 
@@ -289,13 +289,13 @@ def write_tables(file: Path) -> None:
 def _as_reported(run: dict[str, Any]) -> dict[str, Any]:
     """What a report knows of a run, as far as it was recorded."""
     same = ("completed_subtasks", "success", "stacked_blocks", "tower_height")
-    series = {name: name for name in same} | {"all_completed": "all_four"}
+    names = {name: name for name in same} | {"all_completed": "all_four"}
     return {
         "trial": f"{run['method']}-{run['seed']}",
         "env": run["experiment"]["env"],
         "explores": bool(run["experiment"]["config"].get("evaluation_config", {}).get("explore")),
         **{key: run[key] for key in ("seed", "task", "data", "env_steps") if key in run},
-        **{key: run[name] for key, name in series.items() if name in run},
+        "scores": {key: run[name] for key, name in names.items() if name in run},
         "episodes": [run["episodes"]] * len(run["env_steps"]),
     }
 

@@ -96,7 +96,8 @@ def test_other_algorithms_report_what_the_environment_counts(experiment, tmp_pat
     assert curve.train_steps.tolist() == [100, 200, 300]
     assert curve.env_steps.tolist() == [200]  # RLlib repeats the evaluation in the third result
     assert curve.episodes.tolist() == [3]
-    assert curve.tower_height[0] == 1 + curve.stacked_blocks[0]
+    assert set(curve.scores) == {"tower_height", "stacked_blocks", "episode_return"}
+    assert curve.score("tower_height")[0] == 1 + curve.score("stacked_blocks")[0]
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_reads_what_a_run_reported(tmp_path: Path) -> None:
     assert (curve.method, curve.seed, curve.data) == ("kitchen", 0, "kitchen_mixed")
     assert (curve.task, curve.rule, curve.target_divergence) == ("microwave, kettle", "in this order", 5.0)
     np.testing.assert_array_equal(curve.env_steps, [1000, 2000])
-    np.testing.assert_array_equal(curve.completed_subtasks, [0.5, 1.5])
+    np.testing.assert_array_equal(curve.score("completed_subtasks"), [0.5, 1.5])
     np.testing.assert_array_equal(curve.seconds, [10, 20])
     assert list(curve.subtask_rate) == TASKS
     np.testing.assert_array_equal(curve.subtask_rate["kettle"], [0.25, 0.75])
@@ -130,7 +130,7 @@ def test_iterations_that_a_restored_trial_repeats_count_once(tmp_path: Path) -> 
     lines = [result(1, 1000, 0.0), result(2, 2000, 1.0), result(3, 3000, 2.0), result(2, 2005, 1.5)]
     (curve,) = read_runs([write_trial(tmp_path / "kitchen", 0, lines)])
     assert curve.env_steps.tolist() == [1000, 2005]
-    assert curve.completed_subtasks.tolist() == [0.0, 1.5]
+    assert curve.score("completed_subtasks").tolist() == [0.0, 1.5]
 
 
 def test_repeated_nan_evaluations_and_missing_metrics_are_left_out(tmp_path: Path) -> None:
@@ -346,15 +346,39 @@ def test_several_methods_of_a_report_stay_apart(tmp_path: Path) -> None:
     assert {curve.method for curve in read_runs([f"old={tmp_path / 'report'}"])} == {"old a", "old b"}
 
 
-def test_a_report_of_an_earlier_version(tmp_path: Path) -> None:
-    run = {"trial": "a", "env_steps": [10, 20], "completed_subtasks": [1, None]}
-    method = {"env": "rllib_spirl/Kitchen-v0", "task": "kettle", "rule": "in this order", "data": "d", "runs": [run]}
-    (tmp_path / "curves.json").write_text(json.dumps({"methods": {"ours": method}}))
+def test_a_report_may_say_little_of_a_run(tmp_path: Path) -> None:
+    run = {"trial": "a", "task": "kettle", "env_steps": [10, 20], "scores": {"completed_subtasks": [1, None]}}
+    (tmp_path / "curves.json").write_text(json.dumps({"methods": {"ours": {"runs": [run]}}}))
     (curve,) = read_runs([tmp_path])
-    assert (curve.env, curve.task, curve.rule, curve.data) == ("rllib_spirl/Kitchen-v0", "kettle", "in this order", "d")
-    np.testing.assert_array_equal(curve.completed_subtasks, [1, np.nan])
-    assert np.isnan(curve.tower_height).all()
+    assert (curve.env, curve.task, curve.rule, curve.data) == ("", "kettle", "", "")
+    np.testing.assert_array_equal(curve.score("completed_subtasks"), [1, np.nan])
+    assert np.isnan(curve.score("tower_height")).all()
     assert curve.kl.shape == (0,)
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_what_anyones_environment_measures_is_reported(tmp_path: Path) -> None:
+    found = {"episode_return": 0.0, "episodes": 3, "low_level_steps": 7.0}
+    ours = [result(i, 1000 * i, evaluation=found | {"distance": 2.5 - i}) for i in (1, 2)]
+    counts = {
+        "num_episodes": 3,
+        "episode_len_mean": 7.0,
+        "episode_return_mean": 1.0,
+        "weights_seq_no": 2.0,
+        "sample": 0.1,
+    }
+    theirs = [result(1, 1000, evaluation={"env_runners": counts | {"distance": 1.0}, "num_healthy_workers": 1})]
+    runs = [write_trial(tmp_path / "ours", 0, ours), write_trial(tmp_path / "theirs", 0, theirs)]
+    mine, others = read_runs(runs)
+    assert mine.score("distance").tolist() == [1.5, 0.5]
+    assert others.score("distance").tolist() == [1.0]
+    assert set(mine.scores) == set(others.scores) == {"distance", "episode_return"}
+    report = write_report(runs, tmp_path / "report").read_text()
+    assert "| method | distance |" in report
+    assert "| ours | 0.5 |" in report
+    assert "ours,,distance,2000,0.5,0.5,,,1" in (tmp_path / "report" / "curves.csv").read_text()
+    again = {curve.method: curve for curve in read_runs([tmp_path / "report"])}
+    assert again["ours"].score("distance").tolist() == [1.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,16 @@ from rich.table import Table
 
 from rllib_spirl.cli.metrics import ALIASES, lookup, missing
 from rllib_spirl.errors import UserError, raised
+from rllib_spirl.evaluation.aggregate import OF_TASKS
 from rllib_spirl.locations import addressed
 from rllib_spirl.progress import heard
 
-EVALUATION = (
-    "evaluation/completed_subtasks",
-    "evaluation/stacked_blocks",
-    "evaluation/episode_return",
-    "evaluation/env_runners/completed_subtasks",
-    "evaluation/env_runners/stacked_blocks",
-    "evaluation/env_runners/episode_return_mean",
-)
+# By what an evaluation is told in one number, the first that it has, and how that is called.
+EVALUATION = {
+    f"evaluation/{place}{metric}": OF_TASKS.get(metric, "evaluation")
+    for place, returned in (("", "episode_return"), ("env_runners/", "episode_return_mean"))
+    for metric in (*OF_TASKS, returned)
+}
 LINE_EVERY_S = 1.0
 
 
@@ -107,9 +106,9 @@ class Progress(Callback):
         if steps is not None:
             line += f"  env_steps {steps:,.0f}"
         line += f"  return {_number(lookup(result, 'episode_return_mean'))}"
-        for metric in EVALUATION:
+        for metric, called in EVALUATION.items():
             if (value := lookup(result, metric)) is not None:
-                line += f"  [green]{'subtasks' if 'subtasks' in metric else 'evaluation'} {_number(value)}[/]"
+                line += f"  [green]{called} {_number(value)}[/]"
                 break
         line += f"  {_clock(seconds)}"
         if before and steps is not None and seconds > before[1]:

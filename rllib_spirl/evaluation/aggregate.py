@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
 
-Metric = Literal["completed_subtasks", "all_completed", "success", "stacked_blocks", "tower_height", "episode_return"]
-METRICS: dict[Metric, str] = {
-    "completed_subtasks": "completed subtasks",
+OF_TASKS = {
+    "completed_subtasks": "subtasks",
+    "success": "success",
+    "stacked_blocks": "stacked blocks",
+    "tower_height": "tower height",
+}
+"""What a task may be about, in short: the first of these that its environment measures."""
+_TITLES = {
     "all_completed": "episodes with all subtasks completed",
     "success": "success rate",
-    "stacked_blocks": "stacked blocks",
     "tower_height": "height of the tower",
-    "episode_return": "episode return",
 }
 # Of every bootstrap of a report: the same runs give the same report.
 BOOTSTRAP_SEED = 0
@@ -28,7 +30,7 @@ class MethodCurve:
 
     method: str
     runs: tuple[Curve, ...]
-    metric: Metric
+    metric: str
     steps: Array
     """(K,) low-level steps."""
     values: Array
@@ -50,7 +52,7 @@ class MethodCurve:
 
     def final(self) -> Array:
         """(N,) the last evaluation of every run."""
-        return np.array([getattr(run, self.metric)[-1] for run in self.runs])
+        return np.array([run.score(self.metric)[-1] for run in self.runs])
 
 
 def by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -62,15 +64,26 @@ def by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     return groups
 
 
-def choose_metric(curves: Sequence[Curve]) -> Metric:
+def title(metric: str) -> str:
+    """What pictures and tables call a metric."""
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def choose_metric(curves: Sequence[Curve]) -> str:
     """What the task is about where every evaluated run reports it, else the episode return."""
     evaluated = [c for c in curves if len(c.env_steps)]
-    sparse = all(c.rule == "sparse reward" for c in evaluated)
-    metrics: tuple[Metric, ...] = ("completed_subtasks", "success", "tower_height" if sparse else "stacked_blocks")
-    for metric in metrics:
-        if all(np.isfinite(getattr(c, metric)).any() for c in evaluated):
+    sparse = all(c.rule == "sparse reward" for c in evaluated)  # for the height of a tower alone
+    for metric in (m for m in OF_TASKS if not (sparse and m == "stacked_blocks")):
+        if all(np.isfinite(c.score(metric)).any() for c in evaluated):
             return metric
     return "episode_return"
+
+
+def measured(curves: Sequence[Curve]) -> list[str]:
+    """The metrics that all evaluations of these runs know, what a task may be about first, the return last."""
+    known = [name for name in curves[0].scores if all(np.isfinite(curve.score(name)).all() for curve in curves)]
+    order = [*OF_TASKS, *(name for name in known if name != "episode_return"), "episode_return"]
+    return [name for name in dict.fromkeys(order) if name in known]
 
 
 def align(steps: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array]:
@@ -105,9 +118,9 @@ def strata(runs: Sequence[Curve]) -> list[list[int]]:
     return list(rows.values())
 
 
-def aggregate(method: str, runs: Sequence[Curve], metric: Metric) -> MethodCurve:
+def aggregate(method: str, runs: Sequence[Curve], metric: str) -> MethodCurve:
     """The curve of one method; runs of different data or task are strata of the bootstrap."""
-    steps, values = align([r.env_steps for r in runs], [getattr(r, metric) for r in runs])
+    steps, values = align([r.env_steps for r in runs], [r.score(metric) for r in runs])
     groups = strata(runs)
     points = []
     for column in values.T:

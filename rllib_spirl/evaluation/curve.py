@@ -32,12 +32,8 @@ class Curve:
     seconds: Array
     """(E,) wall-clock seconds of the trial at each evaluation."""
     episodes: Array
-    completed_subtasks: Array
-    all_completed: Array
-    success: Array
-    stacked_blocks: Array
-    tower_height: Array
-    episode_return: Array
+    scores: dict[str, Array]
+    """(E,) by metric: ``episode_return``, and what the environment measures at an episode's end."""
     subtask_rate: dict[str, Array]
     train_steps: Array
     """(T,) low-level steps at each training iteration."""
@@ -47,3 +43,7 @@ class Curve:
     """What its skills achieved before any training: the prior's mean, and skills drawn from it."""
     notes: tuple[str, ...] = ()
     """What of the files was unreadable and left out."""
+
+    def score(self, metric: str) -> Array:
+        """(E,) what the run's evaluations say by a metric, nan where they do not know it."""
+        return self.scores.get(metric, np.full(len(self.env_steps), np.nan))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rllib_spirl.evaluation.adaptation_curves import AdaptationCurve
-from rllib_spirl.evaluation.aggregate import METRICS, MethodCurve, Metric, align
+from rllib_spirl.evaluation.aggregate import MethodCurve, align, title
 from rllib_spirl.evaluation.curve import Array, Curve
 
 # Okabe and Ito's colours, which colour-blind people tell apart too; then the same ones with other line styles.
@@ -73,7 +73,7 @@ def learning_curve(methods: Sequence[MethodCurve], path: Path, *, published: boo
         of = f" (of {total.pop()})" if metric == "completed_subtasks" and len(total) == 1 else ""
         axes.set(
             xlabel=_STEPS,
-            ylabel=f"{METRICS[metric]}{of}",
+            ylabel=f"{title(metric)}{of}",
             title=_title(runs),
         )
         if metric != "episode_return":
@@ -172,7 +172,7 @@ def adaptation(
         _save(figure, path)
 
 
-def sweep(key: str, values: Array, scores: Array, metric: Metric, runs: Sequence[Curve], path: Path) -> None:
+def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Curve], path: Path) -> None:
     """The last evaluation of every trial, and their mean, against the setting ``key`` that varies; (N,) each."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
@@ -185,7 +185,7 @@ def sweep(key: str, values: Array, scores: Array, metric: Metric, runs: Sequence
         at = f"at {_thousands(round(np.median(ends), -3))} environment steps"
         if max(ends) > 1.1 * min(ends):
             at = "at a trial's last evaluation"
-        axes.set(xlabel=name, ylabel=f"{METRICS[metric]} {at}")
+        axes.set(xlabel=name, ylabel=f"{title(metric)} {at}")
         axes.set_title(_title(runs))
         if distinct.min() > 0 and distinct.max() / distinct.min() >= 20:
             axes.set_xscale("log")

@@ -15,18 +15,7 @@ CURVES = "curves.json"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Series = list[Finite | None]
 Steps = list[Annotated[Finite, Field(ge=0)]]
-# Of a run; where a report of an earlier version does not say, they are its method's.
-_SHARED = ("env", "task", "rule", "data")
-_EVALUATED = (
-    "seconds",
-    "episodes",
-    "completed_subtasks",
-    "all_completed",
-    "success",
-    "stacked_blocks",
-    "tower_height",
-    "episode_return",
-)
+_EVALUATED = ("seconds", "episodes")
 _TRAINED = ("kl", "alpha")
 
 
@@ -46,12 +35,7 @@ class _Run(BaseModel):
     env_steps: Steps
     seconds: Series = []
     episodes: Series = []
-    completed_subtasks: Series = []
-    all_completed: Series = []
-    success: Series = []
-    stacked_blocks: Series = []
-    tower_height: Series = []
-    episode_return: Series = []
+    scores: dict[str, Series] = {}
     subtask_rate: dict[str, Series] = {}
     train_steps: Steps = []
     kl: Series = []
@@ -60,7 +44,7 @@ class _Run(BaseModel):
 
     @model_validator(mode="after")
     def _as_long(self) -> "_Run":
-        evaluated = {name: getattr(self, name) for name in _EVALUATED} | self.subtask_rate
+        evaluated = {name: getattr(self, name) for name in _EVALUATED} | self.scores | self.subtask_rate
         trained = {name: getattr(self, name) for name in _TRAINED}
         for steps, all_series in ((self.env_steps, evaluated), (self.train_steps, trained)):
             if steps != sorted(steps):
@@ -72,8 +56,7 @@ class _Run(BaseModel):
 
 
 class _Method(BaseModel):
-    runs: list[dict[str, Any]]
-    model_config = {"extra": "allow"}
+    runs: list[_Run]
 
 
 class _Report(BaseModel):
@@ -97,6 +80,7 @@ def record(run: Curve) -> dict[str, Any]:
         "target_divergence": numbers([run.target_divergence])[0],
         "prior_alone": numbers(run.prior_alone),
         **{name: numbers(getattr(run, name)) for name in ("env_steps", *_EVALUATED)},
+        "scores": {name: numbers(score) for name, score in run.scores.items()},
         "subtask_rate": {name: numbers(rate) for name, rate in run.subtask_rate.items()},
         **{name: numbers(getattr(run, name)) for name in ("train_steps", *_TRAINED)},
         "notes": [note.replace(str(run.trial), run.trial.name) for note in run.notes],
@@ -122,18 +106,9 @@ def load(file: Path) -> list[Curve]:
     """
     try:
         report = _Report.model_validate_json(file.read_bytes())
-        return [
-            _curve(_Run.model_validate(_shared(method) | run), name, file)
-            for name, method in report.methods.items()
-            for run in method.runs
-        ]
+        return [_curve(run, name, file) for name, method in report.methods.items() for run in method.runs]
     except (OSError, ValidationError) as error:
         raise UserError(f"{file} is not the {CURVES} of a report: {unreadable(error)}. Make the report anew.") from None
-
-
-def _shared(method: _Method) -> dict[str, Any]:
-    given = method.model_dump()
-    return {name: given[name] for name in _SHARED if name in given}
 
 
 def _curve(run: _Run, method: str, file: Path) -> Curve:
@@ -152,6 +127,7 @@ def _curve(run: _Run, method: str, file: Path) -> Curve:
         prior_alone=(_number(run.prior_alone[0]), _number(run.prior_alone[1])),
         env_steps=_array(run.env_steps),
         train_steps=_array(run.train_steps),
+        scores={name: series(score, run.env_steps) for name, score in run.scores.items()},
         subtask_rate={name: series(rate, run.env_steps) for name, rate in run.subtask_rate.items()},
         **values,
     )

@@ -16,13 +16,13 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import adaptation_curves, adaptation_report, plots, records
 from rllib_spirl.evaluation.aggregate import (
     BOOTSTRAP_SEED,
-    METRICS,
     MethodCurve,
-    Metric,
     aggregate,
     by_method,
     choose_metric,
+    measured,
     strata,
+    title,
 )
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.page import FILMS, page
@@ -167,17 +167,14 @@ def _task(run: Curve) -> tuple[str, str, str]:
     return run.env, run.task, run.rule
 
 
-def _score(run: Curve, metric: Metric, step: float) -> float:
-    return float(getattr(run, metric)[np.abs(run.env_steps - step).argmin()])
+def _score(run: Curve, metric: str, step: float) -> float:
+    return float(run.score(metric)[np.abs(run.env_steps - step).argmin()])
 
 
 def _reported(groups: dict[str, list[Curve]]) -> list[tuple[str, MethodCurve]]:
     """Every metric that a method's runs report."""
     return [
-        (metric, aggregate(name, members, metric))
-        for name, members in groups.items()
-        for metric in METRICS
-        if all(np.isfinite(getattr(run, metric)).all() for run in members)
+        (metric, aggregate(name, members, metric)) for name, members in groups.items() for metric in measured(members)
     ]
 
 
@@ -196,7 +193,7 @@ def _csv(groups: dict[str, list[Curve]]) -> str:
     return text.getvalue()
 
 
-def _json(groups: dict[str, list[Curve]], metric: Metric) -> dict[str, Any]:
+def _json(groups: dict[str, list[Curve]], metric: str) -> dict[str, Any]:
     methods: dict[str, Any] = {
         name: {"runs": [records.record(run) for run in members]} for name, members in groups.items()
     }
@@ -216,16 +213,18 @@ def _joined(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(t for t in texts if t))
 
 
-def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: Metric, pictures: Sequence[str]) -> str:
+def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: str, pictures: Sequence[str]) -> str:
     runs = [run for method in methods for run in method.runs]
     parts = ["# Training report", _setting(runs)]
     parts.append("![learning curves](learning_curve.png)")
     parts.append(f"## At the last evaluation\n\n{_final_table(methods, metric)}")
     if milestones := _milestone_table(methods):
         parts.append(
-            f"## Along the way\n\nIQM of {METRICS[metric]} at the evaluation nearest to each number of steps.\n\n"
+            f"## Along the way\n\nIQM of {title(metric)} at the evaluation nearest to each number of steps.\n\n"
             f"{milestones}"
         )
+    if others := _others_table(methods, metric):
+        parts.append(f"## What else was measured\n\nAt the last evaluation, mean over runs.\n\n{others}")
     if "subtask_rates.png" in pictures:
         parts.append(
             "## Subtasks\n\nShare of episodes that completed each, at the last evaluation, mean over runs.\n\n"
@@ -265,9 +264,9 @@ def _setting(runs: Sequence[Curve]) -> str:
     return "\n".join(f"- {name}: {text}" for name, text in lines if text)
 
 
-def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
+def _final_table(methods: Sequence[MethodCurve], metric: str) -> str:
     subtasks = metric == "completed_subtasks"
-    header = ["method", "data", "runs (skill models)", "env steps", f"{METRICS[metric]}: IQM [95 %]", "mean"]
+    header = ["method", "data", "runs (skill models)", "env steps", f"{title(metric)}: IQM [95 %]", "mean"]
     header += ["all completed"] if subtasks else []
     unit = "" if subtasks else ", return"
     header += ["first evaluation", f"prior alone{unit}: mean / sampled", "minutes"]
@@ -285,8 +284,8 @@ def _final_table(methods: Sequence[MethodCurve], metric: Metric) -> str:
             f"{float(mean(scores)):.2f}",
         ]
         if subtasks:
-            row.append(f"{np.mean([run.all_completed[-1] for run in method.runs]):.0%}")
-        first = iqm([getattr(run, metric)[0] for run in method.runs])
+            row.append(f"{np.mean([run.score('all_completed')[-1] for run in method.runs]):.0%}")
+        first = iqm([run.score(metric)[0] for run in method.runs])
         row.append(f"{float(first):.2f} @ {np.median([run.env_steps[0] for run in method.runs]):,.0f}")
         minutes = np.median([run.seconds[-1] for run in method.runs]) / 60
         row += [_prior_scores(method), "–" if np.isnan(minutes) else f"{minutes:.0f}"]
@@ -313,6 +312,20 @@ def _milestone_table(methods: Sequence[MethodCurve]) -> str:
 
     rows = [[m.method, *(cell(m, indices[step][i]) for step in reached)] for i, m in enumerate(methods)]
     return table(["method", *(f"{step:,}" for step in reached)], rows)
+
+
+def _others_table(methods: Sequence[MethodCurve], metric: str) -> str:
+    """What environments measure beside ``metric``, the return and what is told with these; "" if nothing."""
+    told = {metric, "episode_return", "all_completed"}
+    by_method = [measured(method.runs) for method in methods]
+    names = [name for name in dict.fromkeys(itertools.chain(*by_method)) if name not in told]
+    if not names:
+        return ""
+    rows = []
+    for method, known in zip(methods, by_method, strict=True):
+        last = {name: np.mean([run.score(name)[-1] for run in method.runs]) for name in known}
+        rows.append([method.method, *(f"{last[name]:.4g}" if name in last else "–" for name in names)])
+    return table(["method", *map(title, names)], rows)
 
 
 def _subtask_table(methods: Sequence[MethodCurve]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import plots
-from rllib_spirl.evaluation.aggregate import Metric, aggregate, by_method, choose_metric
+from rllib_spirl.evaluation.aggregate import aggregate, by_method, choose_metric
 from rllib_spirl.evaluation.curve import Curve
 from rllib_spirl.evaluation.runs import read_runs, varied_number
 from rllib_spirl.files import replacing
@@ -37,12 +37,12 @@ def draw_run(experiment: str | Path) -> list[Path]:
     return [folder / LEARNING_CURVE, *_sweep(curves, metric, folder)]
 
 
-def _sweep(curves: list[Curve], metric: Metric, folder: Path) -> list[Path]:
+def _sweep(curves: list[Curve], metric: str, folder: Path) -> list[Path]:
     found = varied_number([curve.trial for curve in curves])
     if found is None:
         return []
     key, values = found
-    scores = np.array([getattr(curve, metric)[-1] for curve in curves])
+    scores = np.array([curve.score(metric)[-1] for curve in curves])
     with replacing(folder / SWEEP) as file:
         plots.sweep(key, np.array(values), scores, metric, curves, file)
     return [folder / SWEEP]

@@ -30,6 +30,11 @@ MAZE = "rllib_spirl/Maze-v0"
 TRIALS = "rllib_spirl/Trials-v0"
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
+# What an evaluation holds beside what the environment measures: our own counts, and RLlib's.
+_COUNTED = re.compile(
+    r"(episodes|low_level_steps|sample|weights_seq_no|\w+_timer|\w+_this_iter)$"
+    r"|(num|episode|actor_manager|time_between|env_to_module|module_to_env)_"
+)
 _TUNE_NAME = re.compile(r"_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
 
 
@@ -261,6 +266,16 @@ def _rates(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+def _measures(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of what environments have measured in evaluations."""
+    names: dict[str, None] = {}
+    for result in results:
+        evaluation = result["evaluation"]
+        for place in (evaluation, _mapping(evaluation.get("env_runners"))):
+            names |= {name: None for name in place if not np.isnan(_number(place, name))}
+    return [name for name in names if not _COUNTED.match(name)]
+
+
 def _episodes(evaluation: Any) -> float:
     return _first(_number(evaluation, "episodes"), _number(evaluation, "env_runners", "num_episodes"))
 
@@ -317,12 +332,8 @@ def _read(
         env_steps=np.array([_steps(r) for r in evaluated]),
         seconds=np.array([_number(r, "time_total_s") for r in evaluated]),
         episodes=np.array([_episodes(r["evaluation"]) for r in evaluated]),
-        completed_subtasks=evaluations("completed_subtasks"),
-        all_completed=evaluations("all_completed"),
-        success=evaluations("success"),
-        stacked_blocks=evaluations("stacked_blocks"),
-        tower_height=evaluations("tower_height"),
-        episode_return=np.array([_return(r["evaluation"]) for r in evaluated]),
+        scores={name: evaluations(name) for name in _measures(evaluated)}
+        | {"episode_return": np.array([_return(r["evaluation"]) for r in evaluated])},
         subtask_rate={name: evaluations("subtask_rate", name) for name in names},
         train_steps=np.array([_steps(r) for r in results]),
         kl=training(*learner, "kl"),
