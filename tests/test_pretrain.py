@@ -1,6 +1,5 @@
 """The Ray Train job: its checkpoint, its reuse, its resumption, and several workers."""
 
-import math
 import os
 import shutil
 import signal
@@ -177,10 +176,7 @@ def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path)
     metrics = load_card(tmp_path / "skills").metrics
     assert prior_scores(metrics, "point", {"limit": 40})
     assert prior_scores(metrics, "point", {"limit": 20})
-    of_old = {"prior_mean": 1.0, "prior_sampled": 0.5}
-    assert prior_scores(of_old, "point", {}) == (1.0, 0.5)
-    tasks = ((metrics, 20), (metrics, 5), (of_old, 20))
-    assert [prior_episodes(each, "point", {"limit": limit}) for each, limit in tasks] == [2, 0, math.inf]
+    assert [prior_episodes(metrics, "point", {"limit": limit}) for limit in (20, 5)] == [2, 0]
 
 
 def test_the_prior_is_tried_again_for_more_episodes_than_there_are(

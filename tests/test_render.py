@@ -119,10 +119,7 @@ def test_video(data: Path, tmp_path: Path, suffix: str) -> None:
 
 
 def test_which_environment() -> None:
-    recipe = {"source": {"recipe": {"environment": "kitchen"}}}
-    assert environment_of({"rllib_spirl": {"env": "Mine-v0", **recipe}}) == "Mine-v0"
-    assert environment_of({"robot_type": "franka", "rllib_spirl": recipe}) == KITCHEN
-    assert environment_of({"robot_type": "FrankaKitchen-v1"}) == "FrankaKitchen-v1"
+    assert environment_of({"rllib_spirl": {"env": "Mine-v0"}}) == "Mine-v0"
     assert environment_of({"robot_type": "so100", "rllib_spirl": {"source": {"recipe": "x"}}}) is None
     assert environment_of({}) is None
 

@@ -50,6 +50,11 @@ def restored(point_skills: str, monkeypatch: pytest.MonkeyPatch) -> Restored:
             "critic_layer_norm": True,
             "initial_alpha": 0.1,
             "skill_candidates": 4,
+            "exploring_candidates": 1,
+            "prior_spread": 1.0,
+            "log_std_bound": 2.0,
+            "skill_bound": None,
+            "initial_value": 0.0,
         },
     )
     made = Restored(module, PicturedPoint, {"limit": 20}, point_skills)

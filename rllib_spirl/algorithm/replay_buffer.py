@@ -122,7 +122,7 @@ class SkillReplay:
                 ring's capacity.
         """
         saved = _Saved.read(path)
-        if saved.labelled_for and saved.labelled_for != self.labelled_for:  # files of earlier versions tell none
+        if saved.labelled_for != self.labelled_for:
             raise UserError(
                 f"The replay buffer in {saved.path} is of the task '{saved.labelled_for}', this run's of "
                 f"'{self.labelled_for}'. Use a checkpoint of the same training tasks in the same order."
@@ -178,17 +178,15 @@ class _Saved:
             size, start, capacity = (int(facts[name]) for name in ("size", "next", "capacity"))
             generator.set_state(tensors["rng"])
             columns = {name: tensors[name] for name in COLUMNS}
-            if "repeated" in tensors:  # not in files of earlier versions
-                repeated, states = tensors["repeated"], tensors["states"]
-                columns["next_states"] = torch.empty_like(states)
-                columns["next_states"][~repeated] = tensors["next_states"]
-                columns["next_states"][repeated] = states[repeated.nonzero()[:, 0] + int(facts["lag"])]
+            repeated, states = tensors["repeated"], tensors["states"]
+            columns["next_states"] = torch.empty_like(states)
+            columns["next_states"][~repeated] = tensors["next_states"]
+            columns["next_states"][repeated] = states[repeated.nonzero()[:, 0] + int(facts["lag"])]
+            source, labelled_for = facts["source"], facts["labelled_for"]
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
-        return cls(
-            path, size, start, capacity, facts.get("source", ""), facts.get("labelled_for", ""), columns, generator
-        )
+        return cls(path, size, start, capacity, source, labelled_for, columns, generator)
 
 
 def saved_skills(path: Path) -> Tensor:

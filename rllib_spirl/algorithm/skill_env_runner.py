@@ -225,12 +225,11 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         sampling, env = state[_SAMPLING], self._skill_env
         self._rng.bit_generator.state = sampling["random"]
         self._needs_initial_reset = True
-        if not sampling["envs"] and "reset_seed" in sampling:  # nothing had been sampled
+        if not sampling["envs"]:  # nothing had been sampled
             self._reset_seed = sampling["reset_seed"]
             return
-        # Checkpoints of earlier versions hold environments only together with the episodes in them.
-        side_by_side = sampling.get("side_by_side", ("z" in sampling, len(sampling["episodes"])))
-        if sampling["envs"] in ([], [None]) or tuple(side_by_side) != (self._many, self.num_envs):
+        # An environment without a state cannot go on, nor can more or fewer than there were.
+        if sampling["envs"] == [None] or tuple(sampling["side_by_side"]) != (self._many, self.num_envs):
             self._reset_seed = int(self._rng.integers(2**31))  # not that of the run's first episodes
             return
         env.reset()

@@ -734,9 +734,8 @@ class SPiRL(Algorithm):
             demonstrations = folder / DEMONSTRATIONS_FILE
             if self.uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
-                # Another config may name others, or another task. Those of earlier versions do not tell theirs.
-                same_labels = brought.labelled_for in ("", self._labelled_for)
-                if brought.source == self.config.offline_data and same_labels:
+                # Another config may name others, or another task.
+                if (brought.source, brought.labelled_for) == (self.config.offline_data, self._labelled_for):
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
             self._restore_replay(folder)

@@ -223,15 +223,16 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         self.context_dim = context_dim = int(c.get("context_dim", 0))
         self.prior = skills.prior
         self._chunks = card.model.decoder == "identity"
-        self.regularized_to_prior = c.get("regularize_to", "prior") == "prior"
-        self.uniform = c.get("regularize_to") == "uniform"
-        self.prior_spread: float = c.get("prior_spread", 1.0)
+        self.regularized_to_prior = c["regularize_to"] == "prior"
+        self.uniform = c["regularize_to"] == "uniform"
+        self.prior_spread: float = c["prior_spread"]
         self.policy: ResidualPolicy | CopiedPolicy | FlowPolicy
         # Observations hold what a prior over pictures says, not the pictures: the copy is a residual around that.
         self.around_said = c["policy"] == "copied" and self.prior.images
         if c["policy"] == "residual" or self.around_said:
-            bound = c.get("log_std_bound", LOG_STD_BOUND)
-            self.policy = ResidualPolicy(card.model, c["policy_hidden"], c["policy_layers"], context_dim, bound)
+            self.policy = ResidualPolicy(
+                card.model, c["policy_hidden"], c["policy_layers"], context_dim, c["log_std_bound"]
+            )
         elif c["policy"] == "flow":
             self.policy = FlowPolicy(card.model, c["policy_hidden"], c["policy_layers"])
         else:
@@ -241,7 +242,7 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
         # Where it looks for skills, in units of CANDIDATE_SPREAD σ around its mean; what a flow makes its skills of.
         around = torch.randn(c["skill_candidates"], latent_dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("_around", around, persistent=False)
-        self.candidates = int(c["skill_candidates"] if c["policy"] == "flow" else c.get("exploring_candidates", 1))
+        self.candidates = int(c["skill_candidates"] if c["policy"] == "flow" else c["exploring_candidates"])
         """How many skills are drawn at once to explore with the one that is valued most."""
         self.explores_by_value = self.candidates > 1 or c["policy"] == "flow"
         self.target_critic = CriticEnsemble(
@@ -251,8 +252,8 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
             members=c["critic_members"],
             layer_norm=c["critic_layer_norm"],
             context_dim=context_dim,
-            skill_bound=c.get("skill_bound"),
-            initial_value=c.get("initial_value", 0.0),
+            skill_bound=c["skill_bound"],
+            initial_value=c["initial_value"],
         ).requires_grad_(False)
         if not self.inference_only:
             self.critic = copy.deepcopy(self.target_critic).requires_grad_(True)

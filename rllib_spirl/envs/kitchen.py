@@ -274,8 +274,8 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         """Go on where the environment of `get_state` was, with the same noise."""
         set_physics(self.model, self.data, state["physics"])
         self._state[:] = state["observed"]
-        self._progress = Progress(state.get("tasks", self.tasks), self.ordered)  # states of earlier versions have none
-        self.tasks = state.get("next_tasks", self.tasks)
+        self._progress = Progress(state["tasks"], self.ordered)
+        self.tasks = state["next_tasks"]
         self._progress.completed = list(state["completed"])
         self._steps = state["steps"]
         self.np_random.bit_generator.state = state["random"]

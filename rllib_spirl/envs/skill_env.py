@@ -120,8 +120,7 @@ class SkillEnv(gym.Wrapper[NDArray[np.floating], NDArray[np.float32], NDArray[np
         """Go on where the environment of `get_state` was, after a reset: Gymnasium's wrappers want to have seen one."""
         set_env_state(self.env, state)
         self._observation = state["observation"]
-        if "decoder" in state:  # not in checkpoints of earlier versions
-            self._decoder.set_state(state["decoder"])
+        self._decoder.set_state(state["decoder"])
 
 
 class ActionBounds:

@@ -191,7 +191,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         self.env._autoreset_envs = state["_over"].copy()
         self._decoder.set_state(state["decoder"])
         for name in _STATE:
-            setattr(self, name, copy.deepcopy(state.get(name, getattr(self, name))))  # earlier versions had fewer
+            setattr(self, name, copy.deepcopy(state[name]))
 
 
 _STATE = ("due", "_over", "_steps", "_rewards", "_states_after", "_rewards_of", "_observations", "_shown")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rllib_spirl.data import DataSet, Episode
-from rllib_spirl.demos.recipes import RECIPES
 from rllib_spirl.envs import our_name
 from rllib_spirl.envs.skill_env import try_env
 from rllib_spirl.errors import UserError
@@ -119,15 +118,7 @@ def render_demonstrations(
 
 def environment_of(info: dict[str, Any]) -> str | None:
     """The environment whose states a data set holds, as far as its ``meta/info.json`` tells."""
-    ours = info.get("rllib_spirl", {})
-    if ours.get("env"):
-        return str(ours["env"])
-    # Made before there was that key: scripted data have their recipe's word for it, Minari's name it as the robot.
-    try:
-        return RECIPES[ours["source"]["recipe"]["environment"]].recorded
-    except (KeyError, TypeError):
-        robot = info.get("robot_type")
-        return robot if isinstance(robot, str) and our_name(robot) else None
+    return info.get("rllib_spirl", {}).get("env") or None
 
 
 def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:

@@ -62,19 +62,14 @@ def prior_episode(
 
 
 def prior_scores(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> tuple[float, float] | None:
-    """What a card's metrics say of skills from the prior in a task, its mean and sampled; None if not tried there.
-
-    Cards of earlier versions do not tell the task that they were tried in.
-    """
-    of_task = [name if name in metrics else f"{name} {_task_key(env, env_config)}" for name in _SCORES]
+    """What a card's metrics say of skills from the prior in a task, its mean and sampled; None if not tried there."""
+    of_task = [f"{name} {_task_key(env, env_config)}" for name in _SCORES]
     return (metrics[of_task[0]], metrics[of_task[1]]) if all(name in metrics for name in of_task) else None
 
 
 def prior_episodes(metrics: Mapping[str, float], env: str, env_config: Mapping[str, Any]) -> float:
-    """Of how many episodes `prior_scores` tells: of none, or of infinitely many where an earlier card does not say."""
-    if prior_scores(metrics, env, env_config) is None:
-        return 0
-    return metrics.get(f"{_EPISODES} {_task_key(env, env_config)}", np.inf)
+    """Of how many episodes `prior_scores` tells."""
+    return metrics.get(f"{_EPISODES} {_task_key(env, env_config)}", 0)
 
 
 def _task_key(env: str, env_config: Mapping[str, Any]) -> str:

@@ -115,5 +115,4 @@ class SkillDecoder:
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where the decoder of `get_state` was."""
         self._begun, self._steps = state["begun"].copy(), state["steps"].copy()
-        if "random" in state:  # not in checkpoints of earlier versions
-            self._random.bit_generator.state = state["random"]
+        self._random.bit_generator.state = state["random"]
