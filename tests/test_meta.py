@@ -33,6 +33,7 @@ from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_uni
 from rllib_spirl.meta.fine_tuning import FineTuning, meet
 from rllib_spirl.meta.meta_learner import meta_loss
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
+from rllib_spirl.meta.task_rl_module import MUCH
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
 from rllib_spirl.skills.model import SkillModel
@@ -323,6 +324,28 @@ def test_each_kind_of_task_logs_its_own_divergence(config: Maker, built: Any) ->
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_e_is_to_tell_training_tasks_apart(config: Maker, built: Any) -> None:
+    """By a cross-entropy over them, of the tasks with much context."""
+    algorithm = built(config(task_weight=0.5).build_algo())
+    algorithm.train()  # the warm-up
+    assert 0 <= algorithm.train()["learners"]["default_policy"]["tasks_told"] <= 1
+    ours, learner = module(algorithm), algorithm.learner_group._learner
+    minibatch = with_prior(ours, {name: column[0] for name, column in algorithm._columns(1, 0.5).items()})
+    settings = learner.config.get_config_for_module("default_policy")
+    arguments = learner._arguments(ours, settings, minibatch)
+    assert arguments["task_weight"] == 0.5
+    torch.nn.init.zeros_(ours.task_classifier.weight)
+    with torch.no_grad():
+        ours.task_classifier.bias.copy_(torch.arange(len(algorithm.config.training_tasks)))
+    with_it, _ = meta_loss(ours, minibatch, **arguments)
+    without, _ = meta_loss(ours, minibatch, **arguments | {"task_weight": 0.0})
+    solved = minibatch["task"][minibatch["kind"] == MUCH]
+    expected = -ours.task_classifier.bias.log_softmax(0)[solved].mean()
+    assert (with_it - without).item() == pytest.approx(0.5 * expected.item(), rel=1e-4)
+    assert not hasattr(module(built(config(task_weight=0.0).build_algo())), "task_classifier")
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_without_an_embedding_an_update_is_that_of_spirl(config: Maker, chunks: str, built: Any) -> None:
     training = {"context_dim": 0, "exploring_tasks": 0, "solved_tasks": 1, "target_divergence": 1.0}
     meta = built(config(**training).build_algo())
@@ -431,6 +454,17 @@ def test_remote_env_runners_get_the_tasks_dealt_out(config: Maker, built: Any) -
     )
     learned = module(algorithm).encoder.state_dict()
     assert all(torch.equal(learned[name], acting[name]) for name in learned)
+
+
+def test_where_a_recording_ends_a_value_does_but_not_the_task() -> None:
+    """To values what is after it is worth nothing; a context says what an agent's would."""
+    rows = {"states": torch.zeros(6, 2), "next_states": torch.zeros(6, 2), "z": torch.zeros(6, 1)}
+    rows |= {name: torch.zeros(6) for name in ("rewards", "terminated")}
+    task = torch.zeros(6, 1)
+    ends, done = torch.tensor([0.0, 1, 0, 0, 1, 1])[:, None], torch.tensor([0.0, 1, 0, 0, 0, 0])[:, None]
+    made = TaskDemonstrations(rows | {"task_rewards": task, "task_terminated": ends, "task_done": done}, horizon=1)
+    assert made.of_task(0).sample_run(6, 6)["terminated"].sum() == 1
+    assert made.of_task(0).sample(600)["terminated"].mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str, tmp_path: Path) -> None:

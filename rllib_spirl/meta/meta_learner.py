@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rllib_spirl.algorithm.losses import temperature_loss
@@ -26,6 +27,8 @@ class MetaSPiRLLearner(SPiRLLearner):
         groups = super()._parameter_groups(module, config)
         if module.context_dim:
             groups.append({"params": list(module.encoder.parameters()), "lr": config.critic_lr})
+            if config.task_weight:
+                groups.append({"params": list(module.task_classifier.parameters()), "lr": config.critic_lr})
             groups.append({"params": [module.log_context_weight], "lr": config.alpha_lr})
         return groups
 
@@ -41,6 +44,7 @@ class MetaSPiRLLearner(SPiRLLearner):
             "target_divergence": torch.stack([little, arguments["target_divergence"]]),
             "context_noise": self._noise(1, rows, module.context_dim)[0],
             "context_divergence": config.context_divergence,
+            "task_weight": config.task_weight,
             "explores": config.exploring_tasks > 0,
         }
 
@@ -52,20 +56,23 @@ def meta_loss(
     target_divergence: Tensor,
     context_noise: Tensor,
     context_divergence: float,
+    task_weight: float = 0.0,
     explores: bool = True,
     **arguments: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`spirl_loss` of T tasks with B transitions each, and the encoder's divergence from N(0, I).
 
-    The encoder learns by the critics' loss alone, and by this divergence, whose weight is learned as α is.
+    The encoder learns by the critics' loss, by this divergence, whose weight is learned as α is, and by the
+    cross-entropy of telling the training task from the mean of q(e | much context).
 
     Args:
-        batch: The tasks' ``kind`` (T,), `LITTLE` or `MUCH`; transitions (T·B, ·) with their prior; and the context of
-            each task, (T, N, ·), by the columns' names after `CONTEXT`, with ``context_counted`` (T, N). In place of
-            the context there may be the tasks' embeddings ``e`` (T, E).
+        batch: The tasks' ``kind`` (T,), `LITTLE` or `MUCH`, and numbers ``task`` (T,); transitions (T·B, ·) with their
+            prior; and the context of each task, (T, N, ·), by the columns' names after `CONTEXT`, with
+            ``context_counted`` (T, N). In place of tasks and contexts there may be the embeddings ``e`` (T, E).
         target_divergence: δ of both kinds, (2,).
         context_noise: N(0, 1), (T·B, E): e is drawn anew for each transition.
         context_divergence: The divergence of q(e | much context) from N(0, I) to be reached, in nats.
+        task_weight: The cross-entropy's.
         explores: Whether there are tasks of the kind `LITTLE`. Their KL and α are logged by names of their own.
         arguments: The other ones of `spirl_loss`.
     """
@@ -102,6 +109,12 @@ def meta_loss(
         loss = loss + weight.detach().exp() * divergence_from_unit(belief).mean()
         loss = loss + temperature_loss(weight, divergence, context_divergence)
         values |= {"context_divergence": divergence.detach(), "context_weight": weight.detach().exp()}
+        if task_weight:
+            logits = module.task_classifier(belief.mean)
+            told = F.cross_entropy(logits, batch["task"], reduction="none")
+            loss = loss + task_weight * _mean(told, kind.float())
+            right = (logits.argmax(-1) == batch["task"]).float()
+            values["tasks_told"] = _mean(right, kind.float())
     return loss, values
 
 

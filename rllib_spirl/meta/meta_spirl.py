@@ -57,6 +57,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.context_capacity = 3000
         self.context_divergence = 10.0
         self.initial_context_weight = 1e-3
+        self.task_weight = 0.0
         self.exploring_tasks = 2
         self.solved_tasks = 8
         self.exploring_divergence = 0.1
@@ -88,6 +89,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         context_capacity: int = NotProvided,
         context_divergence: float = NotProvided,
         initial_context_weight: float = NotProvided,
+        task_weight: float = NotProvided,
         exploring_tasks: int = NotProvided,
         solved_tasks: int = NotProvided,
         exploring_divergence: float = NotProvided,
@@ -110,6 +112,8 @@ class MetaSPiRLConfig(SPiRLConfig):
             context_divergence: The KL(q(e | much context) ‖ N(0, I)) in nats that the weight of this divergence in the
                 loss is adjusted to reach.
             initial_context_weight: This weight at the start.
+            task_weight: The weight, in the encoder's loss, of the cross-entropy of telling the training task from e.
+                With 0 e is learned from the critics' loss alone, as in PEARL and SiMPL.
             exploring_tasks, solved_tasks: How many tasks in a gradient step have little context, and much.
             exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
                 of tasks with much context.
@@ -148,6 +152,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             least=1,
         )
         self._positive("exploring_divergence", "context_divergence", "initial_context_weight")
+        self._not_negative("task_weight")
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
                 f"`little_context` ({self.little_context}) and `much_context` ({self.much_context}) must not be more "
@@ -185,7 +190,9 @@ class MetaSPiRLConfig(SPiRLConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         names = ("context_dim", "context_hidden", "context_layers", "initial_context_weight")
-        return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
+        classified = len(self.training_tasks) if self.task_weight else 0
+        ours = {name: getattr(self, name) for name in names} | {"classified_tasks": classified}
+        return super()._model_config_auto_includes | ours
 
 
 class MetaSPiRL(SPiRL):
@@ -291,7 +298,7 @@ class MetaSPiRL(SPiRL):
         return (
             {name: torch.cat([each[name] for each in rows]) for name in rows[0]}
             | {f"{CONTEXT}{name}": torch.stack([each[name] for each in contexts]) for name in contexts[0]}
-            | {f"{CONTEXT}counted": counted.float(), "kind": torch.from_numpy(kinds)}
+            | {f"{CONTEXT}counted": counted.float(), "kind": torch.from_numpy(kinds), "task": torch.tensor(tasks)}
         )
 
     def _context_size(self, kind: int) -> int:

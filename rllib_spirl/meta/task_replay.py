@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -59,7 +60,8 @@ class TaskDemonstrations(SkillReplay):
     """Demonstrations as skill transitions, with what each would have earned in each task.
 
     States and skills are there once, and the labels of T tasks beside them: ``task_rewards`` (W, T), NaN where the
-    task would have been done before, and ``task_terminated`` (W, T).
+    task would have been done before, ``task_terminated`` (W, T), after which a value is 0, and ``task_done`` (W, T), of
+    which a recording's end is none: an agent's context says the same.
 
     Args:
         columns: All of these, in the order in which they were recorded.
@@ -72,6 +74,7 @@ class TaskDemonstrations(SkillReplay):
         self.add(columns)
         self.horizon = horizon
         self.task_rewards, self.task_terminated = columns["task_rewards"], columns["task_terminated"]
+        self.task_done = columns["task_done"]
         self._counting = [column.isfinite().nonzero()[:, 0] for column in self.task_rewards.T]
 
     def of_task(self, task: int) -> "TaskSamples":
@@ -81,7 +84,7 @@ class TaskDemonstrations(SkillReplay):
     def save(self, path: Path) -> None:
         super().save(path)
         with replacing(_labels(path)) as file:
-            labels = {"rewards": self.task_rewards, "terminated": self.task_terminated}
+            labels = {"rewards": self.task_rewards, "terminated": self.task_terminated, "done": self.task_done}
             save_file(labels | {"horizon": torch.tensor(self.horizon)}, file)
 
     @classmethod
@@ -90,10 +93,8 @@ class TaskDemonstrations(SkillReplay):
         shared = SkillReplay.load(path, state_dim, latent_dim)
         try:
             labels = load_file(_labels(path))
-            loaded = cls(
-                shared._columns | {"task_rewards": labels["rewards"], "task_terminated": labels["terminated"]},
-                int(labels["horizon"]),
-            )
+            columns = {f"task_{name}": labels[name] for name in ("rewards", "terminated", "done")}
+            loaded = cls(shared._columns | columns, int(labels["horizon"]))
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{_labels(path)} cannot be read ({error}). Use another checkpoint.") from None
         loaded.source, loaded.labelled_for, loaded.generator = shared.source, shared.labelled_for, shared.generator
@@ -112,19 +113,24 @@ class TaskSamples:
         return len(self.counting)
 
     def sample(self, count: int) -> Batch:
-        """Transitions drawn uniformly."""
-        return self._rows(torch.randint(len(self.counting), (count,), generator=self.demonstrations.generator))
+        """Transitions drawn uniformly, to learn values of."""
+        chosen = torch.randint(len(self.counting), (count,), generator=self.demonstrations.generator)
+        return self._rows(chosen, self.demonstrations.task_terminated)
 
     def sample_run(self, length: int, rows: int) -> Batch:
-        """As `SkillReplay.sample_run`: windows that follow on each other, as an agent's skills do."""
-        start = torch.randint(len(self.counting), (1,), generator=self.demonstrations.generator)
-        return self._rows((start + self.demonstrations.horizon * torch.arange(rows)) % len(self.counting))
+        """As `SkillReplay.sample_run`: windows that follow on each other, as an agent's skills do, to tell a task from.
 
-    def _rows(self, chosen: Tensor) -> Batch:
+        What terminates is the task alone.
+        """
+        start = torch.randint(len(self.counting), (1,), generator=self.demonstrations.generator)
+        chosen = (start + self.demonstrations.horizon * torch.arange(rows)) % len(self.counting)
+        return self._rows(chosen, self.demonstrations.task_done)
+
+    def _rows(self, chosen: Tensor, terminated: Tensor) -> Batch:
         shared, rows = self.demonstrations, self.counting[chosen]
         return {name: column[rows] for name, column in shared._columns.items()} | {
             "rewards": shared.task_rewards[rows, self.task],
-            "terminated": shared.task_terminated[rows, self.task],
+            "terminated": terminated[rows, self.task],
         }
 
 
@@ -155,20 +161,20 @@ def task_demonstrations(
     ) -> Batch:
         horizon = model.config.horizon
         starts = window_starts(part.episode_starts, horizon)
-        rewards: list[Tensor] = []
-        terminated: list[Tensor] = []
+        found: dict[str, list[Tensor]] = {"rewards": [], "terminated": [], "done": []}
         for task in track(tasks, "rewards of demonstrations in each task", total=len(tasks), watched_only=True):
             family.set_task(task)
             relabelled = part.relabel(relabel)
             counts = counting(relabelled, starts, horizon)
-            _, labels = window_labels(relabelled, starts[counts], horizon)
-            for column, name, otherwise in ((rewards, "rewards", torch.nan), (terminated, "terminated", 1.0)):
-                column.append(torch.full((len(starts),), otherwise))
-                column[-1][torch.from_numpy(counts)] = labels[name]
-        columns = skills_of(part, model, starts, starts + horizon - 1, generator, state_dim)
+            last, labels = window_labels(relabelled, starts[counts], horizon)
+            labels["done"] = torch.from_numpy(relabelled.terminated[last].astype(np.float32))
+            for name, columns in found.items():
+                columns.append(torch.full((len(starts),), torch.nan if name == "rewards" else 1.0))
+                columns[-1][torch.from_numpy(counts)] = labels[name]
+        shared = skills_of(part, model, starts, starts + horizon - 1, generator, state_dim)
         none = torch.zeros(len(starts))  # of what is the tasks'
-        columns |= {"rewards": none, "terminated": none}
-        return columns | {"task_rewards": torch.stack(rewards, 1), "task_terminated": torch.stack(terminated, 1)}
+        shared |= {"rewards": none, "terminated": none}
+        return shared | {f"task_{name}": torch.stack(columns, 1) for name, columns in found.items()}
 
     parts = list(read_transitions(data, model, env, capacity, seed, skill_bound, labelled))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -21,7 +21,8 @@ class TaskRLModule(SkillPriorRLModule):
     α is one for each kind of task, `LITTLE` and `MUCH`.
 
     ``model_config`` (see `MetaSPiRLConfig.training`): that of SPiRL, context_dim, context_hidden, context_layers,
-    initial_context_weight. Without dimensions of e there is no encoder.
+    initial_context_weight, and classified_tasks, how many tasks e is to tell apart, if any. Without dimensions of e
+    there is no encoder.
     """
 
     def setup(self) -> None:
@@ -36,11 +37,14 @@ class TaskRLModule(SkillPriorRLModule):
                 layers=c["context_layers"],
             )
         if not self.inference_only:
+            if self.context_dim and c["classified_tasks"]:
+                # The logits of the training tasks by e. It serves the encoder's learning alone.
+                self.task_classifier = nn.Linear(self.context_dim, c["classified_tasks"])
             self.log_alpha = nn.Parameter(torch.full((2,), math.log(c["initial_alpha"])))
             self.log_context_weight = nn.Parameter(torch.tensor(math.log(c["initial_context_weight"])))
 
     def get_non_inference_attributes(self) -> list[str]:
-        return [*super().get_non_inference_attributes(), "log_context_weight"]
+        return [*super().get_non_inference_attributes(), "log_context_weight", "task_classifier"]
 
     def sampling_state(self) -> dict[str, Tensor]:
         state = super().sampling_state()
