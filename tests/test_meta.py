@@ -683,6 +683,7 @@ def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None
         (["--updates-per-step", "2"], "are of learning on: add --fine-tune-after"),
         (["--no-demonstrations"], "are of learning on: add --fine-tune-after"),
         (["--updates-per-step", "nan", "--fine-tune-after", "2"], "must be a number from 0 on, got nan"),
+        (["--fine-tune-after", "20"], "--fine-tune-after 20: there are 20 episodes in all; ask for more --episodes"),
     ],
 )
 def test_options_of_learning_on_are_checked_first(
@@ -690,6 +691,13 @@ def test_options_of_learning_on_are_checked_first(
 ) -> None:
     assert run(["spirl", "adapt", "nowhere", *options], monkeypatch) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [{"after": -3}, {"first_updates": -5}, {"explore_every": -1}, {"batch_size": 0}])
+def test_learning_on_needs_numbers_that_can_be(wrong: dict[str, int]) -> None:
+    [(name, value)] = wrong.items()
+    with pytest.raises(UserError, match=f"^{name} of learning on must be at least [01], got {value}"):
+        FineTuning(**{"after": 1} | wrong)
 
 
 @pytest.mark.parametrize(

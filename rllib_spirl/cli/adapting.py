@@ -63,6 +63,7 @@ def adapt(
 
     fine_tuning = _fine_tuning(
         fine_tune_after,
+        episodes,
         updates_per_step=updates_per_step,
         first_updates=first_updates,
         explore_every=explore_every,
@@ -107,13 +108,15 @@ def adapt(
         typer.echo(f"video  {film}")
 
 
-def _fine_tuning(after: int | None, **options: Any) -> Any:
-    """How to learn on, by the options that are given; None for not at all."""
+def _fine_tuning(after: int | None, episodes: int, **options: Any) -> Any:
+    """How to learn on in so many episodes, by the options that are given; None for not at all."""
     from rllib_spirl.meta.fine_tuning import FineTuning
 
     given = {name: value for name, value in options.items() if value is not None}
     if after is not None:
-        return FineTuning(after, **given)
+        fine_tuning = FineTuning(after, **given)
+        fine_tuning.check(episodes)
+        return fine_tuning
     if given:
         raise UserError(
             "--updates-per-step, --first-updates, --explore-every and --no-demonstrations are of learning on: "

@@ -16,7 +16,7 @@ from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
 from rllib_spirl.data.recipe import build, built, place_of, read_recipe
 from rllib_spirl.data.recording import state_part
-from rllib_spirl.demos.recipes import RecordedRecipe
+from rllib_spirl.demos.recording import RecordedRecipe
 from rllib_spirl.envs.skill_env import check_dimensions, check_skills, state_space, try_env
 from rllib_spirl.errors import UserError, at, problem_in
 from rllib_spirl.evaluation.prior import prior_episodes, report_prior

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from rllib_spirl.data.importing import Recipe
 from rllib_spirl.demos.ogbench_file import OGBenchFile
-from rllib_spirl.demos.recipes import RecordedRecipe
+from rllib_spirl.demos.recording import RecordedRecipe
 from rllib_spirl.envs.outside import METAWORLD, METAWORLD_LIMIT
 from rllib_spirl.yaml_text import did_you_mean
 

@@ -1,6 +1,5 @@
 """Recipes of scripted demonstrations."""
 
-import importlib
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -8,68 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rllib_spirl.data.dataset import DataSet
-from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.recipe import one_of
+from rllib_spirl.demos.recording import RecordedRecipe
 from rllib_spirl.errors import UserError
-from rllib_spirl.extras import optional
 from rllib_spirl.yaml_text import did_you_mean
-
-
-class RecordedRecipe(Recipe):
-    """Demonstrations that scripts record in an environment: what all of these have in common."""
-
-    module: ClassVar[str]
-    """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
-    extra: ClassVar[str | None] = None
-    """The extra of this package that it takes, called like what that installs."""
-
-    seed: int = Field(0, ge=0)
-    noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
-    max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
-    robot_type: str = "unknown"
-
-    @property
-    def subject(self) -> str:
-        """Whose demonstrations they are, for an error."""
-        raise NotImplementedError
-
-    @property
-    def env(self) -> str:
-        """The name of the environment whose states are recorded."""
-        raise NotImplementedError
-
-    @property
-    def count(self) -> int:
-        """How many demonstrations there are to be."""
-        raise NotImplementedError
-
-    @property
-    def demonstrator(self) -> Any:
-        """`module`, imported."""
-        return importlib.import_module(self.module)
-
-    def content(self) -> dict[str, Any]:
-        return super().content() | {"demonstrator": self.demonstrator.VERSION}
-
-    def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
-        from rllib_spirl.demos import recording
-
-        if self.extra:
-            optional(self.extra, self.extra)  # told at once, and not by every process
-        return recording.build(self, output, facts, overwrite=overwrite, workers=workers)
-
-    def env_config(self) -> dict[str, Any]:
-        """The settings that give the environment the states which are recorded."""
-        return {}
-
-    def variants(self) -> list[dict[str, Any]]:
-        """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
-        raise NotImplementedError
-
-    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
-        """Whether a demonstration of ``task``, as the demonstrator returned it, belongs into the data."""
-        raise NotImplementedError
 
 
 class ScriptedRecipe(RecordedRecipe):

@@ -14,17 +14,73 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
+from rllib_spirl.data.importing import Recipe
 from rllib_spirl.data.writer import TrajectoryWriter
-from rllib_spirl.demos.recipes import RecordedRecipe
 from rllib_spirl.errors import UserError
+from rllib_spirl.extras import optional
 from rllib_spirl.files import replacing
 from rllib_spirl.progress import stage
+
+
+class RecordedRecipe(Recipe):
+    """Demonstrations that scripts record in an environment: what all of these have in common."""
+
+    module: ClassVar[str]
+    """The module whose ``demonstrate(**task, seed, noise)`` records one demonstration."""
+    extra: ClassVar[str | None] = None
+    """The extra of this package that it takes, called like what that installs."""
+
+    seed: int = Field(0, ge=0)
+    noise: float = Field(0.05, ge=0, le=1, description="of the actions, for diversity")
+    max_attempts: int = Field(5, ge=1, description="tries for one demonstration before it is left out")
+    robot_type: str = "unknown"
+
+    @property
+    def subject(self) -> str:
+        """Whose demonstrations they are, for an error."""
+        raise NotImplementedError
+
+    @property
+    def env(self) -> str:
+        """The name of the environment whose states are recorded."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """How many demonstrations there are to be."""
+        raise NotImplementedError
+
+    @property
+    def demonstrator(self) -> Any:
+        """`module`, imported."""
+        return importlib.import_module(self.module)
+
+    def content(self) -> dict[str, Any]:
+        return super().content() | {"demonstrator": self.demonstrator.VERSION}
+
+    def build(self, output: Path, facts: dict[str, Any], *, overwrite: bool, workers: int | None) -> DataSet:
+        if self.extra:
+            optional(self.extra, self.extra)  # told at once, and not by every process
+        return build(self, output, facts, overwrite=overwrite, workers=workers)
+
+    def env_config(self) -> dict[str, Any]:
+        """The settings that give the environment the states which are recorded."""
+        return {}
+
+    def variants(self) -> list[dict[str, Any]]:
+        """What there is to demonstrate, each as the demonstrator's arguments besides seed and noise."""
+        raise NotImplementedError
+
+    def accepts(self, task: dict[str, Any], demonstration: Any) -> bool:
+        """Whether a demonstration of ``task``, as the demonstrator returned it, belongs into the data."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,16 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not (is_finite(self.updates_per_step) and self.updates_per_step >= 0):
             raise UserError(f"--updates-per-step: must be a number from 0 on, got {self.updates_per_step}.")
+        for name, least in (("after", 1), ("first_updates", 0), ("explore_every", 0), ("batch_size", 1)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"{name} of learning on must be at least {least}, got {value}.")
+
+    def check(self, episodes: int) -> None:
+        """Raise a UserError unless there are more than ``after`` of so many episodes."""
+        if self.after >= episodes:
+            raise UserError(
+                f"--fine-tune-after {self.after}: there are {episodes} episodes in all; ask for more --episodes."
+            )
 
     def explores(self, episode: int) -> bool:
         """Whether skills are drawn in the episode of this number, the first being 1."""
@@ -68,14 +78,17 @@ def meet(
         fine_tuning: None for none.
 
     Raises:
-        UserError: If demonstrations to learn from are not where they were.
+        UserError: If fine-tuning would begin after the last episode, or demonstrations to learn from are not where they
+            were.
     """
+    if fine_tuning is not None:
+        fine_tuning.check(episodes)
     torch.manual_seed(seed)
     config, module = algorithm.config, algorithm.env_runner.module
     exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
     acquaintance = Acquaintance(env, module, task, exploring, config.context_size)
     seeds = episode_seeds(seed, task)
-    if fine_tuning is None or fine_tuning.after >= episodes:
+    if fine_tuning is None:
         for _ in range(episodes):
             yield acquaintance.run(next(seeds))
         return
