@@ -291,6 +291,18 @@ class SPiRLConfig(CheckedConfig):
 
     def validate(self) -> None:
         super().validate()
+        self._check_numbers()
+        self._check_policy()
+        self._check_targets()
+        self._check_sampling()
+        # Last: an experiment that has its skills still to be made is checked without them.
+        if not self.skill_checkpoint:
+            self._value_error(
+                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise ValueError unless each setting that is a number can be by itself."""
         self._positive(
             "target_divergence",
             "initial_alpha",
@@ -301,6 +313,12 @@ class SPiRLConfig(CheckedConfig):
             "prior_spread",
             "log_std_bound",
         )
+        self._positive("skill_bound", "initial_divergence", none=True)
+        self._not_negative("conservatism", "least_alpha", "cloning")
+        self._share("gamma")
+        self._share("offline_fraction", none=True)
+        self._require(("tau", "policy_tau"), lambda value: is_finite(value) and 0 < value <= 1, "be in (0, 1]")
+        self._require(("initial_value",), is_finite, "be a number")
         self._whole(
             "replay_capacity",
             "critic_members",
@@ -316,34 +334,48 @@ class SPiRLConfig(CheckedConfig):
             least=1,
         )
         self._whole("warmup_steps", "offline_updates", "eval_seed", least=0)
-        for name in ("skill_bound", "initial_divergence"):
-            value = getattr(self, name)
-            if value is not None and not (is_finite(value) and value > 0):
-                self._value_error(f"`{name}` must be a number greater than 0, or null for none; got {value}.")
-        self._require(("tau", "policy_tau"), lambda value: is_finite(value) and 0 < value <= 1, "be in (0, 1]")
-        self._share("gamma")
-        fraction = self.offline_fraction
-        if fraction is not None and not (is_finite(fraction) and 0 <= fraction <= 1):
-            self._value_error(f"`offline_fraction` must be in [0, 1], or null; got {self.offline_fraction}.")
-        self._not_negative("conservatism", "least_alpha", "cloning")
+
+    def _check_policy(self) -> None:
+        """Raise ValueError unless the policy, and what it is regularised to, go together."""
+        self._one_of("policy", of=("residual", "copied", "flow"))
+        self._one_of("regularize_to", of=("prior", "unit", "uniform"))
+        if self.regularize_to == "uniform" and self.skill_bound is None:
+            self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
         if self.least_alpha > self.initial_alpha:
             self._value_error(
                 f"`least_alpha`, {self.least_alpha}, is above `initial_alpha`, {self.initial_alpha}: raise that too."
             )
-        if self.policy not in ("residual", "copied", "flow"):
-            self._value_error(f"`policy` must be 'residual', 'copied' or 'flow', got {self.policy!r}.")
-        if self.policy == "flow" and self.skill_bound is not None:
-            self._value_error("`policy` 'flow' makes skills as they are: leave `skill_bound` out.")
-        if self.regularize_to not in ("prior", "unit", "uniform"):
-            self._value_error(f"`regularize_to` must be 'prior', 'unit' or 'uniform', got {self.regularize_to!r}.")
-        if self.regularize_to == "uniform" and self.skill_bound is None:
-            self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
-        for name in ("target_value", "policy_value"):
-            if getattr(self, name) not in ("least", "mean"):
-                self._value_error(f"`{name}` must be 'least' or 'mean', got {getattr(self, name)!r}.")
         if self.policy == "flow":
+            if self.skill_bound is not None:
+                self._value_error("`policy` 'flow' makes skills as they are: leave `skill_bound` out.")
             for name in self._changed(_NOT_OF_FLOWS):
                 self._value_error(f"`policy` 'flow' has no use for `{name}`: leave it out.")
+
+    def _check_targets(self) -> None:
+        """Raise ValueError unless what critics learn can be learned."""
+        self._one_of("target_value", "policy_value", of=("least", "mean"))
+        if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
+            self._value_error(
+                f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
+                f"{self.target_members}."
+            )
+        if self.target_bounds is None:
+            return
+        if not (
+            isinstance(self.target_bounds, list | tuple)
+            and len(self.target_bounds) == 2
+            and all(map(is_finite, self.target_bounds))
+            and self.target_bounds[0] < self.target_bounds[1]
+        ):
+            self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
+        least, greatest = self.target_bounds
+        if not least <= self.initial_value <= greatest:
+            self._value_error(
+                f"`initial_value`, {self.initial_value}, is not within `target_bounds`, {self.target_bounds}."
+            )
+
+    def _check_sampling(self) -> None:
+        """Raise ValueError unless episodes can be sampled and evaluated as asked for."""
         if self.warmup_steps > self._transitions_kept:
             self._value_error(
                 f"`warmup_steps`, {self.warmup_steps}, are more than are kept, {self._transitions_kept}, so that "
@@ -351,25 +383,6 @@ class SPiRLConfig(CheckedConfig):
             )
         self._check_evaluation()
         self._check_runners()
-        if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
-            self._value_error(
-                f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
-                f"{self.target_members}."
-            )
-        if self.target_bounds is not None and not (
-            isinstance(self.target_bounds, list | tuple)
-            and len(self.target_bounds) == 2
-            and all(map(is_finite, self.target_bounds))
-            and self.target_bounds[0] < self.target_bounds[1]
-        ):
-            self._value_error(f"`target_bounds` must be [least, greatest] return, got {self.target_bounds!r}.")
-        self._require(("initial_value",), is_finite, "be a number")
-        if self.target_bounds is not None:
-            least, greatest = self.target_bounds
-            if not least <= self.initial_value <= greatest:
-                self._value_error(
-                    f"`initial_value`, {self.initial_value}, is not within `target_bounds`, {self.target_bounds}."
-                )
         if self.vectorize_mode not in ("sync", "vector_entry_point"):
             self._value_error(
                 "`gym_env_vectorize_mode` must be 'sync', or 'vector_entry_point' for an environment that is many at "
@@ -380,11 +393,6 @@ class SPiRLConfig(CheckedConfig):
             self._value_error(
                 "Of environments side by side, `batch_mode` 'complete_episodes' would throw away the episodes that "
                 "go on: leave it out, or use more env runners."
-            )
-        # Last: an experiment that has its skills still to be made is checked without them.
-        if not self.skill_checkpoint:
-            self._value_error(
-                "SPiRL needs `skill_checkpoint`: make one with `spirl pretrain`, or add a `skills:` section."
             )
 
     @property
