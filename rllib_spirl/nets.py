@@ -47,6 +47,7 @@ class SetEncoder(nn.Module):
         own: Numbers of the agent, at the front of a state.
         item: Numbers of each item.
         hidden: Width of an embedding; a multiple of ``heads``.
+        heads: How many means there are, each with weights of its own.
     """
 
     def __init__(self, own: int, item: int, *, hidden: int = 64, heads: int = 4) -> None:

@@ -81,7 +81,7 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
             self.module.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()}, strict=False)
 
     def sample_with(self, weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
-        """`take` a policy, and what it samples, and the metrics."""
+        """`take` the policy's weights, then `sample`; its episodes and the metrics of them, in one call from afar."""
         self.take(weights)
         return self.sample(), self.get_metrics()
 

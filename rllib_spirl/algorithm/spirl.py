@@ -707,6 +707,8 @@ class SPiRL(Algorithm):
 
         Args:
             path: A folder or URI, or a path in ``filesystem``; None for a temporary folder.
+            filesystem: Of ``path``; None for this machine's, or that of the URI.
+            **kwargs: RLlib's own.
         """
         self.check_whole()
         assert isinstance(self.config.skill_checkpoint, SkillFiles)

@@ -222,10 +222,25 @@ def spirl_loss(
     Where states carry a gradient, by a context in them, it is that of the critics' loss alone.
 
     Args:
+        module: Policy, critics and α.
+        batch: B transitions of one skill each, as the replay buffer has them: ``states`` and ``next_states`` (B, S),
+            ``z`` (B, Z), ``rewards`` (B,), the sums over a skill's steps, and ``terminated`` (B,) of 1 and 0; and what
+            `with_prior` adds.
         noise: N(0, 1), (3, B, Z): of the next skills, the policy's and the prior's.
         members: Which critics count in the target, indices (K,); None for all.
-        target_divergence: δ, a scalar or, of each row, (B,).
-        log_alpha: The logarithm of α, likewise; None for the module's.
+        target_divergence: δ in nats, a scalar or, of each row, (B,).
+        gamma: γ from one skill to the next.
+        kl_in_target: Whether the next state's value is less by α times its KL, as in the paper.
+        target_bounds: The least and the greatest return that there can be, to which targets are clipped; None for none.
+        conservatism: The weight of `conservative_loss`.
+        cloning: The weight of `cloning_loss`.
+        target_value_mean, policy_value_mean: Whether the mean of the critics counts and not the least, in the target
+            and for the policy.
+        least_alpha: α is never below it.
+        log_alpha: The logarithm of α, a scalar or (B,); None for the module's.
+
+    Returns:
+        The loss, a scalar; and by name what is logged, scalars or a value for each row.
     """
     states, next_states = batch["states"], batch["next_states"]
     if log_alpha is None:
@@ -286,8 +301,12 @@ def flow_loss(
     """The critics' and the flow's loss: the next skill is the best of the flow's by value (Li et al. 2025, QC).
 
     Args:
+        module, batch, gamma, target_bounds: As of `spirl_loss`; the batch without a prior.
         noise: N(0, 1), (2 + N, B, Z): noise and times of the flow's own loss, and for N candidates of the next skill.
         others: Of `spirl_loss`, which a flow has no use for.
+
+    Returns:
+        As `spirl_loss`.
     """
     states, z = batch["states"], batch["z"]
     policy = module.policy

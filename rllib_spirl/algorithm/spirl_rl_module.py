@@ -203,9 +203,9 @@ class SkillPriorRLModule(TorchRLModule, InferenceOnlyAPI):
     With a ``context_dim`` policy and critics see so many numbers of context besides, at the end of observations; the
     prior does not.
 
-    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, policy, regularize_to, prior_spread, policy_hidden,
-    policy_layers, log_std_bound, critic_hidden, critic_layers, critic_members, critic_layer_norm,
-    initial_value, initial_alpha, skill_candidates.
+    ``model_config`` (see `SPiRLConfig.training`): skill_checkpoint, skill_bound, policy, regularize_to, prior_spread,
+    policy_hidden, policy_layers, log_std_bound, critic_hidden, critic_layers, critic_members, critic_layer_norm,
+    initial_value, initial_alpha, skill_candidates, exploring_candidates.
 
     Args:
         skills: In place of those at ``model_config["skill_checkpoint"]``.

@@ -51,7 +51,7 @@ class TaskEnvRunner(SkillEnvRunner):
         return episodes
 
     def run_with(self, rollouts: Sequence[Rollout], weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
-        """`take` a policy, and what it comes to in these rollouts, and the metrics."""
+        """`take` the policy's weights, then `run`; its episodes and the metrics of them, in one call from afar."""
         self.take(weights)
         return self.run(rollouts), self.get_metrics()
 

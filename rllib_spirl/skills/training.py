@@ -142,6 +142,7 @@ class SkillTrainer:
         data: The scanned data set.
         config: Hyper-parameters.
         rank, world_size: Which share of the training windows is this worker's.
+        device: Where the model and its batches are; None for the CPU.
         wrap: Wraps the model for distributed training (Ray Train's ``prepare_model``).
     """
 
