@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay
 from rllib_spirl.data import DataSet, Trajectories
-from rllib_spirl.data.windows import has_window, previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, picture_pairs, window_starts
 from rllib_spirl.envs.skill_env import state_space
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
@@ -192,6 +192,6 @@ def skills_of(
 def _observe(model: SkillModel, states: Tensor, data: Trajectories, frames: NDArray[np.int64]) -> Tensor:
     """States (W, S) with what the prior says of the pictures before and at ``frames`` (W,)."""
     assert data.images is not None
-    pairs = np.stack([previous_frames(frames, data.episode_starts), frames], 1)
+    pairs = picture_pairs(frames, data.episode_starts)
     chunks = zip(states.split(4096), np.split(pairs, range(4096, len(pairs), 4096)), strict=True)
     return torch.cat([model.prior.observe(s, torch.from_numpy(data.images[pair])) for s, pair in chunks])

@@ -43,3 +43,8 @@ def has_window(episode_starts: np.ndarray, horizon: int) -> bool:
 def previous_frames(frames: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
     """The frame before each of ``frames``; where an episode begins, the frame itself. Any shape, int64."""
     return frames - ~np.isin(frames, episode_starts)
+
+
+def picture_pairs(frames: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
+    """(N, 2): the frames before ``frames`` (N,) and these, whose pictures a prior that sees is given."""
+    return np.stack([previous_frames(frames, episode_starts), frames], 1)

@@ -6,8 +6,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_render_mode, check_reward
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
-from rllib_spirl.errors import UserError
 
 Reward = Literal["dense", "sparse"]
 
@@ -31,10 +31,8 @@ class BenchmarkEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     """The model's camera that takes the pictures."""
 
     def __init__(self, reward: Reward, render_mode: str | None, width: int, height: int) -> None:
-        if reward not in ("dense", "sparse"):
-            raise UserError(f"{self.title}: reward is '{reward}'; choose 'dense' or 'sparse'.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"{self.title}: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
+        check_reward(self.title, reward)
+        check_render_mode(self.title, render_mode)
         self.reward, self.render_mode = reward, render_mode
         self._picture_size = (width, height)
         self._renderer: OffscreenRenderer | None = None

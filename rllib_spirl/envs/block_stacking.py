@@ -11,9 +11,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_limit, check_render_mode, check_reward
 from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.raster import rasterise
-from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
+from rllib_spirl.envs.rendering import OffscreenRenderer, camera, mujoco
 from rllib_spirl.envs.seeing import SeeingEnv
 from rllib_spirl.errors import UserError
 
@@ -281,12 +282,9 @@ class BlockStackingEnv(SeeingEnv):
     ) -> None:
         if not 2 <= blocks <= 12:
             raise UserError(f"BlockStacking: blocks is {blocks}; choose from 2 to 12.")
-        if reward not in ("dense", "sparse"):
-            raise UserError(f"BlockStacking: reward is '{reward}'; choose 'dense' or 'sparse'.")
-        if max_episode_steps < 1:
-            raise UserError("BlockStacking: max_episode_steps must be at least 1.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"BlockStacking: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
+        check_reward("BlockStacking", reward)
+        check_limit("BlockStacking", max_episode_steps)
+        check_render_mode("BlockStacking", render_mode)
         super().__init__(self.GRIPPER_DIM + self.BLOCK_DIM * blocks, images)
         self.blocks, self.reward, self.max_episode_steps = blocks, reward, max_episode_steps
         self.render_mode, self._picture_size = render_mode, (width, height)
@@ -385,10 +383,7 @@ class BlockStackingEnv(SeeingEnv):
         data.qpos[6::3] = angles(blocks)
         mujoco.mj_forward(model, data)
         if len(blocks) not in self._renderers:
-            camera = mujoco.MjvCamera()
-            for name, value in _CAMERA.items():
-                setattr(camera, name, value)
-            self._renderers[len(blocks)] = OffscreenRenderer(model, *self._picture_size, camera)
+            self._renderers[len(blocks)] = OffscreenRenderer(model, *self._picture_size, camera(_CAMERA))
         return self._renderers[len(blocks)].render(data)
 
     def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:

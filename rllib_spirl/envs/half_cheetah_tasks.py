@@ -7,6 +7,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_limit
 from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.tasks import is_number
 from rllib_spirl.errors import UserError
@@ -34,8 +35,7 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
     """
 
     def __init__(self, task: float = 1.5, max_episode_steps: int = 200, **arguments: Any) -> None:
-        if max_episode_steps < 1:
-            raise UserError("HalfCheetahVelocity: max_episode_steps must be at least 1.")
+        check_limit("HalfCheetahVelocity", max_episode_steps)
         self.set_task(task)
         self.max_episode_steps = max_episode_steps
         self._wanted = self._task

@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_limit, check_render_mode
 from rllib_spirl.envs.physics import physics_of, set_physics
-from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
+from rllib_spirl.envs.rendering import OffscreenRenderer, camera, mujoco
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
 
@@ -190,10 +191,10 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         width: int = 480,
         height: int = 480,
     ) -> None:
-        if max_episode_steps < 1 or robot_noise_ratio < 0 or object_noise_ratio < 0:
-            raise UserError("Kitchen: max_episode_steps must be at least 1, and noise ratios must not be negative.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"Kitchen: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
+        check_limit("Kitchen", max_episode_steps)
+        check_render_mode("Kitchen", render_mode)
+        if robot_noise_ratio < 0 or object_noise_ratio < 0:
+            raise UserError("Kitchen: noise ratios must not be negative.")
         self.tasks, self.ordered, self.max_episode_steps = check_tasks(tasks), ordered, max_episode_steps
         self.render_mode, self._picture_size = render_mode, (width, height)
         self.model = load_model()
@@ -313,10 +314,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
 
     def _draw(self, positions: NDArray[np.floating]) -> NDArray[np.uint8]:
         if self._renderer is None or self._picture_data is None:
-            camera = mujoco.MjvCamera()
-            for name, value in _CAMERA.items():
-                setattr(camera, name, value)
-            self._renderer = OffscreenRenderer(load_model(visual=True), *self._picture_size, camera)
+            self._renderer = OffscreenRenderer(load_model(visual=True), *self._picture_size, camera(_CAMERA))
             self._picture_data = mujoco.MjData(load_model(visual=True))
         self._picture_data.qpos[:] = positions
         mujoco.mj_forward(load_model(visual=True), self._picture_data)

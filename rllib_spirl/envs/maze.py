@@ -13,6 +13,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_limit, check_render_mode
 from rllib_spirl.envs.seeing import SeeingEnv
 from rllib_spirl.errors import UserError
 
@@ -148,10 +149,8 @@ class MazeEnv(SeeingEnv):
             raise UserError(f"Maze: size is {size}; choose from {LEAST} to {MOST}.")
         if maze < 0:
             raise UserError(f"Maze: maze is {maze}; it is a number from 0 on.")
-        if max_episode_steps < 1:
-            raise UserError("Maze: max_episode_steps must be at least 1.")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"Maze: render_mode is '{render_mode}'; choose 'rgb_array' or None.")
+        check_limit("Maze", max_episode_steps)
+        check_render_mode("Maze", render_mode)
         super().__init__(4, images)
         self.size, self.maze, self.max_episode_steps = size, maze, max_episode_steps
         self.render_mode = render_mode

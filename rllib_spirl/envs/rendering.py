@@ -3,6 +3,8 @@
 import atexit
 import importlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +26,14 @@ except (AttributeError, ImportError, RuntimeError) as error:
     if "MUJOCO_GL" in os.environ:
         raise _unusable(os.environ["MUJOCO_GL"], error) from error
     raise
+
+
+def camera(settings: Mapping[str, Any]) -> mujoco.MjvCamera:
+    """A camera with these of its attributes: ``lookat``, ``distance`` and so on."""
+    made = mujoco.MjvCamera()
+    for name, value in settings.items():
+        setattr(made, name, value)
+    return made
 
 
 class OffscreenRenderer:

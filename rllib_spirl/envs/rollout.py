@@ -19,6 +19,17 @@ class EpisodeResult(BaseModel):
     measures: dict[str, float] = {}
     """What else the environment says of the episode's end, in ``info["measures"]``."""
 
+    @classmethod
+    def of(cls, seed: int, total: float, steps: int, info: Mapping[str, Any]) -> "EpisodeResult":
+        """What an episode came to by its return, its low-level steps and its last info."""
+        return cls(
+            seed=seed,
+            episode_return=total,
+            low_level_steps=steps,
+            subtasks=subtasks_in(info),
+            measures=measures_in(info),
+        )
+
 
 def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> EpisodeResult:
     """Run ``policy`` (observation to action) from ``env.reset(seed=seed)`` to the end of the episode."""
@@ -29,13 +40,7 @@ def run_episode(env: gym.Env, policy: Callable[[Any], Any], seed: int) -> Episod
         total += float(reward)
         steps += info.get("low_level_steps", 1)
         done = terminated or truncated
-    return EpisodeResult(
-        seed=seed,
-        episode_return=total,
-        low_level_steps=steps,
-        subtasks=subtasks_in(info),
-        measures=measures_in(info),
-    )
+    return EpisodeResult.of(seed, total, steps, info)
 
 
 def skill_random(seed: int | None) -> np.random.Generator:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.data import DataSet
-from rllib_spirl.data.windows import has_window, previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, picture_pairs, window_starts
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
@@ -132,7 +132,7 @@ def _windows(data: DataSet, model: SkillModel, generator: torch.Generator) -> tu
         q = model.posterior(states, torch.from_numpy(part.actions[frames]))
         seen = states[:, 0]
         if part.images is not None:
-            seen = torch.from_numpy(part.images[np.stack([previous_frames(chosen, part.episode_starts), chosen], 1)])
+            seen = torch.from_numpy(part.images[picture_pairs(chosen, part.episode_starts)])
         p = model.prior(seen)
         posteriors.append((q.mean, q.stddev))
         priors.append((p.mean, p.stddev))

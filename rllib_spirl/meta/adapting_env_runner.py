@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -11,7 +10,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.replay_buffer import Batch
-from rllib_spirl.envs.rollout import EpisodeResult, measures_in, subtasks_in
+from rllib_spirl.envs.rollout import EpisodeResult
 from rllib_spirl.envs.tasks import Task, settable
 from rllib_spirl.meta.advantages import transitions
 from rllib_spirl.meta.gaussian_policy import AdaptableRLModule
@@ -65,7 +64,10 @@ class AdaptingEnvRunner(TakesAnyState, SingleAgentEnvRunner):
                     policy.load_state_dict(dict(parameters))
                 episodes = self._episodes(task, seed)
                 batch = transitions(episodes, gamma=config.gamma, lambda_=config.lambda_)
-                yield [_result(episode, seed) for episode in episodes], batch
+                results = [
+                    EpisodeResult.of(seed, float(each.get_return()), len(each), each.get_infos(-1)) for each in episodes
+                ]
+                yield results, batch
         finally:
             policy.load_state_dict(dict(start))
 
@@ -76,14 +78,3 @@ class AdaptingEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.sample(num_episodes=self.config.adaptation_episodes, explore=True)
-
-
-def _result(episode: SingleAgentEpisode, seed: int) -> EpisodeResult:
-    info: dict[str, Any] = episode.get_infos(-1)
-    return EpisodeResult(
-        seed=seed,
-        episode_return=float(episode.get_return()),
-        low_level_steps=len(episode),
-        subtasks=subtasks_in(info),
-        measures=measures_in(info),
-    )

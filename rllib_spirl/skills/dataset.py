@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.windows import has_window, previous_frames, window_starts
+from rllib_spirl.data.windows import has_window, picture_pairs, previous_frames, window_starts
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
 from rllib_spirl.skills.correction import StateStatistics
@@ -73,7 +73,7 @@ class SkillData:
             states.append(s[frames].astype(np.float32))
             actions.append(a[frames].astype(np.float32))
             if images:
-                pairs = np.stack([previous_frames(frames[:, 0], part.episode_starts), frames[:, 0]], 1)
+                pairs = picture_pairs(frames[:, 0], part.episode_starts)
                 pictures.append(part.columns[c.IMAGE][pairs].reshape(*pairs.shape, *c.PICTURE))
             offset += len(s)
         assert statistics is not None
