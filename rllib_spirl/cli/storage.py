@@ -99,7 +99,7 @@ def check_state(directory: str) -> None:
     _state(*get_fs_and_path(directory))
 
 
-def kept_skills(directory: str) -> str | None:
+def skills_of_all_trials(directory: str) -> str | None:
     """Skills that a run to resume holds itself, in a checkpoint of each of its trials; None if one has none.
 
     Raises:

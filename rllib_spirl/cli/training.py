@@ -97,7 +97,7 @@ def train(
         storage.check_state(directory(experiment))
     finished_too = resume and check_record(experiment)
     if experiment.skills is not None:
-        own = storage.kept_skills(directory(experiment)) if resume else None
+        own = storage.skills_of_all_trials(directory(experiment)) if resume else None
         experiment = with_skills(experiment) if own is None else _with(experiment, own)
     space = algorithms.param_space(experiment)
     algorithms.validate(experiment, space, without_skills=resume)

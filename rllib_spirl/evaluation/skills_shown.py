@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
+from rllib_spirl.algorithm.spirl import kept_skills
 from rllib_spirl.data import DataSet
 from rllib_spirl.data.windows import has_window, picture_pairs, window_starts
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
@@ -19,9 +20,8 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.pictures import Picture, contact_sheet, output_file, rendered
 from rllib_spirl.evaluation.prior import prior_policy
 from rllib_spirl.evaluation.skill_map import Kind, draw_map
-from rllib_spirl.locations import location
 from rllib_spirl.progress import track
-from rllib_spirl.skills.checkpoint import CARD, SkillCard, SkillFiles, SkillSource, load_skills, read_skills
+from rllib_spirl.skills.checkpoint import SkillCard, SkillFiles, SkillSource, load_skills, read_skills
 from rllib_spirl.skills.model import SkillModel
 
 WINDOWS = 4000
@@ -51,8 +51,7 @@ def library(checkpoint: str) -> SkillFiles:
     Raises:
         UserError: If there are none.
     """
-    inside = location(checkpoint) / "skills" / CARD
-    return read_skills(f"{checkpoint.rstrip('/')}/skills" if inside.exists() else checkpoint)
+    return kept_skills(checkpoint) or read_skills(checkpoint)
 
 
 def show_skills(
