@@ -29,6 +29,7 @@ from rllib_spirl.envs.tasks import canonical, check_split
 from rllib_spirl.evaluation import adaptation_curves, adapting
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
+from rllib_spirl.meta.beliefs import run_with
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
 from rllib_spirl.meta.fine_tuning import FineTuning, meet
 from rllib_spirl.meta.meta_learner import meta_loss
@@ -670,6 +671,25 @@ def test_in_one_of_so_many_episodes_skills_are_drawn(every: int, drawn: list[int
     assert [episode for episode in range(1, 7) if learning.explores(episode)] == drawn
 
 
+def test_a_task_can_be_told_by_demonstrations_with_its_rewards(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes: list[tuple[Any, bool]] = []
+
+    def noted(env: Any, policy: Any, e: Any, *arguments: Any, explore: bool) -> Any:
+        episodes.append((e, explore))
+        return run_with(env, policy, e, *arguments, explore=explore)
+
+    monkeypatch.setattr("rllib_spirl.meta.adaptation.run_with", noted)
+    source, learning = adapting.adaptable(checkpoint), FineTuning(1, first_updates=2, batch_size=4)
+    adapting.adapt(source, [50.0, 130.0], episodes=3, told_by_demonstrations=True, fine_tuning=learning)
+    assert not any(explore for _, explore in episodes)
+    told = [e for e, _ in episodes]
+    assert all(np.array_equal(e, told[0]) for e in told[:3])
+    assert all(np.array_equal(e, told[3]) for e in told[3:])
+    assert not np.array_equal(told[0], told[3])
+
+
 def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:
     source, learning = adapting.adaptable(checkpoint), FineTuning(1, updates_per_step=4, first_updates=0, batch_size=4)
     both = adapting.adapt(source, [130.0, 50.0], episodes=4, fine_tuning=learning)
@@ -683,6 +703,7 @@ def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None
         (["--updates-per-step", "2"], "are of learning on: add --fine-tune-after"),
         (["--no-demonstrations"], "are of learning on: add --fine-tune-after"),
         (["--updates-per-step", "nan", "--fine-tune-after", "2"], "must be a number from 0 on, got nan"),
+        (["--told-by-demonstrations", "--exploring", "2"], "no episode explores; leave one of them out"),
         (["--fine-tune-after", "20"], "--fine-tune-after 20: there are 20 episodes in all; ask for more --episodes"),
     ],
 )

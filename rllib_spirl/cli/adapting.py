@@ -22,6 +22,13 @@ def adapt(
     exploring: Annotated[
         int | None, typer.Option(min=0, help="MetaSPiRL: episodes before the task is told [default: the checkpoint's].")
     ] = None,
+    told_by_demonstrations: Annotated[
+        bool,
+        typer.Option(
+            "--told-by-demonstrations",
+            help="MetaSPiRL: tell the task from the demonstrations with its rewards, so that no episode explores.",
+        ),
+    ] = False,
     fine_tune_after: Annotated[
         int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
     ] = None,
@@ -69,6 +76,8 @@ def adapt(
         explore_every=explore_every,
         from_demonstrations=demonstrations,
     )
+    if told_by_demonstrations and exploring is not None:
+        raise UserError("--exploring: with --told-by-demonstrations no episode explores; leave one of them out.")
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
 
@@ -94,6 +103,7 @@ def adapt(
             episodes=episodes,
             seed=seed,
             exploring_episodes=exploring,
+            told_by_demonstrations=told_by_demonstrations,
             fine_tuning=fine_tuning,
             videos=output if videos else None,
             told=told,

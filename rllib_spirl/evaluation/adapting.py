@@ -123,6 +123,7 @@ def adapt(
     episodes: int,
     seed: int = 0,
     exploring_episodes: int | None = None,
+    told_by_demonstrations: bool = False,
     fine_tuning: FineTuning | None = None,
     videos: Path | None = None,
     told: Told | None = None,
@@ -139,7 +140,7 @@ def adapt(
         tasks: From `check_tasks`.
         episodes, seed: How many in each, and of all random numbers.
         exploring_episodes: As for `meet`, and of MetaSPiRL only; None for the checkpoint's own number.
-        fine_tuning: As for `meet`, and of MetaSPiRL only.
+        told_by_demonstrations, fine_tuning: As for `meet`, and of MetaSPiRL only.
         videos: Folder for a film of the last episode in each task, see `film_of`; of MetaSPiRL only.
         told: Called after each episode.
         keep: Called with the curve of each task, by the task's name, as soon as it is whole.
@@ -151,7 +152,12 @@ def adapt(
         UserError: If the checkpoint cannot be restored, options are not for its kind, or films cannot be made.
     """
     by_belief = issubclass(source.kind, MetaSPiRL)
-    options = {"--exploring": exploring_episodes, "--fine-tune-after": fine_tuning, "--videos": videos}
+    options = {
+        "--exploring": exploring_episodes,
+        "--told-by-demonstrations": told_by_demonstrations or None,
+        "--fine-tune-after": fine_tuning,
+        "--videos": videos,
+    }
     if not by_belief and (given := [name for name, value in options.items() if value is not None]):
         raise UserError(
             f"{source.checkpoint} is a checkpoint of {source.method}: leave {given[0]} out, which is for MetaSPiRL."
@@ -168,7 +174,16 @@ def adapt(
     def scores(algorithm: Any, task: Task) -> Iterator[float]:
         if by_belief:
             film = None if videos is None else film_of(videos, task)
-            return _by_belief(algorithm, task, episodes, seed, exploring_episodes, fine_tuning, film)
+            return _by_belief(
+                algorithm,
+                task,
+                film,
+                episodes=episodes,
+                seed=seed,
+                exploring_episodes=exploring_episodes,
+                told_by_demonstrations=told_by_demonstrations,
+                fine_tuning=fine_tuning,
+            )
         if issubclass(source.kind, MAML):
             results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task))
             return (score(result) for result in results)
@@ -192,14 +207,9 @@ def adapt(
 
 
 def _by_belief(
-    algorithm: MetaSPiRL,
-    task: Task,
-    episodes: int,
-    seed: int,
-    exploring_episodes: int | None,
-    fine_tuning: FineTuning | None,
-    video: Path | None,
+    algorithm: MetaSPiRL, task: Task, video: Path | None, *, episodes: int, **options: Any
 ) -> Iterator[float]:
+    """The scores of `meet`, with a film of the last episode if a file for it is given."""
     made = algorithm.env_runner.config.env_config
     pictures = {} if video is None else {"render_mode": "rgb_array"}
     with ExitStack() as stack:
@@ -208,15 +218,7 @@ def _by_belief(
         if film is None:  # else it closes the environment
             stack.callback(low_level.close)
         env = SkillEnv(film or low_level, made["skill_checkpoint"], made["skill_bound"])
-        results = meet(
-            algorithm,
-            env,
-            task,
-            episodes=episodes,
-            seed=seed,
-            exploring_episodes=exploring_episodes,
-            fine_tuning=fine_tuning,
-        )
+        results = meet(algorithm, env, task, episodes=episodes, **options)
         for number in range(1, episodes + 1):
             if film is not None:
                 film.running, film.title = number == episodes, f"episode {number}"

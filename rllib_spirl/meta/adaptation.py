@@ -30,6 +30,8 @@ class Acquaintance:
     task: Task
     exploring_episodes: int
     context_size: int
+    known: Array | None = None
+    """e (E,), where it is known from elsewhere: no episode explores then."""
     episodes: list[Batch] = field(default_factory=list)
     """The transitions of each episode so far."""
 
@@ -38,8 +40,10 @@ class Acquaintance:
 
     def run(self, seed: int) -> EpisodeResult:
         """The next episode."""
-        exploring = len(self.episodes) < self.exploring_episodes
         rng = skill_random(seed)
+        if self.known is not None:
+            return self.run_with(self.known, seed, rng, explore=False)
+        exploring = len(self.episodes) < self.exploring_episodes
         e = draw(self.module, None if exploring else self._context(), rng)
         return self.run_with(e, seed, rng, explore=exploring)
 
@@ -61,7 +65,9 @@ class Acquaintance:
         return {name: column[kept] for name, column in found.items()}
 
     def most_likely(self) -> Array:
-        """The mean of q(e | context), (E,)."""
+        """The mean of q(e | context), (E,), unless e is known."""
+        if self.known is not None:
+            return self.known
         context = self._context()
         return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rllib_spirl.algorithm.checked_config import is_finite
@@ -13,9 +14,13 @@ from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
+from rllib_spirl.meta.beliefs import most_likely
 from rllib_spirl.meta.meta_spirl import MetaSPiRL
-from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
+from rllib_spirl.meta.task_replay import TaskSamples, task_demonstrations
 from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
+
+# Contexts of demonstrations whose beliefs are averaged to tell e.
+TOLD_BY = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def meet(
     episodes: int,
     seed: int = 0,
     exploring_episodes: int | None = None,
+    told_by_demonstrations: bool = False,
     fine_tuning: FineTuning | None = None,
 ) -> Iterator[EpisodeResult]:
     """The first episodes in a task, one after the other.
@@ -75,11 +81,13 @@ def meet(
         episodes: How many.
         seed: Of all random numbers.
         exploring_episodes: Those with e ~ N(0, I), see `Acquaintance`; None for as many as the algorithm's evaluations.
+        told_by_demonstrations: Whether e is told from the demonstrations that the algorithm learned from, with the
+            rewards of this task, so that no episode explores: who knows these rewards need not find them out.
         fine_tuning: None for none.
 
     Raises:
-        UserError: If fine-tuning would begin after the last episode, or demonstrations to learn from are not where they
-            were.
+        UserError: If fine-tuning would begin after the last episode, or demonstrations are not where they were, or
+            there are none to tell e from.
     """
     if fine_tuning is not None:
         fine_tuning.check(episodes)
@@ -88,29 +96,35 @@ def meet(
     exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
     acquaintance = Acquaintance(env, module, task, exploring, config.context_size)
     seeds = episode_seeds(seed, task)
+    learns_from_them = fine_tuning is not None and fine_tuning.from_demonstrations
+    offline = _relabelled(algorithm, env, task) if told_by_demonstrations or learns_from_them else None
+    if told_by_demonstrations:
+        if offline is None:
+            raise UserError("--told-by-demonstrations: the checkpoint has not learned from any; leave it out.")
+        contexts = (offline.sample_run(config.context_size, config.context_size) for _ in range(TOLD_BY))
+        acquaintance.known = np.mean([most_likely(module, context) for context in contexts], 0)
     if fine_tuning is None:
         for _ in range(episodes):
             yield acquaintance.run(next(seeds))
         return
-    demonstrations = _relabelled(algorithm, env, task) if fine_tuning.from_demonstrations else None
     for _ in range(fine_tuning.after):
         yield acquaintance.run(next(seeds))
     e = acquaintance.most_likely()
     replay = SkillReplay(config.replay_capacity, algorithm.replay.state_dim, algorithm.replay.latent_dim, seed)
-    offline = None if demonstrations is None else demonstrations.of_task(0)
     learned_from = 0
     for number in range(fine_tuning.after + 1, episodes + 1):
         updates = 0 if learned_from else fine_tuning.first_updates
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
             updates += round(fine_tuning.updates_per_step * len(transitions["rewards"]))
-        algorithm.fine_tune(replay, offline, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
+        demonstrations = offline if learns_from_them else None
+        algorithm.fine_tune(replay, demonstrations, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)
         yield acquaintance.run_with(e, chosen, skill_random(chosen), explore=fine_tuning.explores(number))
 
 
-def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstrations | None:
+def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskSamples | None:
     """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none."""
     config = algorithm.config
     if not algorithm.uses_demonstrations:
@@ -119,4 +133,5 @@ def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskDemonstr
     assert isinstance(config.skill_checkpoint, SkillFiles)
     model, _ = load_skills(config.skill_checkpoint)
     data = DataSet.open(config.offline_data)
-    return task_demonstrations(data, model, env.env, [task], config._transitions_kept, skill_bound=config.skill_bound)
+    kept = config._transitions_kept
+    return task_demonstrations(data, model, env.env, [task], kept, skill_bound=config.skill_bound).of_task(0)
