@@ -96,7 +96,7 @@ def main(
     rows = [row for row in rows if row.table in (table or [row.table]) and row.title in (method or [row.title])]
     if not rows:
         raise SystemExit(f"{queue} has no such row; its tables and methods are named there")
-    rows.sort(key=lambda row: bool(row.trained))  # those that only adapt do not wait for a training beside another job
+    rows.sort(key=lambda row: bool(row.trained))  # rows that only adapt would block a job while their training runs
     # By table, for methods have the same name in each.
     for name in dict.fromkeys(row.table for row in rows):
         _learn([row for row in rows if row.table == name], folder.expanduser() / name, results, jobs, anew)

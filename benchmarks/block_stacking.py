@@ -29,7 +29,7 @@ def record(name: str, curve: Curve) -> dict[str, Any]:
         "score": numbers(curve.score("tower_height" if sparse else "stacked_blocks")),
         "stacked_blocks": numbers(curve.score("stacked_blocks")),
         "tower_height": numbers(curve.score("tower_height")),
-        "return": numbers(curve.episode_return),
+        "return": numbers(curve.score("episode_return")),
     }
 
 

@@ -53,6 +53,17 @@ def test_curves_of_the_same_method_and_seed_are_told_before_they_are_replaced(ad
     assert adaptation_curves.load(adapted / "adaptation.json")["PEARL"]["kettle"]["1"] == [(1, 1.0)]
 
 
+def test_curves_that_are_replaced_are_gone_and_others_stay(adapted: Path) -> None:
+    adaptation_curves.remove(adapted, "PEARL", 0, [])
+    assert json.loads((adapted / "adaptation.json").read_text()) == CURVES
+    for method, tasks in CURVES.items():
+        for seed in {seed for seeds in tasks.values() for seed in seeds}:
+            gone = [task for task, seeds in tasks.items() if seed in seeds]
+            adaptation_curves.remove(adapted, method, int(seed), gone)
+            assert not adaptation_curves.present(adapted, method, int(seed))
+    assert not (adapted / "adaptation.json").exists()
+
+
 def test_a_task_counts_once_whatever_its_seeds(adapted: Path) -> None:
     ours, pearl = adaptation_curves.aggregate(adaptation_curves.load(adapted / "adaptation.json"))
     assert (ours.method, ours.tasks, ours.seeds) == ("ours", 2, 2)

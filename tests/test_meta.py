@@ -486,6 +486,7 @@ def test_demonstrations_have_the_rewards_of_every_task(walks: Path, chunks: str,
     again = TaskDemonstrations.load(tmp_path / "demonstrations.safetensors", 2, 4)
     batch, same = together.of_task(1).sample(9), again.of_task(1).sample(9)
     assert all(torch.equal(batch[name], same[name]) for name in COLUMNS)
+    assert torch.equal(again.task_done, together.task_done)
 
 
 def test_demonstrations_too_short_for_skills_to_be_replayed_are_one_line(walks: Path) -> None:
@@ -591,6 +592,14 @@ def test_an_interrupted_adaptation_goes_on_with_the_tasks_that_are_missing(
     assert [episode for episode, _ in curves["130.0"]] == [1, 2]
     mean = (whole[1][1] + curves["130.0"][1][1]) / 2
     assert f"mean of 2 tasks  episode 2  {mean:.4g}" in lines
+    # What another run begins to replace is not taken for its own when that goes on.
+    monkeypatch.setattr(adaptation_curves, "add", lambda *_: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception, match="interrupted"):
+        run([*command[:-1], "--episodes", "2"], monkeypatch)
+    assert not (tmp_path / "adaptation.json").exists()
+    monkeypatch.undo()
+    for task, points in curves.items():
+        adaptation_curves.add(tmp_path, "MetaSPiRL", 0, {task: points})
     assert run([*command, "--episodes", "2", "--videos"], monkeypatch) == 0
     assert adaptation_curves.present(tmp_path, "MetaSPiRL", 0) == curves
     assert f"{tmp_path} has 2 of 2 tasks already" in capsys.readouterr().out.splitlines()
@@ -688,6 +697,9 @@ def test_a_task_can_be_told_by_demonstrations_with_its_rewards(
     assert all(np.array_equal(e, told[0]) for e in told[:3])
     assert all(np.array_equal(e, told[3]) for e in told[3:])
     assert not np.array_equal(told[0], told[3])
+    monkeypatch.setattr(MetaSPiRL, "uses_demonstrations", False)
+    with pytest.raises(UserError, match="--told-by-demonstrations: the checkpoint has not learned from any"):
+        adapting.adapt(source, [50.0], episodes=3, told_by_demonstrations=True)
 
 
 def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:
@@ -717,7 +729,7 @@ def test_options_of_learning_on_are_checked_first(
 @pytest.mark.parametrize("wrong", [{"after": -3}, {"first_updates": -5}, {"explore_every": -1}, {"batch_size": 0}])
 def test_learning_on_needs_numbers_that_can_be(wrong: dict[str, int]) -> None:
     [(name, value)] = wrong.items()
-    with pytest.raises(UserError, match=f"^{name} of learning on must be at least [01], got {value}"):
+    with pytest.raises(UserError, match=f"^fine_tuning: `{name}` must be at least [01], got {value}"):
         FineTuning(**{"after": 1} | wrong)
 
 

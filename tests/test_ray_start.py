@@ -63,7 +63,7 @@ def test_an_error_names_what_the_address_was_given_by(monkeypatch: pytest.Monkey
     for given, named in ((None, "RAY_ADDRESS"), ("127.0.0.1:2", "--ray-address")):
         with pytest.raises(UserError, match=f"^{named} 127.0.0.1:"), ray_session(given):
             pass
-    with pytest.raises(UserError, match="a cluster has its own"), ray_session(None, 2):
+    with pytest.raises(UserError, match="the cluster of RAY_ADDRESS has its own"), ray_session(None, 2):
         pass
 
 

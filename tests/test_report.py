@@ -214,11 +214,11 @@ def test_report_of_two_methods(tmp_path: Path, published: bool) -> None:
     for expected in ("Kitchen-v0", "in this order", "kitchen_mixed", "kitchen_human", "| ours | theirs |"):
         assert expected in text
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
-    ours = content["methods"]["ours"]["completed_subtasks"]
+    ours = content["methods"]["ours"]["metrics"]["completed_subtasks"]
     assert ours["env_steps"] == [1002, 2002]
     assert ours["n"] == [3, 3]
     assert ours["iqm"][1] == pytest.approx(5.5 / 3, abs=1e-5)
-    assert content["methods"]["theirs"]["completed_subtasks"]["ci_low"] == [None, None]
+    assert content["methods"]["theirs"]["metrics"]["completed_subtasks"]["ci_low"] == [None, None]
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
     last = [r for r in rows if (r["method"], r["metric"]) == ("ours", "completed_subtasks")][-1]
     assert float(last["ci_low"]) == ours["ci_low"][1]
@@ -358,13 +358,14 @@ def test_a_report_may_say_little_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_what_anyones_environment_measures_is_reported(tmp_path: Path) -> None:
-    found = {"episode_return": 0.0, "episodes": 3, "low_level_steps": 7.0}
-    ours = [result(i, 1000 * i, evaluation=found | {"distance": 2.5 - i}) for i in (1, 2)]
+    found = {"episode_return": 0.0, "episodes": 3, "low_level_steps": 7.0, "num_collisions": 1.0, "runs": 2.0}
+    ours = [result(i, 1000 * i, evaluation=found | {"distance": 2.5 - i, "episode_1": 3.0}) for i in (1, 2)]
     counts = {
         "num_episodes": 3,
         "episode_len_mean": 7.0,
         "episode_return_mean": 1.0,
         "weights_seq_no": 2.0,
+        "num_env_steps_sampled": 9,
         "sample": 0.1,
     }
     theirs = [result(1, 1000, evaluation={"env_runners": counts | {"distance": 1.0}, "num_healthy_workers": 1})]
@@ -372,10 +373,11 @@ def test_what_anyones_environment_measures_is_reported(tmp_path: Path) -> None:
     mine, others = read_runs(runs)
     assert mine.score("distance").tolist() == [1.5, 0.5]
     assert others.score("distance").tolist() == [1.0]
-    assert set(mine.scores) == set(others.scores) == {"distance", "episode_return"}
+    assert set(others.scores) == {"distance", "episode_return"}
+    assert set(mine.scores) == {"distance", "episode_return", "num_collisions", "episode_1", "runs"}
     report = write_report(runs, tmp_path / "report").read_text()
-    assert "| method | distance |" in report
-    assert "| ours | 0.5 |" in report
+    assert "| method | num collisions | runs | distance | episode 1 |" in report
+    assert "| ours | 1 | 2 | 0.5 | 3 |" in report
     assert "ours,,distance,2000,0.5,0.5,,,1" in (tmp_path / "report" / "curves.csv").read_text()
     again = {curve.method: curve for curve in read_runs([tmp_path / "report"])}
     assert again["ours"].score("distance").tolist() == [1.5, 0.5]
@@ -387,10 +389,13 @@ def test_what_anyones_environment_measures_is_reported(tmp_path: Path) -> None:
         ("{", "JSON"),
         ('{"methods": {}}', "at least 1"),
         ('{"methods": {"a": {"runs": [{"trial": "x"}]}}}', "env_steps"),
-        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, 2], "kl": [1]}]}}}', "1 values for 0 steps"),
+        (
+            '{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, 2], "scores": {}, "kl": [1]}]}}}',
+            "1 values for 0 steps",
+        ),
         ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1], "episodes": ["many"]}]}}}', "number"),
         ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [1, Infinity]}]}}}', "finite"),
-        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [2, 1]}]}}}', "go back"),
+        ('{"methods": {"a": {"runs": [{"trial": "x", "env_steps": [2, 1], "scores": {}}]}}}', "go back"),
     ],
 )
 def test_a_file_that_no_report_wrote(tmp_path: Path, content: str, words: str) -> None:

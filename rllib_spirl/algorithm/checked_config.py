@@ -82,7 +82,7 @@ class CheckedConfig(AlgorithmConfig):
         for name in names:
             value = getattr(self, name)
             if not (fits(value) or (none and value is None)):
-                self._value_error(f"`{name}` must {what}{', or null for none; got' if none else ', got'} {value!r}.")
+                self._value_error(f"`{name}` must {what}{', or null; got' if none else ', got'} {value!r}.")
 
 
 def is_finite(value: Any) -> bool:

@@ -786,7 +786,7 @@ def _plain(value: Any) -> Any:
 
 
 def kept_skills(checkpoint: str | Path) -> SkillFiles | None:
-    """The skills in a checkpoint, a folder or URI; None in an old one, which holds none.
+    """The skills in a checkpoint, a folder or URI; None where there are none.
 
     Raises:
         UserError: If they are damaged.

@@ -85,14 +85,17 @@ def adapt(
     known = adaptation_curves.present(output, name, seed)
     curves = {each: points for each, points in known.items() if resume and len(points) == episodes}
     left = [each for each in wanted if task_name(each) not in curves]
-    for each in sorted(known.keys() & {task_name(each) for each in left}):
-        typer.echo(f"{output}: the curve of {name}, seed {seed}, in {each} will be replaced; --method names another")
+    replaced = sorted(known.keys() & {task_name(each) for each in left})
+    for each in replaced:
+        typer.echo(f"{output}: the curve of {name}, seed {seed}, in {each} is replaced; --method names another")
     if len(left) < len(wanted):
         typer.echo(f"{output} has {len(wanted) - len(left)} of {len(wanted)} tasks already")
 
     with session.ray_session(), stage("episodes in new tasks", len(left) * episodes) as progress:
 
         def told(task: Any, episode: int, score: float) -> None:
+            adaptation_curves.remove(output, name, seed, replaced)  # not before it is known that there are others
+            replaced.clear()
             typer.echo(f"{task_name(task)}  episode {episode}  {score:.4g}")
             heard()
             progress.advance()

@@ -17,7 +17,7 @@ from rllib_spirl.evaluation.aggregate import OF_TASKS
 from rllib_spirl.locations import addressed
 from rllib_spirl.progress import heard
 
-# By what an evaluation is told in one number, the first that it has, and how that is called.
+# The metrics by which a line tells an evaluation, in order of preference, and what the line calls them.
 EVALUATION = {
     f"evaluation/{place}{metric}": OF_TASKS.get(metric, "evaluation")
     for place, returned in (("", "episode_return"), ("env_runners/", "episode_return_mean"))

@@ -55,7 +55,8 @@ def ray_session(
 
     return_freed_memory()
     if (address or cluster_named()) not in (None, "local") and (num_cpus, num_gpus) != (None, None):
-        raise UserError("--ray-num-cpus and --ray-num-gpus are for a local Ray; a cluster has its own")
+        given = "--ray-address" if address else "RAY_ADDRESS"
+        raise UserError(f"--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster of {given} has its own")
     there = ray.is_initialized()
     name, number = _FINISHED_TASKS
     local = {

@@ -367,7 +367,8 @@ def _unknown_keys(env: Any, env_config: dict[str, Any]) -> str:
     parameters = inspect.signature(creator).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return ""
-    known = {*parameters, *inspect.signature(gym.make).parameters, "images"}  # what is not for the environment itself
+    # The last three are not for the environment itself.
+    known = {*parameters, "images", "max_episode_steps", "disable_env_checker"}
     unknown = [key for key in env_config if key not in known]
     return f"unknown key '{unknown[0]}'{did_you_mean(unknown[0], list(parameters))}" if unknown else ""
 

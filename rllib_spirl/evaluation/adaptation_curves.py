@@ -1,7 +1,7 @@
 """Scores by the number of the episode in a new task: one curve per method out of one per task and seed."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,27 @@ def present(directory: Path, method: str, seed: int) -> dict[str, Points]:
     file = directory / CURVES
     tasks = load(file).get(method, {}) if file.exists() else {}
     return {task: seeds[str(seed)] for task, seeds in tasks.items() if str(seed) in seeds}
+
+
+def remove(directory: Path, method: str, seed: int, tasks: Collection[str]) -> None:
+    """Take curves out of the adaptation.json of a folder, which others are to replace; those of no other are gone then.
+
+    Raises:
+        UserError: As `add`.
+    """
+    file = directory / CURVES
+    if not tasks:
+        return
+    with sole_writer(file, "removing curves"), _writing(directory):
+        document = load(file)
+        for task in tasks:
+            del document[method][task][str(seed)]
+        left = {name: {task: seeds for task, seeds in found.items() if seeds} for name, found in document.items()}
+        left = {name: found for name, found in left.items() if found}
+        if left:
+            write(left, file)
+        else:
+            file.unlink()
 
 
 def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -> Path:

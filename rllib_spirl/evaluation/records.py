@@ -35,7 +35,7 @@ class _Run(BaseModel):
     env_steps: Steps
     seconds: Series = []
     episodes: Series = []
-    scores: dict[str, Series] = {}
+    scores: dict[str, Series]
     subtask_rate: dict[str, Series] = {}
     train_steps: Steps = []
     kl: Series = []

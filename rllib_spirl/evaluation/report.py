@@ -195,11 +195,11 @@ def _csv(groups: dict[str, list[Curve]]) -> str:
 
 def _json(groups: dict[str, list[Curve]], metric: str) -> dict[str, Any]:
     methods: dict[str, Any] = {
-        name: {"runs": [records.record(run) for run in members]} for name, members in groups.items()
+        name: {"runs": [records.record(run) for run in members], "metrics": {}} for name, members in groups.items()
     }
     for name, curve in _reported(groups):
         columns = {key: records.numbers(values) for key, values in zip(_COLUMNS, _columns(curve), strict=True)}
-        methods[curve.method][name] = columns
+        methods[curve.method]["metrics"][name] = columns
     return {
         "metric": metric,
         "confidence": CONFIDENCE,

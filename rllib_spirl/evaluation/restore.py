@@ -95,8 +95,7 @@ def load_policy(checkpoint: str) -> Restored:
         checkpoint: Directory or URI, as `SPiRL.save_to_path` or Ray Tune leaves it.
 
     Raises:
-        UserError: If it is not there, not SPiRL's, incomplete or damaged; or if it is an old one, without skills, and
-            they are not where they were.
+        UserError: If it is not there, not SPiRL's, incomplete or damaged.
     """
     filesystem, inner = locate(checkpoint)
     kind, config = made_by(filesystem, inner, checkpoint)

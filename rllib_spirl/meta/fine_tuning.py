@@ -47,7 +47,7 @@ class FineTuning:
             raise UserError(f"--updates-per-step: must be a number from 0 on, got {self.updates_per_step}.")
         for name, least in (("after", 1), ("first_updates", 0), ("explore_every", 0), ("batch_size", 1)):
             if (value := getattr(self, name)) < least:
-                raise UserError(f"{name} of learning on must be at least {least}, got {value}.")
+                raise UserError(f"fine_tuning: `{name}` must be at least {least}, got {value}.")
 
     def check(self, episodes: int) -> None:
         """Raise a UserError unless there are more than ``after`` of so many episodes."""
@@ -97,7 +97,7 @@ def meet(
     acquaintance = Acquaintance(env, module, task, exploring, config.context_size)
     seeds = episode_seeds(seed, task)
     learns_from_them = fine_tuning is not None and fine_tuning.from_demonstrations
-    offline = _relabelled(algorithm, env, task) if told_by_demonstrations or learns_from_them else None
+    offline = _relabelled(algorithm, env, task, seed) if told_by_demonstrations or learns_from_them else None
     if told_by_demonstrations:
         if offline is None:
             raise UserError("--told-by-demonstrations: the checkpoint has not learned from any; leave it out.")
@@ -124,7 +124,7 @@ def meet(
         yield acquaintance.run_with(e, chosen, skill_random(chosen), explore=fine_tuning.explores(number))
 
 
-def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskSamples | None:
+def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task, seed: int) -> TaskSamples | None:
     """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none."""
     config = algorithm.config
     if not algorithm.uses_demonstrations:
@@ -134,4 +134,4 @@ def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task) -> TaskSamples 
     model, _ = load_skills(config.skill_checkpoint)
     data = DataSet.open(config.offline_data)
     kept = config._transitions_kept
-    return task_demonstrations(data, model, env.env, [task], kept, skill_bound=config.skill_bound).of_task(0)
+    return task_demonstrations(data, model, env.env, [task], kept, seed, config.skill_bound).of_task(0)

@@ -113,7 +113,7 @@ class MetaSPiRLConfig(SPiRLConfig):
                 loss is adjusted to reach.
             initial_context_weight: This weight at the start.
             task_weight: The weight, in the encoder's loss, of the cross-entropy of telling the training task from e.
-                With 0 e is learned from the critics' loss alone, as in PEARL and SiMPL.
+                With 0 e is learned by the critics' loss and the divergence alone, as in PEARL and SiMPL.
             exploring_tasks, solved_tasks: How many tasks in a gradient step have little context, and much.
             exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
                 of tasks with much context.
@@ -153,6 +153,8 @@ class MetaSPiRLConfig(SPiRLConfig):
         )
         self._positive("exploring_divergence", "context_divergence", "initial_context_weight")
         self._not_negative("task_weight")
+        if self.task_weight and not self.context_dim:
+            self._value_error("`task_weight` is of telling tasks by e: set `context_dim`, or leave it out.")
         if max(self.little_context, self.much_context) > self.context_size:
             self._value_error(
                 f"`little_context` ({self.little_context}) and `much_context` ({self.much_context}) must not be more "
