@@ -32,20 +32,21 @@ def ensure_ray(address: str | None = None, *, local: Mapping[str, Any] | None = 
     """
     if ray.is_initialized():
         return False
-    option = "--ray-address" if address else "RAY_ADDRESS"
-    address = address or cluster_named()
     arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
-    if address in (None, "local"):
+    if (cluster := cluster_named(address)) is None:
         start_local(**(local or {}), **arguments)
         return True
-    connect(address, option, **arguments)
+    connect(*cluster, **arguments)
     return False
 
 
-def cluster_named() -> str | None:
-    """The address of a cluster in ``RAY_ADDRESS``, if it names one."""
-    address = os.environ.get("RAY_ADDRESS")
-    return None if address in (None, "", "local") else address
+def cluster_named(address: str | None = None) -> tuple[str, str] | None:
+    """The address of a cluster and the option that names it: ``--ray-address``, if it is given, else ``RAY_ADDRESS``.
+
+    None where that is this machine.
+    """
+    place, option = (address, "--ray-address") if address else (os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS")
+    return (place, option) if place and place != "local" else None
 
 
 def here_only() -> bool:

@@ -626,7 +626,7 @@ def test_demonstrations_become_skill_transitions(point_skills: str, point_data: 
         ({"initial_alpha": 0}, "`initial_alpha` must be a number greater than 0"),
         (
             {"initial_divergence": 0.0},
-            "`initial_divergence` must be a number greater than 0, or null; got 0.0",
+            "`initial_divergence` must be a number greater than 0, or null for none; got 0.0",
         ),
         ({"skill_bound": -2.0}, "`skill_bound` must be a number greater than 0"),
         ({"tau": 2}, "`tau` must be in"),

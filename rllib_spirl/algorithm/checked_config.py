@@ -27,16 +27,16 @@ class CheckedConfig(AlgorithmConfig):
         """Raise ValueError unless settings are whole numbers of at least so much."""
         self._require(names, lambda x: is_whole(x) and x >= least, f"be a whole number, at least {least}")
 
-    def _positive(self, *names: str, none: bool = False) -> None:
-        """Raise ValueError unless settings are finite numbers greater than 0 or, with ``none``, None."""
+    def _positive(self, *names: str, none: str = "") -> None:
+        """Raise ValueError unless settings are finite numbers greater than 0; ``none`` as in `_require`."""
         self._require(names, lambda x: is_finite(x) and x > 0, "be a number greater than 0", none=none)
 
     def _not_negative(self, *names: str) -> None:
         """Raise ValueError unless settings are finite numbers of at least 0."""
         self._require(names, lambda x: is_finite(x) and x >= 0, "be a number, at least 0")
 
-    def _share(self, *names: str, none: bool = False) -> None:
-        """Raise ValueError unless settings are in [0, 1] or, with ``none``, None."""
+    def _share(self, *names: str, none: str = "") -> None:
+        """Raise ValueError unless settings are in [0, 1]; ``none`` as in `_require`."""
         self._require(names, lambda x: is_finite(x) and 0 <= x <= 1, "be in [0, 1]", none=none)
 
     def _one_of(self, *names: str, of: Sequence[str]) -> None:
@@ -74,15 +74,19 @@ class CheckedConfig(AlgorithmConfig):
         fresh = type(self)()
         return [name for name in names if getattr(self, name) != getattr(fresh, name)]
 
-    def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str, *, none: bool = False) -> None:
-        """Raise ValueError unless settings fit or, with ``none``, are None.
+    def _require(self, names: Sequence[str], fits: Callable[[Any], bool], what: str, *, none: str = "") -> None:
+        """Raise ValueError unless settings fit.
 
-        ``what`` says what each must, as in "be at least 1".
+        Args:
+            names: The settings'.
+            fits: Whether a value does.
+            what: What each must, for the error, as in "be at least 1".
+            none: What None is called there, as in "null for none", where a setting may be that too.
         """
         for name in names:
             value = getattr(self, name)
             if not (fits(value) or (none and value is None)):
-                self._value_error(f"`{name}` must {what}{', or null; got' if none else ', got'} {value!r}.")
+                self._value_error(f"`{name}` must {what}{f', or {none};' if none else ','} got {value!r}.")
 
 
 def is_finite(value: Any) -> bool:

@@ -313,10 +313,10 @@ class SPiRLConfig(CheckedConfig):
             "prior_spread",
             "log_std_bound",
         )
-        self._positive("skill_bound", "initial_divergence", none=True)
+        self._positive("skill_bound", "initial_divergence", none="null for none")
         self._not_negative("conservatism", "least_alpha", "cloning")
         self._share("gamma")
-        self._share("offline_fraction", none=True)
+        self._share("offline_fraction", none="null")
         self._require(("tau", "policy_tau"), lambda value: is_finite(value) and 0 < value <= 1, "be in (0, 1]")
         self._require(("initial_value",), is_finite, "be a number")
         self._whole(

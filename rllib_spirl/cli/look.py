@@ -140,8 +140,9 @@ def _other_bounds(env: gym.Env, data: DataSet) -> str:
     facts, space = data.ours.get("source"), env.action_space
     if not isinstance(facts, dict) or not isinstance(space, Box):
         return ""
+    bounds = ActionBounds(env)
     for name, end in (("action_low", -1), ("action_high", 1)):
-        executed = ActionBounds(env)(np.full(space.shape, end, np.float32))
+        executed = bounds(np.full(space.shape, end, np.float32))
         told = np.asarray(facts.get(name, executed), float)
         if told.shape != executed.shape:
             continue

@@ -54,9 +54,10 @@ def ray_session(
     from rllib_spirl.ray_start import cluster_named, ensure_ray
 
     return_freed_memory()
-    if (address or cluster_named()) not in (None, "local") and (num_cpus, num_gpus) != (None, None):
-        given = "--ray-address" if address else "RAY_ADDRESS"
-        raise UserError(f"--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster of {given} has its own")
+    if (cluster := cluster_named(address)) and (num_cpus, num_gpus) != (None, None):
+        raise UserError(
+            f"--ray-num-cpus and --ray-num-gpus are for a local Ray; the cluster of {cluster[1]} has its own"
+        )
     there = ray.is_initialized()
     name, number = _FINISHED_TASKS
     local = {

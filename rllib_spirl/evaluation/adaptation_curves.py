@@ -65,7 +65,9 @@ def present(directory: Path, method: str, seed: int) -> dict[str, Points]:
 
 
 def remove(directory: Path, method: str, seed: int, tasks: Collection[str]) -> None:
-    """Take curves out of the adaptation.json of a folder, which others are to replace; those of no other are gone then.
+    """Take the curves of these tasks out of the adaptation.json of a folder, as others are to replace them.
+
+    A file without any other curve is removed.
 
     Raises:
         UserError: As `add`.

@@ -33,7 +33,7 @@ _RUN_KEYS = ("seed", "skill_checkpoint")
 # What an evaluation holds beside what the environment measures: our own counts, and RLlib's.
 _COUNTED = re.compile(
     r"(episodes|low_level_steps|sample|weights_seq_no|time_between_sampling|\w+_timer|\w+_this_iter)$"
-    r"|episode_(return|len|duration)\b|episode_(return|len|duration)_"
+    r"|episode_(return|len|duration)(_|$)"
     r"|num_(env|agent|module|episodes|healthy_workers|in_flight|remote_worker)"
     r"|(actor_manager|env_to_module|module_to_env)_"
 )

@@ -111,13 +111,13 @@ def meet(
         yield acquaintance.run(next(seeds))
     e = acquaintance.most_likely()
     replay = SkillReplay(config.replay_capacity, algorithm.replay.state_dim, algorithm.replay.latent_dim, seed)
+    demonstrations = offline if learns_from_them else None
     learned_from = 0
     for number in range(fine_tuning.after + 1, episodes + 1):
         updates = 0 if learned_from else fine_tuning.first_updates
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
             updates += round(fine_tuning.updates_per_step * len(transitions["rewards"]))
-        demonstrations = offline if learns_from_them else None
         algorithm.fine_tune(replay, demonstrations, torch.from_numpy(e), updates=updates, rows=fine_tuning.batch_size)
         learned_from = len(acquaintance.episodes)
         chosen = next(seeds)

@@ -103,18 +103,19 @@ def meta_loss(
         if explores:
             values[f"exploring_{name}"] = _mean(both, 1 - solved)
     if belief is not None:
-        divergence = _mean(divergence_from_unit(belief), kind.float())
+        much, from_unit = kind.float(), divergence_from_unit(belief)
+        divergence = _mean(from_unit, much)
         weight = module.log_context_weight
         # Of little context the divergence is pulled down too: it says little.
-        loss = loss + weight.detach().exp() * divergence_from_unit(belief).mean()
+        loss = loss + weight.detach().exp() * from_unit.mean()
         loss = loss + temperature_loss(weight, divergence, context_divergence)
         values |= {"context_divergence": divergence.detach(), "context_weight": weight.detach().exp()}
         if task_weight:
             logits = module.task_classifier(belief.mean)
             told = F.cross_entropy(logits, batch["task"], reduction="none")
-            loss = loss + task_weight * _mean(told, kind.float())
+            loss = loss + task_weight * _mean(told, much)
             right = (logits.argmax(-1) == batch["task"]).float()
-            values["tasks_told"] = _mean(right, kind.float())
+            values["tasks_told"] = _mean(right, much)
     return loss, values
 
 
