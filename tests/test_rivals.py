@@ -111,6 +111,16 @@ def test_critics_see_what_bounded_skills_come_to() -> None:
     torch.testing.assert_close(critic(states, torch.full((4, 6), 9.0)), critic(states, torch.full((4, 6), 12.0)))
 
 
+def test_values_of_some_critics_are_those_that_all_have_at_their_places() -> None:
+    torch.manual_seed(0)
+    critic = CriticEnsemble(CHUNKS, hidden=8, layers=2, members=5, layer_norm=True)
+    torch.nn.init.normal_(critic.weights[-1])
+    torch.nn.init.normal_(critic.scales[0])
+    states, z = torch.randn(4, 2), torch.randn(4, 6)
+    chosen = torch.tensor([3, 0])
+    torch.testing.assert_close(critic(states, z, chosen), critic(states, z)[chosen])
+
+
 def test_golden_numbers_of_a_target_by_the_mean() -> None:
     next_q = torch.tensor([[1.0, 3.0], [2.0, 5.0]])
     target = q_target(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0]), next_q, 0.5, mean=True)

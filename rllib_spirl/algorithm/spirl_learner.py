@@ -248,9 +248,7 @@ def spirl_loss(
     alpha = log_alpha.detach().exp().clamp(min=least_alpha)
     with torch.no_grad():
         _, next_z, next_kl = _drawn(module, next_states, prior_in(batch, "next_prior"), noise[0])
-        next_q = module.target_critic(module.inputs(next_states), next_z)
-        if members is not None:
-            next_q = next_q[members]
+        next_q = module.target_critic(module.inputs(next_states), next_z, members)
         penalty = alpha * next_kl if kl_in_target else None
         target = q_target(
             batch["rewards"], batch["terminated"], next_q, gamma, penalty, target_bounds, mean=target_value_mean

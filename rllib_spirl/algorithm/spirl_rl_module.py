@@ -158,27 +158,33 @@ class CriticEnsemble(nn.Module):
         )
         self.members = members
 
-    def forward(self, states: Tensor, z: Tensor) -> Tensor:
-        """Normalised states (B, S) and latents (B, Z) to values (E, B)."""
-        return self.values(self.features(states), z)
+    def forward(self, states: Tensor, z: Tensor, members: Tensor | None = None) -> Tensor:
+        """Normalised states (B, S) and latents (B, Z) to values (E, B), or (K, B) of the ``members`` (K,) alone."""
+        return self.values(self.features(states), z, members=members)
 
-    def values(self, features: Tensor, z: Tensor, *, frozen: bool = False) -> Tensor:
-        """Features of states (B, F) and latents (B, Z) to values (E, B). ``frozen``: no gradient but for z."""
-        if frozen:
-            features = features.detach()
+    def values(self, features: Tensor, z: Tensor, *, frozen: bool = False, members: Tensor | None = None) -> Tensor:
+        """Features of states (B, F) and latents (B, Z) to values (E, B).
+
+        Args:
+            features, z: Of states, and of the skills in them.
+            frozen: No gradient but for z.
+            members: Only the values of these critics, by their indices (K,): (K, B).
+        """
+
+        def of_each(parameter: Tensor) -> Tensor:
+            chosen = parameter if members is None else parameter[members]
+            return chosen.detach() if frozen else chosen
+
         if self._skill_bound is not None:
             z = self._skill_bound * torch.tanh(z)
-        x = torch.cat([features, z], -1).expand(self.members, -1, -1)
+        count = self.members if members is None else len(members)
+        x = torch.cat([features.detach() if frozen else features, z], -1).expand(count, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            x = torch.bmm(x, weight) + bias
+            x = torch.bmm(x, of_each(weight)) + of_each(bias)
             if index < last:
                 if len(self.scales):
-                    scale, shift = self.scales[index], self.shifts[index]
-                    if frozen:
-                        scale, shift = scale.detach(), shift.detach()
+                    scale, shift = of_each(self.scales[index]), of_each(self.shifts[index])
                     x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
                 x = F.silu(x)
         return x.squeeze(-1)
