@@ -33,6 +33,7 @@ from rllib_spirl.meta.beliefs import run_with
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
 from rllib_spirl.meta.fine_tuning import FineTuning, meet
 from rllib_spirl.meta.meta_learner import meta_loss
+from rllib_spirl.meta.task_env_runner import EXPLORED, TASK
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
 from rllib_spirl.meta.task_rl_module import MUCH
 from rllib_spirl.skills.checkpoint import load_skills
@@ -214,6 +215,7 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
         ({"exploring_divergence": 0}, "`exploring_divergence` must be a number greater than 0"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
         ({"context_hidden": 0}, "`context_hidden` must be a whole number, at least 1, got 0"),
+        ({"solving_episodes": 0}, "`solving_episodes` must be a whole number, at least 1, got 0"),
         ({"exploring_episodes": 3}, r"`evaluation_duration` \(3\) must be more than `exploring_episodes` \(3\)"),
     ],
 )
@@ -455,6 +457,16 @@ def test_remote_env_runners_get_the_tasks_dealt_out(config: Maker, built: Any) -
     )
     learned = module(algorithm).encoder.state_dict()
     assert all(torch.equal(learned[name], acting[name]) for name in learned)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_several_episodes_solve_a_task_after_one_that_explores(config: Maker, built: Any) -> None:
+    algorithm = built(config(tasks_per_step=2, solving_episodes=3).build_algo())
+    while not all(map(len, algorithm.contexts.of)):  # of what is not known yet there is no context
+        algorithm.train()
+    found = [(episode.custom_data[TASK], episode.custom_data[EXPLORED]) for episode in algorithm._sample()]
+    (first, _), (second, _) = found[0], found[4]
+    assert found == [(first, True), *[(first, False)] * 3, (second, True), *[(second, False)] * 3]
 
 
 def test_where_a_recording_ends_a_value_does_but_not_the_task() -> None:

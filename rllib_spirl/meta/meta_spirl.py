@@ -63,6 +63,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         self.exploring_divergence = 0.1
         self.exploring_episodes = 1
         self.tasks_per_step = 2
+        self.solving_episodes = 1
 
         # SPiRL's own settings, where many tasks want other values.
         self.target_divergence = 4.0
@@ -95,6 +96,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         exploring_divergence: float = NotProvided,
         exploring_episodes: int = NotProvided,
         tasks_per_step: int = NotProvided,
+        solving_episodes: int = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set the training-related configuration.
@@ -118,8 +120,9 @@ class MetaSPiRLConfig(SPiRLConfig):
             exploring_divergence: δ where there is little context: near the prior over skills. target_divergence is that
                 of tasks with much context.
             exploring_episodes: In evaluation, the episodes in a new task with e ~ N(0, I) before e is told from them.
-            tasks_per_step: Tasks in which an env runner runs episodes in a training step, two in each: one with
-                e ~ N(0, I), and one with e ~ q(e | earlier episodes of the first kind).
+            tasks_per_step: Tasks in which an env runner runs episodes in a training step: in each one with e ~ N(0, I),
+                and others with e ~ q(e | earlier episodes of the first kind).
+            solving_episodes: How many such others in each.
             **kwargs: Those of `SPiRLConfig.training`. train_batch_size_per_learner, replay_capacity and
                 evaluation_duration are for each task. Of chunks of actions, the chosen ones alone are kept.
 
@@ -147,6 +150,7 @@ class MetaSPiRLConfig(SPiRLConfig):
             "context_capacity",
             "solved_tasks",
             "tasks_per_step",
+            "solving_episodes",
             "context_layers",
             "context_hidden",
             least=1,
@@ -249,13 +253,16 @@ class MetaSPiRL(SPiRL):
         rollouts = []
         for _ in range(self.config.tasks_per_step):
             index = self._turns.next()
-            known = self.contexts.of[index]
-            size = min(self._context_size(MUCH), len(known))  # as sure of the task as after one episode or more
-            context = known.sample_run(size, size) if size else None
-            for given in (None, context):
+            for context in (None, *(self._known(index) for _ in range(self.config.solving_episodes))):
                 task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
-                rollouts.append(Rollout(index, task, seed, given))
+                rollouts.append(Rollout(index, task, seed, context))
         return rollouts
+
+    def _known(self, task: int) -> Batch | None:
+        """A context of a task as after an episode or more, if there has been one."""
+        known = self.contexts.of[task]
+        size = min(self._context_size(MUCH), len(known))
+        return known.sample_run(size, size) if size else None
 
     def _keep(self, episode: SingleAgentEpisode, transitions: Batch) -> None:
         task = episode.custom_data[TASK]
