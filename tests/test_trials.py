@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from rllib_spirl.envs.trials import TrialEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import adapting
+from tests.commands import run
 
 POINT = "rllib_spirl/PointTasks-v0"
 STEPS = 4
@@ -124,7 +125,9 @@ def test_the_hidden_state_survives_episodes_and_not_trials(ray_session: None) ->
         algorithm.stop()
 
 
-def test_a_recurrent_policy_meets_a_new_task_in_one_trial(ray_session: None, tmp_path: Path) -> None:
+def test_a_recurrent_policy_meets_a_new_task_in_one_trial(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recurrent(tasks=[0, 90])
     algorithm = config.evaluation(evaluation_config={"env_config": FAMILY | {"tasks": [0, 45]}}).build_algo()
     saved = str(algorithm.save_to_path(str(tmp_path / "checkpoint")))
@@ -142,3 +145,8 @@ def test_a_recurrent_policy_meets_a_new_task_in_one_trial(ray_session: None, tmp
     assert shorter["45.0"] == curves["45.0"][:1]
     with pytest.raises(UserError, match="of RL²: leave --exploring out"):
         adapting.adapt(source, [45.0], episodes=1, exploring_episodes=1)
+    command = ["spirl", "adapt", saved, "--task", "45", "--episodes", "5", "--output", str(tmp_path / "adapted")]
+    assert run(command, monkeypatch) == 0
+    assert f"{saved} is of trials of 2 episodes: there are no more in a task" in capsys.readouterr().out
+    assert run([*command, "--resume"], monkeypatch) == 0
+    assert f"{tmp_path / 'adapted'} has 1 of 1 tasks already" in capsys.readouterr().out

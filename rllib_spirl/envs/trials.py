@@ -12,6 +12,9 @@ from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.envs.tasks import Task, flat_boxes, settable
 from rllib_spirl.errors import UserError
 
+EPISODES = 2
+"""Of a trial, unless told otherwise."""
+
 
 class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     """``rllib_spirl/Trials-v0``: an episode of it is a trial, which is several episodes of one task of a family.
@@ -40,7 +43,7 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         env: str,
         env_config: dict[str, Any] | None = None,
         tasks: Sequence[Task] | None = None,
-        episodes: int = 2,
+        episodes: int = EPISODES,
     ) -> None:
         if episodes < 1:
             raise UserError(f"Trials: episodes must be at least 1, not {episodes}.")

@@ -12,6 +12,7 @@ from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
+from rllib_spirl.envs.trials import EPISODES
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import locate, made_by, restored_here
@@ -60,6 +61,10 @@ class Adaptable:
             return list(self.config["test_tasks"])
         there = in_evaluation(self.config).get("env_config") or {}
         return [task for task in there.get("tasks") or () if task not in self.trained_on]
+
+    def at_most(self, episodes: int) -> int:
+        """How many of so many episodes there can be in a task: a trial has no more than those that it is trained in."""
+        return min(episodes, int(self._env_config.get("episodes", EPISODES))) if self._on_trials else episodes
 
     @property
     def env(self) -> tuple[Any, dict[str, Any]]:
