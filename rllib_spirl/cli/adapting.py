@@ -80,9 +80,9 @@ def adapt(
         raise UserError("--exploring: with --told-by-demonstrations no episode explores; leave one of them out.")
     source = adapting.adaptable(checkpoint)
     wanted = adapting.check_tasks(source, [_task(text) for text in task or ()], trained_on_too=trained_on_too)
-    if source.at_most(episodes) < episodes:
-        episodes = source.at_most(episodes)
-        typer.echo(f"{checkpoint} is of trials of {episodes} episodes: there are no more in a task")
+    if (possible := source.at_most(episodes)) < episodes:
+        typer.echo(f"{checkpoint} is of trials of {possible} episodes: there are no more in a task")
+        episodes = possible
 
     name = method or source.method
     known = adaptation_curves.present(output, name, seed)

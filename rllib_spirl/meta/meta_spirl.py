@@ -253,9 +253,9 @@ class MetaSPiRL(SPiRL):
         rollouts = []
         for _ in range(self.config.tasks_per_step):
             index = self._turns.next()
+            task = self.config.training_tasks[index]
             for context in (None, *(self._known(index) for _ in range(self.config.solving_episodes))):
-                task, seed = self.config.training_tasks[index], int(self._random.integers(2**31))
-                rollouts.append(Rollout(index, task, seed, context))
+                rollouts.append(Rollout(index, task, int(self._random.integers(2**31)), context))
         return rollouts
 
     def _known(self, task: int) -> Batch | None:
