@@ -29,6 +29,12 @@ def adapt(
             help="MetaSPiRL: tell the task from the demonstrations with its rewards, so that no episode explores.",
         ),
     ] = False,
+    follow_after: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="MetaSPiRL: episodes after which those that earned most are followed [default: never]."
+        ),
+    ] = None,
     fine_tune_after: Annotated[
         int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
     ] = None,
@@ -66,6 +72,7 @@ def adapt(
     session.quiet(0)
     from rllib_spirl.envs.tasks import task_name
     from rllib_spirl.evaluation import adaptation_curves, adapting
+    from rllib_spirl.meta.fine_tuning import check_after
     from rllib_spirl.progress import heard, stage
 
     fine_tuning = _fine_tuning(
@@ -76,6 +83,12 @@ def adapt(
         explore_every=explore_every,
         from_demonstrations=demonstrations,
     )
+    if follow_after is not None:
+        if fine_tuning is not None:
+            raise UserError(
+                "--follow-after: nothing is learned where episodes are followed; leave --fine-tune-after out."
+            )
+        check_after("--follow-after", follow_after, episodes)
     if told_by_demonstrations and exploring is not None:
         raise UserError("--exploring: with --told-by-demonstrations no episode explores; leave one of them out.")
     source = adapting.adaptable(checkpoint)
@@ -111,6 +124,7 @@ def adapt(
             exploring_episodes=exploring,
             told_by_demonstrations=told_by_demonstrations,
             fine_tuning=fine_tuning,
+            follow_after=follow_after,
             videos=output if videos else None,
             told=told,
             keep=lambda curve: adaptation_curves.add(output, name, seed, curve),

@@ -130,13 +130,14 @@ def adapt(
     exploring_episodes: int | None = None,
     told_by_demonstrations: bool = False,
     fine_tuning: FineTuning | None = None,
+    follow_after: int | None = None,
     videos: Path | None = None,
     told: Told | None = None,
     keep: Callable[[dict[str, Points]], Any] | None = None,
 ) -> dict[str, Points]:
     """Meet each of the tasks with the checkpoint as it is.
 
-    One of MetaSPiRL by belief and, if wanted, by gradient steps, see `rllib_spirl.meta.fine_tuning.meet`; one of MAML
+    One of MetaSPiRL by belief and, if wanted, by what it found, see `rllib_spirl.meta.fine_tuning.meet`; one of MAML
     with a step after every `adaptation_episodes`; a recurrent policy in one trial, which ends after as many episodes as
     those that it was trained in.
 
@@ -145,7 +146,7 @@ def adapt(
         tasks: From `check_tasks`.
         episodes, seed: How many in each, and of all random numbers.
         exploring_episodes: As for `meet`, and of MetaSPiRL only; None for the checkpoint's own number.
-        told_by_demonstrations, fine_tuning: As for `meet`, and of MetaSPiRL only.
+        told_by_demonstrations, fine_tuning, follow_after: As for `meet`, and of MetaSPiRL only.
         videos: Folder for a film of the last episode in each task, see `film_of`; of MetaSPiRL only.
         told: Called after each episode.
         keep: Called with the curve of each task, by the task's name, as soon as it is whole.
@@ -161,6 +162,7 @@ def adapt(
         "--exploring": exploring_episodes,
         "--told-by-demonstrations": told_by_demonstrations or None,
         "--fine-tune-after": fine_tuning,
+        "--follow-after": follow_after,
         "--videos": videos,
     }
     if not by_belief and (given := [name for name, value in options.items() if value is not None]):
@@ -188,6 +190,7 @@ def adapt(
                 exploring_episodes=exploring_episodes,
                 told_by_demonstrations=told_by_demonstrations,
                 fine_tuning=fine_tuning,
+                follow_after=follow_after,
             )
         if issubclass(source.kind, MAML):
             results = algorithm.env_runner.meet(task, episodes, episode_seeds(seed, task))

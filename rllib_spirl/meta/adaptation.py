@@ -36,21 +36,28 @@ class Acquaintance:
     """The transitions of each episode so far."""
 
     def __post_init__(self) -> None:
-        self._policy = ActingPolicy(self.module)
+        self.policy = ActingPolicy(self.module)
 
     def run(self, seed: int) -> EpisodeResult:
         """The next episode."""
         rng = skill_random(seed)
+        e = self.embedding(rng)
+        return self.run_with(e, seed, rng, explore=self._explores)
+
+    @property
+    def _explores(self) -> bool:
+        return self.known is None and len(self.episodes) < self.exploring_episodes
+
+    def embedding(self, rng: np.random.Generator) -> Array:
+        """e of the next episode, (E,)."""
         if self.known is not None:
-            return self.run_with(self.known, seed, rng, explore=False)
-        exploring = len(self.episodes) < self.exploring_episodes
-        e = draw(self.module, None if exploring else self._context(), rng)
-        return self.run_with(e, seed, rng, explore=exploring)
+            return self.known
+        return draw(self.module, None if self._explores else self._context(), rng)
 
     def run_with(self, e: Array, seed: int, rng: np.random.Generator, *, explore: bool) -> EpisodeResult:
         """The next episode, with a given e; ``rng`` and ``explore`` as in `beliefs.run_with`."""
         canonical(self.env, self.task)
-        result, transitions = run_with(self.env, self._policy, e, seed, rng, explore=explore)
+        result, transitions = run_with(self.env, self.policy, e, seed, rng, explore=explore)
         self.episodes.append(transitions)
         return result
 

@@ -14,6 +14,8 @@ from rllib_spirl.envs.rollout import EpisodeResult, run_episode
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 Array = NDArray[np.float32]
+Act = Callable[[NDArray[np.floating], Sequence[float]], Array]
+"""The state of an environment of skills and the episode's rewards so far to the next skill."""
 
 
 @torch.no_grad()
@@ -54,10 +56,15 @@ def run_with(
             its mean.
     """
 
-    def act(state: NDArray[np.floating]) -> Array:
+    def act(state: NDArray[np.floating], rewards: Sequence[float]) -> Array:
         observed = np.concatenate([state, e])
         return policy.sample(observed, rng) if explore else policy.best(observed, rng)
 
+    return recorded(env, act, seed)
+
+
+def recorded(env: gym.Env, act: Act, seed: int) -> tuple[EpisodeResult, Batch]:
+    """An episode in an environment of skills, reset with ``seed``: what it came to, and its transitions."""
     recorder = _Recorder(env, act)
     result = run_episode(recorder, recorder.act, seed)
     return result, recorder.transitions()
@@ -66,16 +73,16 @@ def run_with(
 class _Recorder(gym.Wrapper):
     """Keeps the transitions of an episode."""
 
-    def __init__(self, env: gym.Env, policy: Callable[[Any], Array]) -> None:
+    def __init__(self, env: gym.Env, act: Act) -> None:
         super().__init__(env)
-        self._policy = policy
+        self._act = act
         self._states: list[Array] = []
         self._z: list[Array] = []
         self._rewards: list[float] = []
         self._terminated = False
 
     def act(self, state: NDArray[np.floating]) -> Array:
-        self._z.append(np.array(self._policy(state), np.float32))
+        self._z.append(np.array(self._act(state, self._rewards), np.float32))
         return self._z[-1]
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:

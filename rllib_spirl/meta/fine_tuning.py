@@ -1,4 +1,4 @@
-"""Meeting a new task with a trained `MetaSPiRL`: first by belief alone, then, if wanted, by gradient steps too."""
+"""Meeting a new task with a trained `MetaSPiRL`: first by belief alone, then, if wanted, by what was found there."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.beliefs import most_likely
+from rllib_spirl.meta.episodic_control import EpisodicControl
 from rllib_spirl.meta.meta_spirl import MetaSPiRL
 from rllib_spirl.meta.task_replay import TaskSamples, task_demonstrations
 from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
@@ -51,14 +52,17 @@ class FineTuning:
 
     def check(self, episodes: int) -> None:
         """Raise a UserError unless there are more than ``after`` of so many episodes."""
-        if self.after >= episodes:
-            raise UserError(
-                f"--fine-tune-after {self.after}: there are {episodes} episodes in all; ask for more --episodes."
-            )
+        check_after("--fine-tune-after", self.after, episodes)
 
     def explores(self, episode: int) -> bool:
         """Whether skills are drawn in the episode of this number, the first being 1."""
         return self.explore_every > 0 and episode % self.explore_every == 1 % self.explore_every
+
+
+def check_after(option: str, after: int, episodes: int) -> None:
+    """Raise a UserError unless there are more than ``after`` of so many episodes, as an option asks for."""
+    if after >= episodes:
+        raise UserError(f"{option} {after}: there are {episodes} episodes in all; ask for more --episodes.")
 
 
 def meet(
@@ -71,6 +75,7 @@ def meet(
     exploring_episodes: int | None = None,
     told_by_demonstrations: bool = False,
     fine_tuning: FineTuning | None = None,
+    follow_after: int | None = None,
 ) -> Iterator[EpisodeResult]:
     """The first episodes in a task, one after the other.
 
@@ -84,13 +89,17 @@ def meet(
         told_by_demonstrations: Whether e is told from the demonstrations that the algorithm learned from, with the
             rewards of this task, so that no episode explores: who knows these rewards need not find them out.
         fine_tuning: None for none.
+        follow_after: After so many episodes the ones that earned most are followed, see `EpisodicControl`; None for
+            never. It goes without ``fine_tuning``.
 
     Raises:
-        UserError: If fine-tuning would begin after the last episode, or demonstrations are not where they were, or
-            there are none to tell e from.
+        UserError: If fine-tuning or following would begin after the last episode, or demonstrations are not where they
+            were, or there are none to tell e from.
     """
     if fine_tuning is not None:
         fine_tuning.check(episodes)
+    if follow_after is not None:
+        check_after("--follow-after", follow_after, episodes)
     torch.manual_seed(seed)
     config, module = algorithm.config, algorithm.env_runner.module
     exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
@@ -104,8 +113,12 @@ def meet(
         contexts = (offline.sample_run(config.context_size, config.context_size) for _ in range(TOLD_BY))
         acquaintance.known = np.mean([most_likely(module, context) for context in contexts], 0)
     if fine_tuning is None:
-        for _ in range(episodes):
+        for _ in range(episodes if follow_after is None else follow_after):
             yield acquaintance.run(next(seeds))
+        if follow_after is not None:
+            control = EpisodicControl(acquaintance, config.gamma)
+            for _ in range(follow_after, episodes):
+                yield control.run(next(seeds))
         return
     for _ in range(fine_tuning.after):
         yield acquaintance.run(next(seeds))
