@@ -412,6 +412,8 @@ def test_what_is_for_other_checkpoints_is_one_clear_line(checkpoint: str, monkey
     source = adapting.adaptable(checkpoint)
     with pytest.raises(UserError, match="of MAML: leave --fine-tune-after out"):
         adapting.adapt(source, [45.0], episodes=2, fine_tuning=FineTuning(after=1))
+    with pytest.raises(UserError, match="of MAML: leave --follow-after out"):
+        adapting.adapt(source, [45.0], episodes=2, follow_after=1)
     with pytest.raises(UserError, match="of MAML: leave --told-by-demonstrations out"):
         adapting.adapt(source, [45.0], episodes=2, told_by_demonstrations=True)
     with pytest.raises(UserError, match=r"'0.0' is a task that .* was trained on"):
