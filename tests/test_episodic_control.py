@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_spirl import MetaSPiRL, MetaSPiRLConfig
+from rllib_spirl import MetaSPiRL, MetaSPiRLConfig, UserError
 from rllib_spirl.algorithm.replay_buffer import Batch, successive
 from rllib_spirl.envs.point_tasks import PointTasksEnv
 from rllib_spirl.envs.skill_env import SkillEnv
@@ -17,6 +17,7 @@ from rllib_spirl.meta import episodic_control
 from rllib_spirl.meta.adaptation import Acquaintance
 from rllib_spirl.meta.beliefs import recorded
 from rllib_spirl.meta.episodic_control import EpisodicControl
+from rllib_spirl.meta.meeting import check_ways
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
 from tests.commands import run
 
@@ -52,7 +53,7 @@ def algorithm(skills: str, ray_session: None) -> Iterator[MetaSPiRL]:
     """It has not learned anything."""
     built = (
         MetaSPiRLConfig()
-        .environment("rllib_spirl/PointTasks-v0", env_config={"max_episode_steps": 20})
+        .environment("rllib_spirl/PointTasks-v0", env_config={"max_episode_steps": 20, "sparse": True})
         .training(
             skill_checkpoint=skills,
             training_tasks=[10, 90],
@@ -136,21 +137,96 @@ def test_the_policy_acts_where_it_does_as_well(env: SkillEnv, met: Acquaintance)
     assert remembered[0].returns.mean_with(usual) == pytest.approx((0.9**2 + 0.9**6 + 0.5 * usual) / 1.5)
 
 
-def test_the_nearest_state_in_which_as_much_was_earned_tells_the_skill(algorithm: MetaSPiRL) -> None:
+def test_a_lucky_episode_is_left_for_a_steadier_one(env: SkillEnv, met: Acquaintance) -> None:
+    met.episodes += [episode(env, WAY), episode(env, WAY[:3]), episode(env, [])]
+    control = EpisodicControl(met, gamma=0.9)
+    lucky, steady = control._remembered
+    assert control._best() is lucky
+    lucky.returns.episodes += 2  # which earned nothing
+    assert lucky.returns.mean == pytest.approx((0.9**2 + 0.9**6) / 3)
+    assert control._best() is steady
+
+
+@pytest.mark.parametrize(("failed", "reliable"), [(0, True), (1, True), (2, False)])
+def test_four_of_five_are_reliable(failed: int, reliable: bool) -> None:
+    returns = episodic_control._Returns(episodes=5, solved=5 - failed)
+    assert returns.reliable == reliable
+    assert not episodic_control._Returns(episodes=1, solved=1).reliable
+
+
+def test_exploring_begins_after_five_skills_that_earned_nothing(
+    env: SkillEnv, met: Acquaintance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every second episode. The policy stands still here, and the prior goes east."""
+    monkeypatch.setattr(met.policy, "best", lambda *_: np.zeros(4, np.float32))
+    east = torch.distributions.Normal(torch.tensor([[1.0, 0, 1, 0]]), 1e-6 * torch.ones(1, 4))
+    monkeypatch.setattr(met.module, "reference", lambda states: east)
+    met.episodes += [episode(env, []), episode(env, [])]
+    control = EpisodicControl(met, gamma=0.9)
+    assert control.run(3).episode_return == 1.0
+    found = met.episodes[-1]
+    assert found["z"][:, 0].round(decimals=2).tolist() == [0.0] * 5 + [1.0] * 3 + [0.0] * 2  # 0.2 a skill, to 0.6
+    assert control.run(4).episode_return == 1.0  # which follows that one
+
+
+def test_followed_skills_have_a_fifth_of_the_noise_of_the_prior(
+    env: SkillEnv, met: Acquaintance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met.episodes += [episode(env, WAY), episode(env, [])]
+    wide = torch.distributions.Normal(torch.zeros(1, 4), torch.tensor([[1.0, 1.0, 0.5, 0.5]]))
+    monkeypatch.setattr(met.module, "reference", lambda states: wide)
+    control = EpisodicControl(met, gamma=0.9)
+    followed = control._remembered[0]
+    noise: list[torch.Tensor] = []
+    run_by = met.run_by
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        result, transitions = run_by(*arguments, **named)
+        count = min(len(transitions["z"]), 3)  # before the first reward
+        noise.append(transitions["z"][:count] - torch.from_numpy(followed.z[:count]))
+        return result, transitions
+
+    monkeypatch.setattr(met, "run_by", noted)
+    monkeypatch.setattr(control, "_best", lambda: followed)
+    for seed in range(100):
+        control._number = 3  # so that none explores
+        control.run(seed)
+    spread = torch.cat(noise).square().mean(0).sqrt()
+    assert spread.numpy() == pytest.approx([0.2, 0.2, 0.1, 0.1], rel=0.15)
+
+
+def test_with_the_prior_of_skills_it_runs(env: SkillEnv, algorithm: MetaSPiRL) -> None:
+    met = Acquaintance(env, algorithm.env_runner.module, 50.0, exploring_episodes=1, context_size=20)
+    met.episodes += [episode(env, WAY[:3]), episode(env, [])]
+    control = EpisodicControl(met, gamma=0.9)
+    returns = [control.run(seed).episode_return for seed in range(6)]
+    assert set(returns) <= {0.0, 1.0, 2.0}
+    assert len(met.episodes) >= 2
+
+
+def test_where_steps_cost_something_nothing_can_be_followed(algorithm: MetaSPiRL, skills: str) -> None:
+    met = Acquaintance(
+        SkillEnv(PointTasksEnv(), skills), algorithm.env_runner.module, 50.0, exploring_episodes=1, context_size=20
+    )
+    met.run(0)
+    with pytest.raises(UserError, match=r"--follow-after: the task 50.0 has negative rewards"):
+        EpisodicControl(met, gamma=0.9)
+
+
+def test_the_nearest_state_in_which_as_many_had_earned_something_tells_the_skill(algorithm: MetaSPiRL) -> None:
     states = torch.tensor([[0.0, 0], [1, 0], [2, 0], [3, 0]])
     z = torch.arange(12.0).reshape(3, 4)
-    transitions = successive(states, z, torch.tensor([0.0, 1, 0]), False)
+    transitions = successive(states, z, torch.tensor([0.0, 0.7, 0]), False)
     module = algorithm.env_runner.module
     remembered = episodic_control._Remembered(module, transitions, 0.9)
     where = [module.normalized(state[None])[0].numpy() for state in states]
-    steps = remembered.steps()
-    assert steps.next(where[2], 0.0) == pytest.approx(z[1])  # the third was taken when 1 had been earned
-    assert steps.next(where[2], 0.0) == pytest.approx(z[0])  # each once
-    assert steps.next(where[0], 0.0) is None
-    assert steps.next(where[0], 0.5) is None
-    assert not steps.at_end(0.0)
-    assert steps.at_end(1.0)
-    assert steps.next(where[2], 1.0) is None  # nothing was earned from there on
+    steps = episodic_control._Steps(remembered)
+    assert steps.next(where[2], 0) == pytest.approx(z[1])  # the third was taken after a reward
+    assert steps.next(where[2], 0) == pytest.approx(z[0])  # each once
+    assert steps.next(where[0], 0) is None
+    assert not steps.at_end(0)
+    assert steps.at_end(1)
+    assert steps.next(where[2], 1) is None  # nothing was earned from there on
 
 
 @pytest.mark.parametrize(
@@ -164,17 +240,18 @@ def test_a_command_follows_after_the_episodes_that_are_asked_for(
     algorithm: MetaSPiRL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = str(algorithm.save_to_path(str(tmp_path / "checkpoint")))
-    followed: list[int] = []
+    ran: list[tuple[int, float]] = []
     by_control = EpisodicControl.run
 
     def noted(control: EpisodicControl, seed: int) -> Any:
-        followed.append(control._number + 1)
-        return by_control(control, seed)
+        result = by_control(control, seed)
+        ran.append((control._number, control._gamma))
+        return result
 
     monkeypatch.setattr(EpisodicControl, "run", noted)
     command = ["spirl", "adapt", saved, "--episodes", "5", "--output", str(tmp_path / "adaptation")]
     assert run([*command, "--follow-after", "3"], monkeypatch) == 0
-    assert followed == [4, 5]
+    assert ran == [(4, algorithm.config.gamma), (5, algorithm.config.gamma)]
     capsys.readouterr()
     plain = adapting.adapt(adapting.adaptable(saved), [50.0], episodes=3)["50.0"]
     following = adapting.adapt(adapting.adaptable(saved), [50.0], episodes=4, follow_after=3)["50.0"]
@@ -182,7 +259,10 @@ def test_a_command_follows_after_the_episodes_that_are_asked_for(
 
     for options, message in (
         (["--follow-after", "5"], "--follow-after 5: there are 5 episodes in all; ask for more --episodes"),
-        (["--follow-after", "3", "--fine-tune-after", "3"], "leave --fine-tune-after out"),
+        (["--follow-after", "3", "--fine-tune-after", "3"], "leave one way out"),
+        (["--follow-after", "2", "--exploring", "2"], "the first 2 episodes explore, and one more at least shows"),
     ):
         assert run([*command, *options], monkeypatch) == 1
         assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match="--follow-after 0: must be at least 1"):
+        check_ways(None, 0, 5)

@@ -31,7 +31,8 @@ from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.beliefs import run_with
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
-from rllib_spirl.meta.fine_tuning import FineTuning, meet
+from rllib_spirl.meta.fine_tuning import FineTuning
+from rllib_spirl.meta.meeting import meet
 from rllib_spirl.meta.meta_learner import meta_loss
 from rllib_spirl.meta.task_env_runner import EXPLORED, TASK
 from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations

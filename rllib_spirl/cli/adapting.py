@@ -31,9 +31,7 @@ def adapt(
     ] = False,
     follow_after: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="MetaSPiRL: episodes after which those that earned most are followed [default: never]."
-        ),
+        typer.Option(min=1, help="MetaSPiRL: episodes after which the best ones are followed [default: never]."),
     ] = None,
     fine_tune_after: Annotated[
         int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
@@ -72,23 +70,17 @@ def adapt(
     session.quiet(0)
     from rllib_spirl.envs.tasks import task_name
     from rllib_spirl.evaluation import adaptation_curves, adapting
-    from rllib_spirl.meta.fine_tuning import check_after
+    from rllib_spirl.meta.meeting import check_ways
     from rllib_spirl.progress import heard, stage
 
     fine_tuning = _fine_tuning(
         fine_tune_after,
-        episodes,
         updates_per_step=updates_per_step,
         first_updates=first_updates,
         explore_every=explore_every,
         from_demonstrations=demonstrations,
     )
-    if follow_after is not None:
-        if fine_tuning is not None:
-            raise UserError(
-                "--follow-after: nothing is learned where episodes are followed; leave --fine-tune-after out."
-            )
-        check_after("--follow-after", follow_after, episodes)
+    check_ways(fine_tuning, follow_after, episodes)
     if told_by_demonstrations and exploring is not None:
         raise UserError("--exploring: with --told-by-demonstrations no episode explores; leave one of them out.")
     source = adapting.adaptable(checkpoint)
@@ -138,19 +130,17 @@ def adapt(
         typer.echo(f"video  {film}")
 
 
-def _fine_tuning(after: int | None, episodes: int, **options: Any) -> Any:
-    """How to learn on in so many episodes, by the options that are given; None for not at all."""
+def _fine_tuning(after: int | None, **options: Any) -> Any:
+    """How to learn on, by the options that are given; None for not at all."""
     from rllib_spirl.meta.fine_tuning import FineTuning
 
     given = {name: value for name, value in options.items() if value is not None}
     if after is not None:
-        fine_tuning = FineTuning(after, **given)
-        fine_tuning.check(episodes)
-        return fine_tuning
+        return FineTuning(after, **given)
     if given:
         raise UserError(
             "--updates-per-step, --first-updates, --explore-every and --no-demonstrations are of learning on: "
-            "add --fine-tune-after."
+            "add --fine-tune-after, or leave them out."
         )
     return None
 

@@ -22,7 +22,8 @@ from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.evaluation.video import check_film, filming
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
-from rllib_spirl.meta.fine_tuning import FineTuning, meet
+from rllib_spirl.meta.fine_tuning import FineTuning
+from rllib_spirl.meta.meeting import meet
 
 
 class Told(Protocol):
@@ -137,7 +138,7 @@ def adapt(
 ) -> dict[str, Points]:
     """Meet each of the tasks with the checkpoint as it is.
 
-    One of MetaSPiRL by belief and, if wanted, by what it found, see `rllib_spirl.meta.fine_tuning.meet`; one of MAML
+    One of MetaSPiRL by belief and, if wanted, in another way later, see `rllib_spirl.meta.meeting.meet`; one of MAML
     with a step after every `adaptation_episodes`; a recurrent policy in one trial, which ends after as many episodes as
     those that it was trained in.
 

@@ -11,7 +11,8 @@ from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task, canonical, task_name
-from rllib_spirl.meta.beliefs import Array, draw, most_likely, run_with, together
+from rllib_spirl.errors import UserError
+from rllib_spirl.meta.beliefs import Act, Array, draw, most_likely, recorded, run_with, together
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 
@@ -37,22 +38,23 @@ class Acquaintance:
 
     def __post_init__(self) -> None:
         self.policy = ActingPolicy(self.module)
+        """For states with e at their end."""
 
-    def run(self, seed: int) -> EpisodeResult:
-        """The next episode."""
-        rng = skill_random(seed)
-        e = self.embedding(rng)
-        return self.run_with(e, seed, rng, explore=self._explores)
-
-    @property
-    def _explores(self) -> bool:
-        return self.known is None and len(self.episodes) < self.exploring_episodes
+    def explores(self, number: int) -> bool:
+        """Whether the episode of this number, the first being 0, is one of the exploring ones."""
+        return self.known is None and number < self.exploring_episodes
 
     def embedding(self, rng: np.random.Generator) -> Array:
         """e of the next episode, (E,)."""
         if self.known is not None:
             return self.known
-        return draw(self.module, None if self._explores else self._context(), rng)
+        return draw(self.module, None if self.explores(len(self.episodes)) else self._context(), rng)
+
+    def run(self, seed: int) -> EpisodeResult:
+        """The next episode."""
+        rng = skill_random(seed)
+        e = self.embedding(rng)
+        return self.run_with(e, seed, rng, explore=self.explores(len(self.episodes)))
 
     def run_with(self, e: Array, seed: int, rng: np.random.Generator, *, explore: bool) -> EpisodeResult:
         """The next episode, with a given e; ``rng`` and ``explore`` as in `beliefs.run_with`."""
@@ -60,6 +62,14 @@ class Acquaintance:
         result, transitions = run_with(self.env, self.policy, e, seed, rng, explore=explore)
         self.episodes.append(transitions)
         return result
+
+    def run_by(self, act: Act, seed: int, *, tells: bool) -> tuple[EpisodeResult, Batch]:
+        """An episode in which skills are chosen by ``act``; it tells the task from then on only if ``tells``."""
+        canonical(self.env, self.task)
+        result, transitions = recorded(self.env, act, seed)
+        if tells:
+            self.episodes.append(transitions)
+        return result, transitions
 
     def _context(self) -> Batch | None:
         found = together(self.episodes)
@@ -77,6 +87,12 @@ class Acquaintance:
             return self.known
         context = self._context()
         return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
+
+
+def check_after(option: str, after: int, episodes: int) -> None:
+    """Raise a UserError unless there are more than ``after`` of so many episodes, as an option asks for."""
+    if after >= episodes:
+        raise UserError(f"{option} {after}: there are {episodes} episodes in all; ask for more --episodes.")
 
 
 def episode_seeds(seed: int, task: Task) -> Iterator[int]:

@@ -1,8 +1,8 @@
-"""Episodic control over skills: in a new task, the episode that earned most is followed, without gradient steps.
+"""Episodic control over skills: in a new task, the best episode so far is followed, without gradient steps.
 
-Skills that led somewhere once lead there again from states like those, for their decoder sees the states. So one good
-episode is enough to repeat it (Blundell et al. 2016), and what lies behind it is looked for where it ends: first
-return, then explore (Ecoffet et al. 2021).
+A skill that led somewhere leads there again from a state like the one in which it was chosen, the more so where its
+decoder sees the states on the way. So one good episode can be repeated (Blundell et al. 2016), and what more there is
+to earn is looked for where it ends: first return, then explore (Ecoffet et al. 2021).
 """
 
 from collections.abc import Sequence
@@ -14,37 +14,41 @@ from numpy.typing import NDArray
 
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
-from rllib_spirl.envs.tasks import canonical
+from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance
-from rllib_spirl.meta.beliefs import Array, recorded
+from rllib_spirl.meta.beliefs import Array
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
-# After so many skills without a reward an exploring episode draws skills from the prior.
+# An episode that explores draws skills from the prior after so many in a row that earned nothing.
 PATIENCE = 5
-# How far from the skills of the followed episode its own are, in the prior's standard deviations.
+# The noise in skills that are followed, in standard deviations of the prior.
 SPREAD = 0.2
-# To a remembered episode's returns so many of the policy's mean return are added, so that luck counts less.
+# The weight of the policy's mean return in that of a remembered episode, in episodes, so that luck counts less.
 WEIGHT_OF_POLICY = 0.5
-# Nothing is explored where the episode that is followed solves the task in such a share of its repetitions.
+# No episode explores where those that are run in the best way solve the task in such a share.
 RELIABLE = 0.8
 
 
 class EpisodicControl:
-    """Runs further episodes in a task by those that were run in it before.
+    """Runs further episodes in a task with the help of those that were run in it before.
 
-    An episode is either the policy's, or it follows the remembered one whose mean return is greatest, over itself and
-    all that followed it: in each state it takes the skill of the nearest state in which as much had been earned, each
-    of these skills once. Where there is none left, the policy acts.
+    An episode is the policy's, or it follows a remembered one: in each state it takes the skill that this one took in
+    the nearest state in which as many skills had earned something, with a little noise, and each of these skills
+    once. Where none is left, the policy acts. What is followed is the remembered episode with the greatest mean of
+    discounted returns, of itself and of all that followed it, together with `WEIGHT_OF_POLICY` of the policy's
+    own mean; or the policy, if its mean is greater.
 
-    Every second episode explores: half of these follow and half are the policy's, and where the followed one has
-    nothing more to earn, or `PATIENCE` skills have earned nothing, skills are drawn from the prior. An episode of a
-    greater return than the greatest mean so far is remembered.
-
-    It is for rewards that are not negative and come seldom; of others nothing can be followed.
+    Every second episode explores: half of these are the policy's, and skills are drawn from the prior where
+    the followed episode earned no more, and where no skill is left to follow and `PATIENCE` skills have earned nothing.
+    An episode whose return is greater than the mean of the best way is remembered. An episode that ends
+    by itself is taken to have solved the task; where that is reliable, none explores any more.
 
     Args:
         met: What is known of the task. Its episodes so far are remembered.
-        gamma: Discount per skill of the returns, by which of two episodes that earn the same the faster counts more.
+        gamma: The discount of returns per skill. Of two episodes that earn the same, the faster has the greater return.
+
+    Raises:
+        UserError: If a reward is negative: there is nothing to follow where each step costs something.
     """
 
     def __init__(self, met: Acquaintance, gamma: float) -> None:
@@ -53,7 +57,8 @@ class EpisodicControl:
         self._remembered: list[_Remembered] = []
         self._number = len(met.episodes)
         for number, transitions in enumerate(met.episodes):
-            if met.known is not None or number >= met.exploring_episodes:
+            self._check(transitions)
+            if not met.explores(number):
                 self._by_policy.add(transitions, gamma)
             self._remember(transitions)
 
@@ -67,25 +72,32 @@ class EpisodicControl:
         greatest = returns.mean
         explores = self._number % 2 == 1 and not returns.reliable
         followed = None if explores and rng.random() < 0.5 else best
-        steps = None if followed is None else followed.steps()
+        steps = None if followed is None else _Steps(followed)
 
         def act(state: NDArray[np.floating], rewards: Sequence[float]) -> Array:
-            followed_z = None if steps is None else steps.next(_normalized(met.module, state), sum(rewards))
-            if followed_z is not None:
-                return followed_z + SPREAD * self._prior_draw(state, rng)[1]
-            if explores and ((steps is not None and steps.at_end(sum(rewards))) or _unrewarded(rewards) >= PATIENCE):
+            earned = sum(reward > 0 for reward in rewards)
+            z = None if steps is None else steps.next(_normalized(met.module, state), earned)
+            if z is not None:
+                return z + SPREAD * self._prior_draw(state, rng)[1]
+            if explores and ((steps is not None and steps.at_end(earned)) or _unrewarded(rewards) >= PATIENCE):
                 mean, deviation = self._prior_draw(state, rng)
                 return mean + deviation
             return met.policy.best(np.concatenate([state, e]), rng)
 
-        canonical(met.env, met.task)
-        result, transitions = recorded(met.env, act, seed)
+        # The encoder has not learned from episodes that follow others.
+        result, transitions = met.run_by(act, seed, tells=followed is None)
+        self._check(transitions)
         (self._by_policy if followed is None else followed.returns).add(transitions, self._gamma)
-        if followed is None:  # the encoder has learned from the policy's episodes
-            met.episodes.append(transitions)
         if _discounted(transitions, self._gamma) > greatest:
             self._remember(transitions)
         return result
+
+    def _check(self, transitions: Batch) -> None:
+        if (transitions["rewards"] < 0).any():
+            raise UserError(
+                f"--follow-after: the task {self._met.task} has negative rewards, so there is no episode that earned "
+                "something to follow; leave it out."
+            )
 
     def _remember(self, transitions: Batch) -> None:
         if transitions["rewards"].sum() > 0:
@@ -99,7 +111,7 @@ class EpisodicControl:
 
     @torch.no_grad()
     def _prior_draw(self, state: NDArray[np.floating], rng: np.random.Generator) -> tuple[Array, Array]:
-        """The mean (Z,) of what the policy is regularised to, and how far a draw of it is from there, (Z,)."""
+        """The mean (Z,) of the prior in a state, or of what else regularises the policy, and a draw minus this mean."""
         prior = self._met.module.reference(torch.as_tensor(np.asarray(state, np.float32))[None])
         mean, stddev = prior.mean[0].numpy(), prior.stddev[0].numpy()
         return mean, stddev * rng.standard_normal(mean.shape, np.float32)
@@ -107,7 +119,7 @@ class EpisodicControl:
 
 @dataclass
 class _Returns:
-    """Discounted returns of the episodes that were run in one way, and how many of these solved the task."""
+    """Discounted returns of the episodes that were run in one way, and how many of these ended by themselves."""
 
     episodes: int = 0
     total: float = 0.0
@@ -135,18 +147,15 @@ class _Remembered:
     """An episode of N skills, and the returns of itself and of those that followed it."""
 
     def __init__(self, module: TaskRLModule, transitions: Batch, gamma: float) -> None:
-        with torch.no_grad():
-            self.states: Array = module.normalized(transitions["states"]).numpy()
+        self.states = _normalized(module, transitions["states"])
         self.z: Array = transitions["z"].numpy()
-        rewards = transitions["rewards"].numpy().astype(np.float64)
-        self.earned = np.cumsum(rewards) - rewards
-        """What had been earned before each skill, (N,)."""
-        self.total = float(rewards.sum())
+        rewarded = (transitions["rewards"] > 0).numpy()
+        self.earned = np.cumsum(rewarded) - rewarded
+        """How many skills had earned something before each skill, (N,)."""
+        self.total = int(rewarded.sum())
+        """How many did in all."""
         self.returns = _Returns()
         self.returns.add(transitions, gamma)
-
-    def steps(self) -> "_Steps":
-        return _Steps(self)
 
 
 class _Steps:
@@ -156,15 +165,18 @@ class _Steps:
         self._followed = followed
         self._left = np.ones(len(followed.z), bool)
 
-    def at_end(self, earned: float) -> bool:
-        """Whether as much has been earned as in the followed episode."""
-        return earned >= self._followed.total or bool(np.isclose(earned, self._followed.total))
+    def at_end(self, earned: int) -> bool:
+        """Whether as many skills have earned something as in the followed episode."""
+        return earned >= self._followed.total
 
-    def next(self, state: Array, earned: float) -> Array | None:
-        """The skill (Z,) taken in the nearest of the normalised states where as much had been earned; None without."""
+    def next(self, state: Array, earned: int) -> Array | None:
+        """The skill (Z,) that was taken in the nearest of the normalised states in which as many had earned something.
+
+        None if no such skill is left, or if the followed episode earned nothing from there on.
+        """
         if self.at_end(earned):
             return None
-        (there,) = np.nonzero(self._left & np.isclose(self._followed.earned, earned))
+        (there,) = np.nonzero(self._left & (self._followed.earned == earned))
         if not len(there):
             return None
         nearest = there[np.square(self._followed.states[there] - state).sum(-1).argmin()]
@@ -178,10 +190,10 @@ def _discounted(transitions: Batch, gamma: float) -> float:
 
 
 def _unrewarded(rewards: Sequence[float]) -> int:
-    """How many skills the last ones without a reward are."""
+    """How many skills there have been since the last one that earned something."""
     return next((count for count, reward in enumerate(reversed(rewards)) if reward > 0), len(rewards))
 
 
 @torch.no_grad()
-def _normalized(module: TaskRLModule, state: NDArray[np.floating]) -> Array:
-    return module.normalized(torch.as_tensor(np.asarray(state, np.float32))).numpy()
+def _normalized(module: TaskRLModule, states: torch.Tensor | NDArray[np.floating]) -> Array:
+    return module.normalized(torch.as_tensor(states, dtype=torch.float32)).numpy()
