@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.evaluation import adaptation_curves
+from rllib_spirl.evaluation import adaptation_curves, plots
+from rllib_spirl.evaluation.adaptation_curves import AdaptationCurve
 from rllib_spirl.evaluation.report import write_report
 from tests.commands import run
 
@@ -125,3 +126,16 @@ def test_several_trainings_of_one_seed_count_each(adapted: Path, tmp_path: Path)
     assert "| PEARL | 1 | 2 | 2.00 | 2.00 |" in both
     document = adaptation_curves.load(tmp_path / "both" / "adaptation.json")
     assert list(document["PEARL"]["kettle"]) == ["0", "0 (2)"]
+
+
+def test_on_a_logarithmic_axis_neighbouring_episodes_are_one_point() -> None:
+    episodes = np.arange(1.0, 201.0)
+    even = (episodes % 2 == 0).astype(float)
+    joined = plots._joined(AdaptationCurve("following", 10, 3, episodes, 3 + even, 2 + even, 4 + even))
+    assert joined.episodes[:9].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert joined.mean[:4].tolist() == [3, 4, 3, 4]
+    assert np.all(joined.episodes[10:] / joined.episodes[9:-1] > 1.04)
+    last = episodes >= 10 ** (55 / 24)  # 2.2917 decades, of which 24 make one point
+    assert joined.episodes[-1] == pytest.approx(episodes[last].mean())
+    assert joined.mean[-1] == pytest.approx(3 + even[last].mean())
+    assert (joined.mean - joined.low).tolist() == pytest.approx([1] * len(joined.mean))

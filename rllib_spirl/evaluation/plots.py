@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,16 @@ def divergence(methods: Sequence[MethodCurve], path: Path) -> None:
 def adaptation(
     curves: Sequence[AdaptationCurve], path: Path, score: str = "score (completed subtasks, or return)"
 ) -> None:
-    """Mean score over tasks, called so, against the episodes spent in them, with its 95 % band over tasks."""
+    """Mean score over tasks, called so, against the episodes spent in them, with its 95 % band over tasks.
+
+    Of many episodes the axis is logarithmic, and a point is the mean over episodes within a tenth of each other.
+    """
+    last = max(float(curve.episodes[-1]) for curve in curves)
+    logarithmic = last > 30  # what happens in the first episodes is what it is about
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        for index, curve in enumerate(curves):
+        for index, whole in enumerate(curves):
+            curve = _joined(whole) if logarithmic else whole
             style = _style(index)
             tasks = f"({curve.tasks}\N{NO-BREAK SPACE}{'task' if curve.tasks == 1 else 'tasks'})"
             label = textwrap.fill(f"{curve.method} {tasks}", 28)
@@ -160,9 +167,9 @@ def adaptation(
                 axes.fill_between(curve.episodes, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
         band = any(np.isfinite(curve.low).any() for curve in curves)
         figure.legend(title="mean and 95 % interval" if band else None, loc="outside right upper", alignment="left")
-        axes.set(xlabel="episodes in the new task", ylabel=score)
-        last = max(float(curve.episodes[-1]) for curve in curves)
-        if last > 30:  # what happens in the first episodes is what it is about
+        joined = ", means over neighbouring ones" if logarithmic else ""
+        axes.set(xlabel=f"episodes in the new task{joined}", ylabel=score)
+        if logarithmic:
             axes.set_xscale("log")
             axes.set_xlim(min(float(curve.episodes[0]) for curve in curves), last)
             _log_ticks(axes)
@@ -170,6 +177,17 @@ def adaptation(
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _save(figure, path)
+
+
+def _joined(curve: AdaptationCurve) -> AdaptationCurve:
+    """A curve with one point for each 24th of a decade of episodes: those within a tenth of each other."""
+    _, groups = np.unique(np.floor(24 * np.log10(curve.episodes)), return_inverse=True)
+
+    def means(values: Array) -> Array:
+        return np.bincount(groups, values) / np.bincount(groups)
+
+    columns = {name: means(getattr(curve, name)) for name in ("episodes", "mean", "low", "high")}
+    return replace(curve, **columns)
 
 
 def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Curve], path: Path) -> None:
