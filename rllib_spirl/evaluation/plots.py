@@ -186,8 +186,8 @@ def _joined(curve: AdaptationCurve) -> AdaptationCurve:
     def means(values: Array) -> Array:
         return np.bincount(groups, values) / np.bincount(groups)
 
-    columns = {name: means(getattr(curve, name)) for name in ("episodes", "mean", "low", "high")}
-    return replace(curve, **columns)
+    episodes, mean, low, high = map(means, (curve.episodes, curve.mean, curve.low, curve.high))
+    return replace(curve, episodes=episodes, mean=mean, low=low, high=high)
 
 
 def sweep(key: str, values: Array, scores: Array, metric: str, runs: Sequence[Curve], path: Path) -> None:
