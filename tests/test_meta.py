@@ -29,7 +29,6 @@ from rllib_spirl.envs.tasks import canonical, check_split
 from rllib_spirl.evaluation import adaptation_curves, adapting
 from rllib_spirl.evaluation.restore import load_policy
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
-from rllib_spirl.meta.beliefs import run_with
 from rllib_spirl.meta.context_encoder import ContextEncoder, divergence_from_unit
 from rllib_spirl.meta.fine_tuning import FineTuning
 from rllib_spirl.meta.meeting import meet
@@ -698,11 +697,13 @@ def test_a_task_can_be_told_by_demonstrations_with_its_rewards(
 ) -> None:
     episodes: list[tuple[Any, bool]] = []
 
-    def noted(env: Any, policy: Any, e: Any, *arguments: Any, explore: bool) -> Any:
-        episodes.append((e, explore))
-        return run_with(env, policy, e, *arguments, explore=explore)
+    run_with = Acquaintance.run_with
 
-    monkeypatch.setattr("rllib_spirl.meta.adaptation.run_with", noted)
+    def noted(met: Acquaintance, e: Any, *arguments: Any, explore: bool) -> Any:
+        episodes.append((e, explore))
+        return run_with(met, e, *arguments, explore=explore)
+
+    monkeypatch.setattr(Acquaintance, "run_with", noted)
     source, learning = adapting.adaptable(checkpoint), FineTuning(1, first_updates=2, batch_size=4)
     adapting.adapt(source, [50.0, 130.0], episodes=3, told_by_demonstrations=True, fine_tuning=learning)
     assert not any(explore for _, explore in episodes)

@@ -11,8 +11,7 @@ from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task, canonical, task_name
-from rllib_spirl.errors import UserError
-from rllib_spirl.meta.beliefs import Act, Array, draw, most_likely, recorded, run_with, together
+from rllib_spirl.meta.beliefs import Act, Array, by_belief, draw, most_likely, recorded, together
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 
@@ -57,10 +56,8 @@ class Acquaintance:
         return self.run_with(e, seed, rng, explore=self.explores(len(self.episodes)))
 
     def run_with(self, e: Array, seed: int, rng: np.random.Generator, *, explore: bool) -> EpisodeResult:
-        """The next episode, with a given e; ``rng`` and ``explore`` as in `beliefs.run_with`."""
-        canonical(self.env, self.task)
-        result, transitions = run_with(self.env, self.policy, e, seed, rng, explore=explore)
-        self.episodes.append(transitions)
+        """The next episode, with a given e; ``rng`` and ``explore`` as in `by_belief`."""
+        result, _ = self.run_by(by_belief(self.policy, e, rng, explore=explore), seed, tells=True)
         return result
 
     def run_by(self, act: Act, seed: int, *, tells: bool) -> tuple[EpisodeResult, Batch]:
@@ -87,12 +84,6 @@ class Acquaintance:
             return self.known
         context = self._context()
         return np.zeros(self.module.context_dim, np.float32) if context is None else most_likely(self.module, context)
-
-
-def check_after(option: str, after: int, episodes: int) -> None:
-    """Raise a UserError unless there are more than ``after`` of so many episodes, as an option asks for."""
-    if after >= episodes:
-        raise UserError(f"{option} {after}: there are {episodes} episodes in all; ask for more --episodes.")
 
 
 def episode_seeds(seed: int, task: Task) -> Iterator[int]:

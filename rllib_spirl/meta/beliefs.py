@@ -41,16 +41,12 @@ def together(transitions: Sequence[Batch]) -> Batch | None:
     return {name: torch.cat([each[name] for each in transitions]) for name in transitions[0]}
 
 
-def run_with(
-    env: gym.Env, policy: ActingPolicy, e: Array, seed: int, rng: np.random.Generator, *, explore: bool
-) -> tuple[EpisodeResult, Batch]:
-    """An episode with the belief e: what it came to, and its transitions.
+def by_belief(policy: ActingPolicy, e: Array, rng: np.random.Generator, *, explore: bool) -> Act:
+    """How the policy acts with the belief e throughout an episode.
 
     Args:
-        env: An environment of skills, with its task set.
         policy: The policy.
         e: The embedding, (E,).
-        seed: Of the environment.
         rng: Of the skills.
         explore: Whether they are drawn from the policy; else they are the best, by value, of some that are drawn near
             its mean.
@@ -60,7 +56,7 @@ def run_with(
         observed = np.concatenate([state, e])
         return policy.sample(observed, rng) if explore else policy.best(observed, rng)
 
-    return recorded(env, act, seed)
+    return act
 
 
 def recorded(env: gym.Env, act: Act, seed: int) -> tuple[EpisodeResult, Batch]:

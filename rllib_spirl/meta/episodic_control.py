@@ -16,7 +16,8 @@ from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance
-from rllib_spirl.meta.beliefs import Array
+from rllib_spirl.meta.advantages import discounted
+from rllib_spirl.meta.beliefs import Array, by_belief
 from rllib_spirl.meta.task_rl_module import TaskRLModule
 
 # An episode that explores draws skills from the prior after so many in a row that earned nothing.
@@ -73,6 +74,7 @@ class EpisodicControl:
         explores = self._number % 2 == 1 and not returns.reliable
         followed = None if explores and rng.random() < 0.5 else best
         steps = None if followed is None else _Steps(followed)
+        by_policy = by_belief(met.policy, e, rng, explore=False)
 
         def act(state: NDArray[np.floating], rewards: Sequence[float]) -> Array:
             earned = sum(reward > 0 for reward in rewards)
@@ -82,13 +84,13 @@ class EpisodicControl:
             if explores and ((steps is not None and steps.at_end(earned)) or _unrewarded(rewards) >= PATIENCE):
                 mean, deviation = self._prior_draw(state, rng)
                 return mean + deviation
-            return met.policy.best(np.concatenate([state, e]), rng)
+            return by_policy(state, rewards)
 
         # The encoder has not learned from episodes that follow others.
         result, transitions = met.run_by(act, seed, tells=followed is None)
         self._check(transitions)
         (self._by_policy if followed is None else followed.returns).add(transitions, self._gamma)
-        if _discounted(transitions, self._gamma) > greatest:
+        if _return(transitions, self._gamma) > greatest:
             self._remember(transitions)
         return result
 
@@ -127,7 +129,7 @@ class _Returns:
 
     def add(self, transitions: Batch, gamma: float) -> None:
         self.episodes += 1
-        self.total += _discounted(transitions, gamma)
+        self.total += _return(transitions, gamma)
         self.solved += bool(transitions["terminated"][-1])
 
     @property
@@ -184,9 +186,8 @@ class _Steps:
         return self._followed.z[nearest]
 
 
-def _discounted(transitions: Batch, gamma: float) -> float:
-    rewards = transitions["rewards"].numpy()
-    return float(rewards @ gamma ** np.arange(len(rewards)))
+def _return(transitions: Batch, gamma: float) -> float:
+    return float(discounted(transitions["rewards"].double().numpy(), gamma)[0])
 
 
 def _unrewarded(rewards: Sequence[float]) -> int:

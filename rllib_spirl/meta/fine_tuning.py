@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from rllib_spirl.algorithm.checked_config import is_finite
 from rllib_spirl.errors import UserError
-from rllib_spirl.meta.adaptation import check_after
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,6 @@ class FineTuning:
         for name, least in (("after", 1), ("first_updates", 0), ("explore_every", 0), ("batch_size", 1)):
             if (value := getattr(self, name)) < least:
                 raise UserError(f"fine_tuning: `{name}` must be at least {least}, got {value}.")
-
-    def check(self, episodes: int) -> None:
-        """Raise a UserError unless there are more than ``after`` of so many episodes."""
-        check_after("--fine-tune-after", self.after, episodes)
 
     def explores(self, episode: int) -> bool:
         """Whether skills are drawn in the episode of this number, the first being 1."""

@@ -14,7 +14,7 @@ from rllib_spirl.envs.rollout import EpisodeResult, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
-from rllib_spirl.meta.adaptation import Acquaintance, check_after, episode_seeds
+from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.beliefs import most_likely
 from rllib_spirl.meta.episodic_control import EpisodicControl
 from rllib_spirl.meta.fine_tuning import FineTuning
@@ -75,21 +75,20 @@ def meet(
             raise UserError("--told-by-demonstrations: the checkpoint has not learned from any; leave it out.")
         contexts = (offline.sample_run(config.context_size, config.context_size) for _ in range(TOLD_BY))
         acquaintance.known = np.mean([most_likely(module, context) for context in contexts], 0)
-    if fine_tuning is None:
-        for _ in range(episodes if follow_after is None else follow_after):
-            yield acquaintance.run(next(seeds))
-        if follow_after is not None:
-            control = EpisodicControl(acquaintance, config.gamma)
-            for _ in range(follow_after, episodes):
-                yield control.run(next(seeds))
-        return
-    for _ in range(fine_tuning.after):
+    first = fine_tuning.after if fine_tuning is not None else follow_after or episodes
+    for _ in range(first):
         yield acquaintance.run(next(seeds))
+    if follow_after is not None:
+        control = EpisodicControl(acquaintance, config.gamma)
+        for _ in range(first, episodes):
+            yield control.run(next(seeds))
+    if fine_tuning is None:
+        return
     e = acquaintance.most_likely()
     replay = SkillReplay(config.replay_capacity, algorithm.replay.state_dim, algorithm.replay.latent_dim, seed)
     demonstrations = offline if learns_from_them else None
     learned_from = 0
-    for number in range(fine_tuning.after + 1, episodes + 1):
+    for number in range(first + 1, episodes + 1):
         updates = 0 if learned_from else fine_tuning.first_updates
         for transitions in acquaintance.episodes[learned_from:]:
             replay.add(transitions)
@@ -102,15 +101,14 @@ def meet(
 
 def check_ways(fine_tuning: FineTuning | None, follow_after: int | None, episodes: int) -> None:
     """Raise a UserError unless one way at most is to be gone after the first of so many episodes, and soon enough."""
-    if fine_tuning is not None:
-        fine_tuning.check(episodes)
-    if follow_after is None:
-        return
-    if fine_tuning is not None:
+    if fine_tuning is not None and follow_after is not None:
         raise UserError("--follow-after: there are no gradient steps where episodes are followed; leave one way out.")
-    if follow_after < 1:
+    if follow_after is not None and follow_after < 1:
         raise UserError(f"--follow-after {follow_after}: must be at least 1.")
-    check_after("--follow-after", follow_after, episodes)
+    ways = {"--fine-tune-after": None if fine_tuning is None else fine_tuning.after, "--follow-after": follow_after}
+    for option, after in ways.items():
+        if after is not None and after >= episodes:
+            raise UserError(f"{option} {after}: there are {episodes} episodes in all; ask for more --episodes.")
 
 
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task, seed: int) -> TaskSamples | None:
