@@ -107,6 +107,12 @@ def test_what_earned_most_is_followed_and_behind_it_is_explored(env: SkillEnv, m
     assert [control.run(seed).episode_return for seed in range(3, 11)][1:] == [2.0] * 7  # solved, so none explores
 
 
+def test_the_last_episode_does_not_explore(env: SkillEnv, met: Acquaintance) -> None:
+    met.episodes += [episode(env, WAY[:3]), episode(env, [])]
+    for seed in range(8):  # else every second one would be the policy's, which earns nothing
+        assert EpisodicControl(met, gamma=0.9).run(seed, last=True).episode_return == 1.0
+
+
 def test_skills_from_the_prior_find_what_lies_behind(
     env: SkillEnv, met: Acquaintance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,15 +249,19 @@ def test_a_command_follows_after_the_episodes_that_are_asked_for(
     ran: list[tuple[int, float]] = []
     by_control = EpisodicControl.run
 
-    def noted(control: EpisodicControl, seed: int) -> Any:
-        result = by_control(control, seed)
+    last: list[bool] = []
+
+    def noted(control: EpisodicControl, seed: int, **options: Any) -> Any:
+        result = by_control(control, seed, **options)
         ran.append((control._number, control._gamma))
+        last.append(options["last"])
         return result
 
     monkeypatch.setattr(EpisodicControl, "run", noted)
     command = ["spirl", "adapt", saved, "--episodes", "5", "--output", str(tmp_path / "adaptation")]
     assert run([*command, "--follow-after", "3"], monkeypatch) == 0
     assert ran == [(4, algorithm.config.gamma), (5, algorithm.config.gamma)]
+    assert last == [False, True]
     capsys.readouterr()
     plain = adapting.adapt(adapting.adaptable(saved), [50.0], episodes=3)["50.0"]
     following = adapting.adapt(adapting.adaptable(saved), [50.0], episodes=4, follow_after=3)["50.0"]

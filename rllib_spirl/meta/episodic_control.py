@@ -63,15 +63,15 @@ class EpisodicControl:
                 self._by_policy.add(transitions, gamma)
             self._remember(transitions)
 
-    def run(self, seed: int) -> EpisodeResult:
-        """The next episode."""
+    def run(self, seed: int, *, last: bool = False) -> EpisodeResult:
+        """The next episode. The last one does not explore, for no other could follow what it finds."""
         met, rng = self._met, skill_random(seed)
         self._number += 1
         e = met.embedding(rng)
         best = self._best()
         returns = self._by_policy if best is None else best.returns
         greatest = returns.mean
-        explores = self._number % 2 == 1 and not returns.reliable
+        explores = self._number % 2 == 1 and not last and not returns.reliable
         followed = None if explores and rng.random() < 0.5 else best
         steps = None if followed is None else _Steps(followed)
         by_policy = by_belief(met.policy, e, rng, explore=False)

@@ -80,8 +80,8 @@ def meet(
         yield acquaintance.run(next(seeds))
     if follow_after is not None:
         control = EpisodicControl(acquaintance, config.gamma)
-        for _ in range(first, episodes):
-            yield control.run(next(seeds))
+        for number in range(first + 1, episodes + 1):
+            yield control.run(next(seeds), last=number == episodes)
     if fine_tuning is None:
         return
     e = acquaintance.most_likely()
