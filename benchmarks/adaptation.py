@@ -41,6 +41,7 @@ from learning import (
 from pydantic import model_validator
 
 from rllib_spirl.cli.experiment import Experiment
+from rllib_spirl.envs.tasks import task_name
 from rllib_spirl.evaluation import adaptation_curves, plots
 from rllib_spirl.evaluation.adaptation_report import score_table
 from rllib_spirl.evaluation.aggregate import choose_metric
@@ -112,6 +113,8 @@ def _learn(rows: list[Row], folder: Path, results: Path, jobs: int, anew: bool) 
         made = making(row, spec, jobs)
         made["experiment"]["tasks"] = spec.given.get("tasks")
         asked = {"steps": 0 if row.anew else steps_of(row, spec), "episodes": row.episodes, "adapt": list(row.adapt)}
+        if row.anew:
+            asked |= {"tasks": row.test_tasks, "episode_steps": row.episode_steps}
         identity = {"method": row.title, "task": row.table, "seed": seed}
         with lock:
             known = any((identity | made | asked).items() <= each.items() for each in recorded(results / RUNS))
@@ -169,7 +172,7 @@ def _anew(row: Row, spec: Experiment, storage: Path, seed: int, made: dict[str, 
         [curve] = read_runs([f"{row.title}={storage / f'task-{index}'}"])
         scores = curve.score(choose_metric([curve]))
         points = zip((1 + curve.env_steps / row.episode_steps).round(2).tolist(), scores.tolist(), strict=True)
-        curves[", ".join(task) if isinstance(task, list) else str(float(task))] = [list(point) for point in points]
+        curves[task_name(task if isinstance(task, list) else float(task))] = [list(point) for point in points]
     return provenance(curve, command) | {"meta_steps": 0, "curves": curves}
 
 

@@ -128,6 +128,14 @@ def test_several_trainings_of_one_seed_count_each(adapted: Path, tmp_path: Path)
     assert list(document["PEARL"]["kettle"]) == ["0", "0 (2)"]
 
 
+def test_trainings_that_came_to_the_same_count_each(tmp_path: Path) -> None:
+    folders = [tmp_path / str(training) for training in range(3)]
+    for folder, last in zip(folders, (0, 0, 3), strict=True):
+        adaptation_curves.add(folder, "PEARL", 0, {"kettle": [(1, 0), (2, last)]})
+    report = write_report([f"ours={folder}" for folder in folders], tmp_path / "report").read_text()
+    assert "| ours | 1 | 3 | 0.00 | 1.00 |" in report
+
+
 def test_on_a_logarithmic_axis_neighbouring_episodes_are_one_point() -> None:
     episodes = np.arange(1.0, 201.0)
     even = (episodes % 2 == 0).astype(float)

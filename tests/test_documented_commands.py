@@ -3,12 +3,14 @@
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 from ray.scripts.scripts import cli as ray_cli
+from rich.text import Text
 
 from rllib_spirl import examples
 from rllib_spirl.cli import algorithms, experiment, rllib, spirl, training
@@ -180,3 +182,18 @@ def test_every_example_and_extra_is_in_the_documentation() -> None:
         assert f"{name}.yaml" in text or f"`{name.removeprefix('block_stacking')}`" in text, name
     for extra in EXTRAS.keys() - {"dev"}:
         assert re.search(rf"rllib_spirl\[[\w,]*{extra}[\w,]*\]", text), extra
+
+
+def every_command(group: Any) -> Iterator[Any]:
+    for command in group.commands.values():
+        yield from every_command(command) if hasattr(command, "commands") else [command]
+
+
+@pytest.mark.parametrize("program", [spirl, rllib], ids=["spirl", "rllib"])
+def test_no_word_of_a_help_is_taken_for_markup(program: Any) -> None:
+    """Brackets are: a default goes into `show_default`."""
+    found = list(every_command(typer.main.get_command(program.app)))
+    assert len(found) > 3
+    for command in found:
+        for text in [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]:
+            assert Text.from_markup(text or "").plain == (text or ""), command.name

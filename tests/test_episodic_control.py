@@ -17,7 +17,7 @@ from rllib_spirl.meta import episodic_control
 from rllib_spirl.meta.adaptation import Acquaintance
 from rllib_spirl.meta.beliefs import recorded
 from rllib_spirl.meta.episodic_control import EpisodicControl
-from rllib_spirl.meta.meeting import check_ways
+from rllib_spirl.meta.meeting import check_ways, meet
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
 from tests.commands import run
 
@@ -217,6 +217,9 @@ def test_where_steps_cost_something_nothing_can_be_followed(algorithm: MetaSPiRL
     met.run(0)
     with pytest.raises(UserError, match=r"--follow-after: the task 50.0 has negative rewards"):
         EpisodicControl(met, gamma=0.9)
+    # It is said with the first episode.
+    with pytest.raises(UserError, match=r"--follow-after: the task 90.0 has negative rewards"):
+        next(meet(algorithm, SkillEnv(PointTasksEnv(), skills), 90.0, episodes=4, follow_after=3))
 
 
 def test_the_nearest_state_in_which_as_many_had_earned_something_tells_the_skill(algorithm: MetaSPiRL) -> None:

@@ -320,6 +320,10 @@ def test_remote_env_runners_meet_the_same(config: Maker, built: Any) -> None:
             "MAML has no use for `train_batch_size_per_learner`: set `tasks_per_step`",
         ),
         ({"adaptation_episodes": 3}, "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, 3"),
+        (
+            {"adaptation_episodes": 10},
+            "`evaluation_duration` \\(10\\) must be more than `adaptation_episodes` \\(10\\)",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
@@ -338,6 +342,12 @@ def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, m
         ({"config": {"inner_rate": 1}}, "unknown key 'inner_rate'"),
         ({"config": {"evaluation_duration_unit": "timesteps"}}, "set `evaluation_duration` to a number"),
         ({"config": {"evaluation_config": {"explore": False}}}, "in evaluations too: leave out `explore`"),
+        ({"config": {"explore": False}}, "MAML has no use for `explore`: it learns from what it explores"),
+        ({"config": {"batch_mode": "truncate_episodes"}}, "MAML has no use for `batch_mode`"),
+        (
+            {"config": {"model_config": {"fcnet_hiddens": [9]}}},
+            "MAML has no use for `model_config`: set `policy_hidden`",
+        ),
         ({"config": {"num_learners": 2}}, "MAML trains with one learner, got num_learners=2"),
     ],
 )

@@ -18,7 +18,7 @@ import yaml
 
 from rllib_spirl import MetaSPiRL, MetaSPiRLConfig, SPiRL, SPiRLConfig, UserError
 from rllib_spirl.algorithm.offline import offline_replay
-from rllib_spirl.algorithm.replay_buffer import COLUMNS, Batch, SkillReplay
+from rllib_spirl.algorithm.replay_buffer import COLUMNS, Batch, SkillReplay, successive
 from rllib_spirl.algorithm.spirl_learner import with_prior
 from rllib_spirl.data import Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
@@ -34,7 +34,7 @@ from rllib_spirl.meta.fine_tuning import FineTuning
 from rllib_spirl.meta.meeting import meet
 from rllib_spirl.meta.meta_learner import meta_loss
 from rllib_spirl.meta.task_env_runner import EXPLORED, TASK
-from rllib_spirl.meta.task_replay import TaskDemonstrations, task_demonstrations
+from rllib_spirl.meta.task_replay import TaskDemonstrations, TaskReplay, task_demonstrations
 from rllib_spirl.meta.task_rl_module import MUCH
 from rllib_spirl.skills.checkpoint import load_skills
 from rllib_spirl.skills.chunks import chunk_config, save_chunks
@@ -156,6 +156,7 @@ def test_the_point_robot_is_rewarded_at_its_goal_only() -> None:
         (KITCHEN, [["kettle", "kettle"]], [], "each once"),
         (KITCHEN, [4], [], "a task is a list of subtasks, not 4"),
         (KITCHEN, [["kettle"], ["kettle"]], [], "training: 'kettle' is there twice"),
+        (POINT, [90], [45, 45.0], "test: '45.0' is there twice"),
         (KITCHEN, [["kettle"]], ["kettle"], "test: 'kettle' is a training task"),
         (POINT, [30, 200], [], "a direction from 0 to 180 degrees, not 200"),
         (POINT, [30], [30.0], "test: '30.0' is a training task"),
@@ -165,6 +166,14 @@ def test_the_point_robot_is_rewarded_at_its_goal_only() -> None:
 def test_tasks_that_are_not_there_or_not_apart_are_refused(env: str, training: Any, test: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_split(gym.make(env), training, test)
+
+
+def test_contexts_that_do_not_fit_name_their_own_setting(tmp_path: Path) -> None:
+    contexts = TaskReplay([90], 10, 2, 2, seed=0)
+    contexts.of[0].add(successive(torch.zeros(11, 2), torch.zeros(10, 2), torch.zeros(10), False))
+    contexts.save(tmp_path)
+    with pytest.raises(UserError, match=r"this one only 4\. Set context_capacity to at least 10"):
+        TaskReplay([90], 4, 2, 2, seed=0, sized_by="context_capacity").restore(tmp_path)
 
 
 EXPERIMENT = {
@@ -711,9 +720,28 @@ def test_a_task_can_be_told_by_demonstrations_with_its_rewards(
     assert all(np.array_equal(e, told[0]) for e in told[:3])
     assert all(np.array_equal(e, told[3]) for e in told[3:])
     assert not np.array_equal(told[0], told[3])
-    monkeypatch.setattr(MetaSPiRL, "uses_demonstrations", False)
+    monkeypatch.setattr(MetaSPiRLConfig, "uses_demonstrations", False)
     with pytest.raises(UserError, match="--told-by-demonstrations: the checkpoint has not learned from any"):
         adapting.adapt(source, [50.0], episodes=3, told_by_demonstrations=True)
+
+
+def test_what_a_checkpoint_cannot_do_is_refused_before_it_is_restored(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapting, "_restore", lambda *_: pytest.fail("restored"))
+    source = adapting.adaptable(checkpoint)
+    with pytest.raises(UserError, match="--follow-after 1: the first 1 episodes explore"):
+        adapting.adapt(source, [50.0], episodes=3, follow_after=1)
+    source.config["context_dim"] = 0
+    with pytest.raises(UserError, match="`context_dim` is 0, so nothing is told; leave it out"):
+        adapting.adapt(source, [50.0], episodes=3, told_by_demonstrations=True)
+    source.config["offline_fraction"] = 0
+    with pytest.raises(UserError, match="the checkpoint has not learned from any"):
+        adapting.adapt(source, [50.0], episodes=3, told_by_demonstrations=True)
+
+
+def test_a_task_that_is_named_twice_is_met_once(checkpoint: str) -> None:
+    assert adapting.check_tasks(adapting.adaptable(checkpoint), [50, 130, 50.0]) == [50.0, 130.0]
 
 
 def test_what_was_learned_in_a_task_is_gone_in_the_next(checkpoint: str) -> None:

@@ -74,6 +74,7 @@ def test_a_task_can_be_asked_for_and_drawn_by_the_environment() -> None:
     ("arguments", "message"),
     [
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
+        ({"episodes": 2.5}, "episodes must be a whole number, not 2.5"),
         ({"tasks": []}, "tasks is empty"),
         ({"tasks": [200]}, "a task is a direction from 0 to 180 degrees, not 200"),
         ({"env": "Pendulum-v1", "env_config": {}}, "Pendulum-v1 has one task only"),

@@ -46,6 +46,8 @@ class SkillReplay:
     """Where transitions that are not the agent's own come from; saved too."""
     labelled_for = ""
     """The task whose rewards they have, where it may have been another; saved too."""
+    sized_by = "replay_capacity"
+    """The setting that is its capacity."""
 
     def __init__(self, capacity: int, state_dim: int, latent_dim: int, seed: int = 0) -> None:
         self.capacity = capacity
@@ -134,7 +136,7 @@ class SkillReplay:
         if size > self.capacity:
             raise UserError(
                 f"The replay buffer in {saved.path} holds {size} transitions, this one only {self.capacity}. "
-                f"Set replay_capacity to at least {size}."
+                f"Set {self.sized_by} to at least {size}."
             )
         for name, column in self._columns.items():
             shape = tuple(saved.columns[name].shape)

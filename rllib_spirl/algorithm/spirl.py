@@ -396,6 +396,11 @@ class SPiRLConfig(CheckedConfig):
             )
 
     @property
+    def uses_demonstrations(self) -> bool:
+        """Whether a share of batches is from demonstrations."""
+        return bool(self.offline_data) and self.offline_fraction != 0
+
+    @property
     def _transitions_kept(self) -> int:
         return self.replay_capacity
 
@@ -506,7 +511,7 @@ class SPiRL(Algorithm):
     @cached_property
     def offline(self) -> SkillReplay | None:
         """The demonstrations: read when they are first needed, unless a checkpoint brings them."""
-        if not self.uses_demonstrations:
+        if not self.config.uses_demonstrations:
             return None
         assert isinstance(self.config.skill_checkpoint, SkillFiles)
         assert self.config.offline_data is not None
@@ -530,11 +535,6 @@ class SPiRL(Algorithm):
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1
         return offline_replay(data, model, env, self.config.replay_capacity, seed, self.config.skill_bound)
-
-    @property
-    def uses_demonstrations(self) -> bool:
-        """Whether a share of batches is from demonstrations."""
-        return bool(self.config.offline_data) and self.config.offline_fraction != 0
 
     def step(self) -> dict[str, Any]:
         self.check_whole()
@@ -742,7 +742,7 @@ class SPiRL(Algorithm):
         with local_copy(path, filesystem) as folder:
             self._adopt_skills(folder)
             demonstrations = folder / DEMONSTRATIONS_FILE
-            if self.uses_demonstrations and demonstrations.exists():
+            if self.config.uses_demonstrations and demonstrations.exists():
                 brought = self._load_demonstrations(demonstrations)
                 # Another config may name others, or another task.
                 if (brought.source, brought.labelled_for) == (self.config.offline_data, self._labelled_for):

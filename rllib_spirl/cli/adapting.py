@@ -15,45 +15,52 @@ def adapt(
     ],
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task, e.g. 'microwave, kettle'; repeatable [default: the checkpoint's test tasks]."),
+        typer.Option(help="A task, e.g. 'microwave, kettle'; repeatable.", show_default="the checkpoint's test tasks"),
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes in each task.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     exploring: Annotated[
-        int | None, typer.Option(min=0, help="MetaSPiRL: episodes before the task is told [default: the checkpoint's].")
+        int | None,
+        typer.Option(min=0, help="MetaSPiRL: episodes before the task is told.", show_default="the checkpoint's"),
     ] = None,
     told_by_demonstrations: Annotated[
         bool,
         typer.Option(
             "--told-by-demonstrations",
-            help="MetaSPiRL: tell the task from the demonstrations with its rewards, so that no episode explores.",
+            help="MetaSPiRL: tell the task from the demonstrations with its rewards; no episode explores for that.",
         ),
     ] = False,
     follow_after: Annotated[
         int | None,
-        typer.Option(min=1, help="MetaSPiRL: episodes after which the best ones are followed [default: never]."),
+        typer.Option(min=1, help="MetaSPiRL: episodes after which the best ones are followed.", show_default="never"),
     ] = None,
     fine_tune_after: Annotated[
-        int | None, typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on [default: never].")
+        int | None,
+        typer.Option(min=1, help="MetaSPiRL: episodes after which it learns on.", show_default="never"),
     ] = None,
     updates_per_step: Annotated[
-        float | None, typer.Option(help="Gradient steps for each skill then [default: 1].")
+        float | None, typer.Option(help="Gradient steps for each skill then.", show_default="1")
     ] = None,
     first_updates: Annotated[
-        int | None, typer.Option(min=0, help="Gradient steps before the first episode after these [default: 1000].")
+        int | None,
+        typer.Option(min=0, help="Gradient steps before the first episode after these.", show_default="1000"),
     ] = None,
     explore_every: Annotated[
-        int | None, typer.Option(min=0, help="Skills are drawn in one of so many episodes then [default: 0, none].")
+        int | None,
+        typer.Option(min=0, help="Skills are drawn in one of so many episodes then.", show_default="0, none"),
     ] = None,
     demonstrations: Annotated[
         bool | None,
         typer.Option(
-            "--demonstrations/--no-demonstrations", help="Learn on from the demonstrations too [default: yes]."
+            "--demonstrations/--no-demonstrations",
+            help="Learn on from the demonstrations too.",
+            show_default="where there are any",
         ),
     ] = None,
     trained_on_too: Annotated[bool, typer.Option("--trained-on-too", help="Take training tasks as well.")] = False,
     method: Annotated[
-        str | None, typer.Option(help="The name of the curves in the file [default: the algorithm's].")
+        str | None,
+        typer.Option(help="The name of the curves in the file.", show_default="the algorithm's"),
     ] = None,
     videos: Annotated[
         bool, typer.Option("--videos", help="MetaSPiRL: film the last episode in each task, into the same folder.")

@@ -114,7 +114,9 @@ def import_ogbench(
     task: Annotated[str, typer.Option(help="What the episodes do.")] = "play",
     fps: Fps = 20.0,
     scale_actions: Rescale = False,
-    env: Annotated[str | None, typer.Option(help="Environment whose states these are [by the file's name].")] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Environment whose states these are.", show_default="by the file's name")
+    ] = None,
     skip_damaged: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -231,7 +233,10 @@ def render(
     episodes: Annotated[int, typer.Option(min=1, max=100, help="How many demonstrations.")] = 3,
     first: Annotated[int, typer.Option(min=0, help="Index of the first.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .png contact sheet or an .mp4 or .gif video [SOURCE.png].")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A .png contact sheet or an .mp4 or .gif video.", show_default="SOURCE.png"
+        ),
     ] = None,
     env: Env = None,
     set_: Set = None,

@@ -11,9 +11,9 @@ def video(
     episodes: Annotated[int, typer.Option(min=1, help="Evaluation episodes to film.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="An .mp4 or .gif file.")] = Path("video.mp4"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 0,
-    every: Annotated[int | None, typer.Option(min=1, help="Steps per picture [default: 2; .gif: 3].")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Steps per picture.", show_default="2; .gif: 3")] = None,
     speed: Annotated[float, typer.Option(min=0.1, help="1 is the speed of the environment.")] = 2.0,
-    width: Annotated[int | None, typer.Option(min=64, help="Pixels [default: as rendered; .gif: 320].")] = None,
+    width: Annotated[int | None, typer.Option(min=64, help="Pixels.", show_default="as rendered; .gif: 320")] = None,
 ) -> None:
     """Film evaluation episodes, with the completed subtasks below the picture."""
     from rllib_spirl.cli import session

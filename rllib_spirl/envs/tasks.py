@@ -72,15 +72,15 @@ def flat_boxes(name: str, observations: gym.Space, actions: gym.Space) -> tuple[
 
 
 def check_split(env: gym.Env, training: Sequence[Task], test: Sequence[Task]) -> None:
-    """Raise a UserError unless an environment has all of these tasks, and none of them is for training and for test."""
-    known = []
-    for task in training:
-        if (found := canonical(env, task)) in known:
-            raise UserError(f"training: '{task_name(task)}' is there twice.")
-        known.append(found)
-    for task in test:
-        if canonical(env, task) in known:
-            raise UserError(f"test: '{task_name(task)}' is a training task: a test is of tasks never trained on.")
+    """Raise a UserError unless an environment has all of these tasks, each once, and none for training and for test."""
+    known: dict[str, list[Task]] = {"training": [], "test": []}
+    for part, tasks in (("training", training), ("test", test)):
+        for task in tasks:
+            if (found := canonical(env, task)) in known[part]:
+                raise UserError(f"{part}: '{task_name(task)}' is there twice.")
+            if part == "test" and found in known["training"]:
+                raise UserError(f"test: '{task_name(task)}' is a training task: a test is of tasks never trained on.")
+            known[part].append(found)
 
 
 def task_name(task: Task) -> str:

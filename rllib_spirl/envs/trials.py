@@ -45,6 +45,8 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         tasks: Sequence[Task] | None = None,
         episodes: int = EPISODES,
     ) -> None:
+        if not isinstance(episodes, int):  # a trial would not end
+            raise UserError(f"Trials: episodes must be a whole number, not {episodes}.")
         if episodes < 1:
             raise UserError(f"Trials: episodes must be at least 1, not {episodes}.")
         if tasks is not None and not tasks:

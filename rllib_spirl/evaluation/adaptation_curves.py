@@ -156,7 +156,8 @@ def load(file: Path) -> Document:
 def merged(documents: Iterable[tuple[str | None, Document]]) -> Document:
     """Several documents as one. With a name, a document's only method is called so, and several NAME METHOD.
 
-    Different curves of the same method, task and seed, as of several trainings, are ``0``, ``0 (2)`` and so on.
+    Curves of the same method, task and seed in several documents are of several trainings, which may have come to
+    the same scores: they are ``0``, ``0 (2)`` and so on.
     """
     together: Document = {}
     for name, document in documents:
@@ -166,7 +167,7 @@ def merged(documents: Iterable[tuple[str | None, Document]]) -> Document:
                 curves = together.setdefault(title, {}).setdefault(task, {})
                 for seed, points in seeds.items():
                     names = (seed, *(f"{seed} ({number})" for number in range(2, len(curves) + 2)))
-                    curves[next(name for name in names if curves.get(name, points) == points)] = points
+                    curves[next(name for name in names if name not in curves)] = points
     return together
 
 

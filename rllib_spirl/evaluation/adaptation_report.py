@@ -14,14 +14,15 @@ PICTURE = "adaptation.png"
 
 def among(runs: Sequence[str | Path]) -> tuple[Document, list[str | Path]]:
     """The adaptation curves among runs, and the runs that are trainings."""
-    documents, trained = [], []
+    documents: dict[tuple[str | None, Path], Document] = {}  # a file that is given twice counts once
+    trained = []
     for run in runs:
         name, path = named(str(run))
         if (file := find(path)) is not None:
-            documents.append((name, load(file)))
+            documents[name, file.resolve()] = load(file)
         if file is None or holds_runs(path):
             trained.append(run)
-    return merged(documents), trained
+    return merged((name, document) for (name, _), document in documents.items()), trained
 
 
 def section(curves: Sequence[AdaptationCurve]) -> str:

@@ -23,7 +23,7 @@ from rllib_spirl.evaluation.video import check_film, filming
 from rllib_spirl.meta import MAML, MetaSPiRL
 from rllib_spirl.meta.adaptation import episode_seeds, score
 from rllib_spirl.meta.fine_tuning import FineTuning
-from rllib_spirl.meta.meeting import meet
+from rllib_spirl.meta.meeting import check_possible, meet
 
 
 class Told(Protocol):
@@ -97,7 +97,7 @@ def adaptable(checkpoint: str) -> Adaptable:
 
 
 def check_tasks(source: Adaptable, tasks: Sequence[Task], *, trained_on_too: bool = False) -> list[Task]:
-    """The tasks that are to be met, in their one form; without any given, the test tasks of the checkpoint.
+    """The tasks that are to be met, each once, in their one form; without any given, the checkpoint's test tasks.
 
     Args:
         source: The checkpoint.
@@ -119,7 +119,7 @@ def check_tasks(source: Adaptable, tasks: Sequence[Task], *, trained_on_too: boo
                 f"'{task_name(task)}' is a task that {source.checkpoint} was trained on; name another one, or add "
                 "--trained-on-too."
             )
-    return found
+    return [task for number, task in enumerate(found) if task not in found[:number]]
 
 
 def adapt(
@@ -170,6 +170,9 @@ def adapt(
         raise UserError(
             f"{source.checkpoint} is a checkpoint of {source.method}: leave {given[0]} out, which is for MetaSPiRL."
         )
+    if by_belief:
+        asked = exploring_episodes, told_by_demonstrations, follow_after
+        check_possible(AlgorithmConfig.from_state(source.config), *asked)  # before all of it is restored
     if not tasks:
         return {}
     if videos is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
+from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance
 from rllib_spirl.meta.advantages import discounted
@@ -58,7 +59,7 @@ class EpisodicControl:
         self._remembered: list[_Remembered] = []
         self._number = len(met.episodes)
         for number, transitions in enumerate(met.episodes):
-            self._check(transitions)
+            check_rewards(met.task, transitions)
             if not met.explores(number):
                 self._by_policy.add(transitions, gamma)
             self._remember(transitions)
@@ -88,18 +89,11 @@ class EpisodicControl:
 
         # The encoder has not learned from episodes that follow others.
         result, transitions = met.run_by(act, seed, tells=followed is None)
-        self._check(transitions)
+        check_rewards(met.task, transitions)
         (self._by_policy if followed is None else followed.returns).add(transitions, self._gamma)
         if _return(transitions, self._gamma) > greatest:
             self._remember(transitions)
         return result
-
-    def _check(self, transitions: Batch) -> None:
-        if (transitions["rewards"] < 0).any():
-            raise UserError(
-                f"--follow-after: the task {self._met.task} has negative rewards, so there is no episode that earned "
-                "something to follow; leave it out."
-            )
 
     def _remember(self, transitions: Batch) -> None:
         if transitions["rewards"].sum() > 0:
@@ -184,6 +178,15 @@ class _Steps:
         nearest = there[np.square(self._followed.states[there] - state).sum(-1).argmin()]
         self._left[nearest] = False
         return self._followed.z[nearest]
+
+
+def check_rewards(task: Task, transitions: Batch) -> None:
+    """Raise a UserError where an episode in a task has negative rewards."""
+    if (transitions["rewards"] < 0).any():
+        raise UserError(
+            f"--follow-after: the task {task} has negative rewards, so there is no episode that earned something to "
+            "follow; leave it out."
+        )
 
 
 def _return(transitions: Batch, gamma: float) -> float:

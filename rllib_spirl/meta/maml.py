@@ -37,6 +37,9 @@ _NOT_USED = {
     "train_batch_size": "set `tasks_per_step` and `adaptation_episodes`",
     "_train_batch_size_per_learner": "set `tasks_per_step` and `adaptation_episodes`",
     "rollout_fragment_length": "set `adaptation_episodes`",
+    "batch_mode": "it learns from whole episodes",
+    "explore": "it learns from what it explores",
+    "_model_config": "set `policy_hidden`, `policy_layers` and `initial_std`",
 }
 
 
@@ -135,6 +138,11 @@ class MAMLConfig(CheckedConfig):
         self._whole("policy_layers", "eval_seed", least=0)
         self._positive("inner_lr", "clip_param", "initial_std")
         self._share("lambda_", "gamma")
+        if not self.in_evaluation and int(self.evaluation_duration) <= self.adaptation_episodes:
+            self._value_error(
+                f"`evaluation_duration` ({self.evaluation_duration}) must be more than `adaptation_episodes` "
+                f"({self.adaptation_episodes}): an evaluation tells the episodes after the last inner step."
+            )
         if not 1 <= self.num_envs_per_env_runner <= self.adaptation_episodes:
             self._value_error(
                 "`num_envs_per_env_runner` must be from 1 to adaptation_episodes, "

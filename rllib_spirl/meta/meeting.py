@@ -16,9 +16,9 @@ from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
 from rllib_spirl.meta.adaptation import Acquaintance, episode_seeds
 from rllib_spirl.meta.beliefs import most_likely
-from rllib_spirl.meta.episodic_control import EpisodicControl
+from rllib_spirl.meta.episodic_control import EpisodicControl, check_rewards
 from rllib_spirl.meta.fine_tuning import FineTuning
-from rllib_spirl.meta.meta_spirl import MetaSPiRL
+from rllib_spirl.meta.meta_spirl import MetaSPiRL, MetaSPiRLConfig
 from rllib_spirl.meta.task_replay import TaskSamples, task_demonstrations
 from rllib_spirl.skills.checkpoint import SkillFiles, load_skills
 
@@ -54,30 +54,28 @@ def meet(
             cannot be combined with ``fine_tuning``.
 
     Raises:
-        UserError: As `check_ways`; if following would begin before the exploring episodes are over, or rewards are
-            negative; or if demonstrations are not where they were, or there are none to tell e from.
+        UserError: As `check_ways` and `check_possible`; where episodes are to be followed and a reward is negative; or
+            if demonstrations are not where they were.
     """
     check_ways(fine_tuning, follow_after, episodes)
-    torch.manual_seed(seed)
     config, module = algorithm.config, algorithm.env_runner.module
+    check_possible(config, exploring_episodes, told_by_demonstrations, follow_after)
+    torch.manual_seed(seed)
     exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
-    if follow_after is not None and follow_after <= exploring and not told_by_demonstrations:
-        raise UserError(
-            f"--follow-after {follow_after}: the first {exploring} episodes explore, and one more at least shows what "
-            "the policy does; follow after more episodes, or choose fewer with --exploring."
-        )
     acquaintance = Acquaintance(env, module, task, exploring, config.context_size)
     seeds = episode_seeds(seed, task)
     learns_from_them = fine_tuning is not None and fine_tuning.from_demonstrations
     offline = _relabelled(algorithm, env, task, seed) if told_by_demonstrations or learns_from_them else None
     if told_by_demonstrations:
-        if offline is None:
-            raise UserError("--told-by-demonstrations: the checkpoint has not learned from any; leave it out.")
+        assert offline is not None
         contexts = (offline.sample_run(config.context_size, config.context_size) for _ in range(TOLD_BY))
         acquaintance.known = np.mean([most_likely(module, context) for context in contexts], 0)
     first = fine_tuning.after if fine_tuning is not None else follow_after or episodes
     for _ in range(first):
-        yield acquaintance.run(next(seeds))
+        result = acquaintance.run(next(seeds))
+        if follow_after is not None:
+            check_rewards(task, acquaintance.episodes[-1])
+        yield result
     if follow_after is not None:
         control = EpisodicControl(acquaintance, config.gamma)
         for number in range(first + 1, episodes + 1):
@@ -111,10 +109,28 @@ def check_ways(fine_tuning: FineTuning | None, follow_after: int | None, episode
             raise UserError(f"{option} {after}: there are {episodes} episodes in all; ask for more --episodes.")
 
 
+def check_possible(
+    config: MetaSPiRLConfig, exploring_episodes: int | None, told_by_demonstrations: bool, follow_after: int | None
+) -> None:
+    """Raise a UserError unless an algorithm of this configuration can do what is asked for, see `meet`."""
+    exploring = config.exploring_episodes if exploring_episodes is None else exploring_episodes
+    if follow_after is not None and follow_after <= exploring and not told_by_demonstrations:
+        raise UserError(
+            f"--follow-after {follow_after}: the first {exploring} episodes explore, and one more at least shows what "
+            "the policy does; follow after more episodes, or choose fewer with --exploring."
+        )
+    if told_by_demonstrations and not config.uses_demonstrations:
+        raise UserError("--told-by-demonstrations: the checkpoint has not learned from any; leave it out.")
+    if told_by_demonstrations and not config.context_dim:
+        raise UserError(
+            "--told-by-demonstrations: the checkpoint's `context_dim` is 0, so nothing is told; leave it out."
+        )
+
+
 def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task, seed: int) -> TaskSamples | None:
     """The demonstrations that the algorithm learned from, with the rewards of another task; None if it had none."""
     config = algorithm.config
-    if not algorithm.uses_demonstrations:
+    if not config.uses_demonstrations:
         return None
     assert config.offline_data is not None
     assert isinstance(config.skill_checkpoint, SkillFiles)

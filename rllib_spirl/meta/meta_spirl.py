@@ -216,7 +216,9 @@ class MetaSPiRL(SPiRL):
     def _make_replay(self, state_dim: int, latent_dim: int) -> None:
         config, tasks, seed = self.config, self.config.training_tasks, self.config.seed or 0
         self.replay = TaskReplay(tasks, config.replay_capacity, state_dim, latent_dim, seed)
-        self.contexts = TaskReplay(tasks, config.context_capacity, state_dim, latent_dim, seed + len(tasks))
+        self.contexts = TaskReplay(
+            tasks, config.context_capacity, state_dim, latent_dim, seed + len(tasks), "context_capacity"
+        )
         self._random = np.random.default_rng(seed)
         self._turns = Turns(len(tasks), self._random)
 

@@ -24,13 +24,22 @@ from rllib_spirl.skills.model import SkillModel
 
 
 class TaskReplay:
-    """A `SkillReplay` of ``capacity`` transitions for each of some tasks."""
+    """A `SkillReplay` of ``capacity`` transitions for each of some tasks; ``sized_by`` names the setting of it."""
 
-    def __init__(self, tasks: Sequence[Task], capacity: int, state_dim: int, latent_dim: int, seed: int) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        capacity: int,
+        state_dim: int,
+        latent_dim: int,
+        seed: int,
+        sized_by: str = "replay_capacity",
+    ) -> None:
         self.state_dim, self.latent_dim = state_dim, latent_dim
         self.of = [SkillReplay(capacity, state_dim, latent_dim, seed + index) for index in range(len(tasks))]
         for replay, task in zip(self.of, tasks, strict=True):
             # 90 and 90.0 are one task, and so are a list and a tuple.
+            replay.sized_by = sized_by
             replay.labelled_for = task_name(json.loads(json.dumps(task, default=float), parse_int=float))
 
     def __len__(self) -> int:
