@@ -50,7 +50,7 @@ from rllib_spirl.yaml_text import parse_file
 
 RUNS = "adaptation_runs.json"
 QUEUE = ROOT / "benchmarks" / "adaptation_queue.yaml"
-SCORES = {"adaptation": "completed subtasks (of 4)"}
+SCORES = dict.fromkeys(("adaptation", "adaptation_task_weight"), "completed subtasks (of 4)")
 """What is scored in a table, if not returns."""
 
 
