@@ -310,7 +310,7 @@ def commit() -> str:
 def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list[str]) -> list[str]:
     """One run, unless it is done; its output goes to ``log.txt``. Returns its command."""
     metric = next(iter(spec.stop))
-    changes = [f"config.seed={seed}", *([f"skills.pretrain.seed={seed}"] if spec.skills else []), *settings]
+    changes = [f"config.seed={seed}", *_of_skills(spec, seed), *settings]
     command = ["rllib", "train", "file", str(spec.source.relative_to(ROOT)), "--only", spec.name]
     command += [part for change in changes for part in ("--set", change)]
     command += ["--stop", f"{metric}={steps}"]
@@ -334,6 +334,12 @@ def train(spec: Experiment, storage: Path, seed: int, steps: int, settings: list
             raise SystemExit(f"{trial} ended before it was done: give the command again, and it goes on")
     (storage / "done").write_text(str(steps))
     return command
+
+
+def _of_skills(spec: Experiment, seed: int) -> list[str]:
+    """The setting that trains a run's skills from its own seed, if it trains any."""
+    trains = spec.skills and "chunk" not in spec.skills
+    return [f"skills.pretrain.seed={seed}"] if trains else []
 
 
 def call(program: str, arguments: Sequence[str], storage: Path) -> None:

@@ -32,7 +32,7 @@ def sole(file: Path, task: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=PATIENCE_S)
     except Timeout:
-        Console(stderr=True).print(f"Another process is {task} in {file.parent}; waiting for its end.")
+        Console(stderr=True).print(f"Another process is {task} in {file.parent}; waiting for its end.", markup=False)
         lock.acquire()
     except NotImplementedError:
         pass

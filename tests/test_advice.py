@@ -58,6 +58,20 @@ def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
     assert "Columns 3:5 look like velocities of 0:2." in text
 
 
+def test_columns_that_change_in_some_episodes_alone_are_kept(tmp_path: Path) -> None:
+    """Where episodes of a task are together, and there are more than are looked at."""
+    rng = np.random.default_rng(0)
+    with TrajectoryWriter(tmp_path / "tasks", fps=10) as writer:
+        for number in range(400):
+            states, actions = rng.normal(size=(12, 3)), rng.uniform(-1, 1, (11, 2))
+            if number < 399:
+                states[:, 2], actions[:, 1] = 1.0, 0.5
+            writer.add(Episode(states, actions, np.zeros(11), False, True, "drawer"))
+    advice = advised(writer.data_set)
+    assert "never change" not in "\n".join(advice.sentences)
+    assert "state_columns" not in advice.settings
+
+
 def test_waiting_and_another_rate_are_told(tmp_path: Path) -> None:
     advice = advised(written(tmp_path / "waves", fps=50, wait=10))
     assert advice.settings["horizon"] == 20

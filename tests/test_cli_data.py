@@ -50,6 +50,15 @@ def test_inspect_json(spirl, data: Path) -> None:  # type: ignore[no-untyped-def
     assert facts["action_range"] == {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist()}
 
 
+def test_inspect_shows_tasks_as_they_are_written(spirl, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with TrajectoryWriter(tmp_path / "set", fps=10) as writer:
+        states = np.random.default_rng(0).normal(size=(13, 3))
+        writer.add(Episode(states, np.tanh(states[:-1, :2]), np.zeros(12), True, False, "pick [red] cube [/x]"))
+    result = spirl("inspect", tmp_path / "set")
+    assert result.code == 0
+    assert "pick [red] cube [/x]" in result.out
+
+
 def test_inspect_table(spirl, data: Path) -> None:  # type: ignore[no-untyped-def]
     result = spirl("inspect", data)
     assert result.code == 0

@@ -156,6 +156,40 @@ def test_a_local_minari_data_set_that_is_replaced_is_imported_anew(minari_root: 
     ).model_dump(mode="json", exclude={"name", "description", "output"})
 
 
+def test_minari_sets_in_the_arrow_format_are_told_apart_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    minari.create_dataset_from_buffers(
+        "test/arrow-v0",
+        [_buffer(0)],
+        observation_space=STATES,
+        action_space=gym.spaces.Box(-1, 1, (3,), np.float64),
+        data_format="arrow",
+        author="x",
+        author_email="x@example.com",
+        code_permalink="https://example.com",
+        algorithm_name="x",
+        description="x",
+    )
+    recipe = MinariRecipe(dataset="test/arrow-v0", download=False)
+    before = recipe.content()
+    assert recipe.content() == before
+    file = next((tmp_path / "test/arrow-v0/data").rglob("*.arrow"))
+    os.utime(file, ns=(1, 1 + file.stat().st_mtime_ns))
+    assert recipe.content() != before
+
+
+def test_minari_actions_beyond_their_bounds_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for bound in (1, 2):
+        buffer = _buffer(0)
+        buffer.actions[:] = 0.3
+        buffer.actions[0] = 1.2 * bound
+        add_minari(f"test/beyond{bound}-v0", [buffer], largest_action=bound)
+        (episode,) = episodes(read_minari(f"test/beyond{bound}-v0"))
+        assert episode.actions[0].tolist() == [1, 1, 1]
+        np.testing.assert_allclose(episode.actions[1:], buffer.actions[1:] / bound, atol=1e-12)
+
+
 def test_minari_errors(minari_root: Path) -> None:
     with pytest.raises(UserError, match=r"no such Minari data set at .*MINARI_DATASETS_PATH"):
         read_minari("test/other-v0")
@@ -447,6 +481,8 @@ def test_d4rl_next_observations_of_another_type_are_the_same_numbers(
         ("rewards", np.zeros((10, 2)), r"'rewards' is of shape \(10, 2\), not \(steps,\)"),
         ("timeouts", np.zeros((10, 3), bool), r"'timeouts' is of shape \(10, 3\), not \(steps,\)"),
         ("terminals", np.array([0, 0, np.nan, *[0] * 7]), "'terminals' is nan at row 2, neither true nor false"),
+        ("rewards", np.float32(3), "'rewards' holds no numbers, one for each step"),
+        ("actions", np.array([[b"x"]] * 10), "'actions' holds no numbers, one for each step"),
     ],
 )
 def test_d4rl_arrays_of_another_form_are_refused(
@@ -646,6 +682,14 @@ def test_lerobot_errors(ours: Path) -> None:
         list(episodes(read_lerobot(ours)))
     with pytest.raises(UserError, match="no such directory"):
         read_lerobot(ours / "absent")
+
+
+def test_lerobot_facts_that_are_null_are_none(ours: Path) -> None:
+    info = ours / "meta/info.json"
+    facts = json.loads(info.read_text())
+    facts["features"]["action"] = None
+    info.write_text(json.dumps(facts | {"fps": None}))
+    assert read_lerobot(ours).fps == 10
 
 
 # Shared.

@@ -84,6 +84,8 @@ def test_a_file_as_a_recipe(file: Path, tmp_path: Path) -> None:
         ([], {"actions": np.zeros((17, 5), np.float32)}, "'actions' has 17 rows, 'observations' 18"),
         ([], {"observations": np.zeros((18, 8, 8, 3), np.uint8)}, "import vectors only"),
         ([], {"observations": np.array([None] * 18)}, "not readable as .npz"),
+        ([], {"observations": np.float32(3)}, "of shape (), not numbers"),
+        ([], {"terminals": np.float32(3)}, "of shape (), not numbers"),
         ([], {"observations": np.full((18, 40), np.nan, np.float32)}, "episode at row 0, step 0: state is nan"),
         ([], {"terminals": np.ones(18)}, "episode at row 0: no steps"),
         ([], {"actions": np.full((18, 5), 3, np.float32)}, "--scale-actions"),

@@ -207,3 +207,26 @@ def test_environments_by_name_and_class(env: Any) -> None:
     made = make_env(env, {"limit": 3})
     assert isinstance(made.unwrapped, PointEnv)
     assert made.unwrapped.limit == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("PointTasks-v0", 25), ("PointTasks-v0", 5), ("HalfCheetahVelocity-v0", 203), ("Kitchen-v0", 283)],
+)
+def test_episodes_last_as_long_as_is_asked_for(name: str, limit: int) -> None:
+    """Longer than by default, too."""
+    env = make_env(f"rllib_spirl/{name}", {"max_episode_steps": limit})
+    env.reset(seed=0)
+    still = np.zeros(env.action_space.shape)
+    steps = 1
+    while not env.step(still)[3]:
+        steps += 1
+    assert steps == limit
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["BlockStacking-v0", "Maze-v0"])
+def test_long_episodes_can_be_longer(name: str) -> None:
+    env = make_env(f"rllib_spirl/{name}", {"max_episode_steps": 3000})
+    assert env.unwrapped.max_episode_steps == 3000
+    env.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributions import Normal, kl_divergence
 
 from rllib_spirl.data import DataSet, TrajectoryWriter
@@ -224,6 +225,20 @@ def test_an_interrupted_training_ends_with_the_same_weights(point_data: Path, tm
         resumed.step()
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_training_goes_on_on_another_kind_of_device(point_data: Path, tmp_path: Path) -> None:
+    """Whose random numbers have a state of another size: noise is then drawn anew."""
+    trainer = SkillTrainer(scan(point_data), TINY)
+    trainer.save(tmp_path / "state")
+    tensors = load_file(tmp_path / "state")
+    noise = {"rng.noise": torch.zeros(16, dtype=torch.uint8), "rng.cuda": torch.zeros(16, dtype=torch.uint8)}
+    save_file(tensors | noise, tmp_path / "state")
+    resumed = SkillTrainer(scan(point_data), TINY)
+    resumed.restore(tmp_path / "state", 0)
+    for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    resumed.step()
 
 
 def test_a_checkpoint_round_trips(point_skills: str) -> None:

@@ -80,3 +80,11 @@ def test_a_relabel_that_fails_is_named() -> None:
     with pytest.raises(UserError, match="relabel fails: KeyError: 'goal'"):
         labelled(fail, np.zeros((4, 2)))
     assert labelled(lambda _: ([0, 1, 0], np.array([1])), np.zeros((4, 2)))[0].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("done_at", [[0, 2], (0, 2), np.array([0, 2])])
+def test_steps_that_complete_a_task_may_be_any_sequence(done_at: Any) -> None:
+    _, found = labelled(lambda _: (np.zeros(3), done_at), np.zeros((4, 2)))
+    assert isinstance(found, np.ndarray)
+    assert found.tolist() == [0, 2]
+    assert labelled(lambda _: (np.zeros(3), np.int64(1)), np.zeros((4, 2)))[1] == 1

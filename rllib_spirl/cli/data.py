@@ -212,7 +212,7 @@ def inspect(
     table.add_row("terminated", f"{facts['terminated_episodes']:,} of {facts['episodes']:,} episodes")
     table.add_row("stored as", f"{facts['dtype']}, {facts['fps']:g} steps/s, robot {facts['robot_type']}")
     table.add_row("fingerprint", facts["fingerprint"])
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for title, counts in (("subtask", facts["subtasks"]), ("task", facts["tasks"])):
         shown = Table(title_justify="left")

@@ -144,7 +144,7 @@ def summary(progress: Progress, name: str, directory: str) -> int:
         The number of trials that failed.
     """
     out, trials = console(), progress.trials
-    table = Table(title=f"{name}  {directory}", title_justify="left", title_style="bold")
+    table = Table(title=escape(f"{name}  {directory}"), title_justify="left", title_style="bold")
     for column in ("trial", "status", "iter", "env steps", "return", "evaluation", "time"):
         table.add_column(column, justify="left" if column in ("trial", "status") else "right")
     for trial in trials:

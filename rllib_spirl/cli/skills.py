@@ -62,7 +62,7 @@ def show(
             draws=draws,
             seed=seed,
         )
-    console = Console()
+    console = Console(markup=False)
     for title, values in (("model", card.model.model_dump()), ("training", card.training), ("metrics", card.metrics)):
         console.print(_table(title, values))
     if shown.divergence:

@@ -57,7 +57,7 @@ def pretrain(
     table.add_column("value", justify="right")
     for name, metric in load_card(prepared.checkpoint).metrics.items():
         table.add_row(name, f"{metric:.4f}")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def main() -> None:

@@ -92,6 +92,8 @@ def content_hash(digests: Mapping[str, Any], tasks: Sequence[str]) -> str:
 
 def add_to_digests(digests: dict[str, Any], name: str, array: np.ndarray) -> None:
     """Add the next rows of a column to its digest."""
+    if not len(array):
+        return
     array = np.ascontiguousarray(array.reshape(len(array), -1))
     digests.setdefault(name, hashlib.sha256(f"{array.dtype.str}{array.shape[1]}".encode())).update(array.data)
 

@@ -115,6 +115,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = {key: file[key][()] for key in keys}
     except (OSError, TypeError) as error:
         raise UserError(f"{path}: not readable as HDF5 (truncated or another format); download it again") from error
+    for key, array in arrays.items():
+        if np.ndim(array) == 0 or array.dtype.kind not in "fiub":
+            raise UserError(f"{path}: '{key}' holds no numbers, one for each step; download it again")
     rows = len(arrays["observations"])
     if rows == 0:
         raise UserError(f"{path}: no steps; download it again")

@@ -181,7 +181,8 @@ def labelled(label: Relabel, states: np.ndarray) -> tuple[np.ndarray, int | np.n
         at = np.atleast_1d(done_at)
         if at.dtype.kind not in "iu" or at.ndim > 1 or ((at < 0) | (at >= steps)).any() or (np.diff(at) <= 0).any():
             raise UserError(f"relabel: the task is completed at steps from 0 to {steps - 1}, ascending, got {done_at}.")
-    return rewards, done_at
+        return rewards, int(done_at) if np.ndim(done_at) == 0 else at
+    return rewards, None
 
 
 def following_states(states: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:

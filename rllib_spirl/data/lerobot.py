@@ -86,7 +86,7 @@ class LeRobotRecipe(ImportRecipe):
         return Source(
             readers=[reader(index, int(number[start])) for index, start in enumerate(starts[:-1])],
             count=len(starts) - 1,
-            fps=self.fps if "fps" in self.model_fields_set else float(data.info.get("fps", 10)),
+            fps=self.fps if "fps" in self.model_fields_set else float(data.info.get("fps") or 10),
             facts=facts,
             robot_type=str(data.info.get("robot_type") or "unknown"),
             state_names=[state_names[i] for i in columns] if len(state_names) == states.shape[1] else None,
@@ -130,7 +130,7 @@ def _refuse(name: str, frame: int) -> Episode:
 
 def _dimensions(data: DataSet, key: str, width: int) -> list[str]:
     """Names of a column's dimensions, empty where they are not known. LeRobot also writes {"motors": [...]}."""
-    names = data.features.get(key, {}).get("names")
+    names = (data.features.get(key) or {}).get("names")
     if isinstance(names, dict):
         names = next(iter(names.values()), None)
     return [str(name) for name in names] if isinstance(names, list) and len(names) == width else []

@@ -57,7 +57,10 @@ class MinariRecipe(ImportRecipe):
         if self.download and _local(self.dataset) is None:  # an id with a version, which is fetched when it is missing
             return super().content()
         place = self._place(self.dataset)
-        return super().content() | {"place": str(place.resolve())} | file_state(place / "main_data.hdf5")
+        state = file_state(place / "main_data.hdf5")
+        if not state:  # Minari's other format has a folder for each episode
+            state = {"files": [file_state(file) for file in sorted(place.rglob("*")) if file.is_file()]}
+        return super().content() | {"place": str(place.resolve())} | state
 
     def read(self) -> Source:
         """Open the data set.
@@ -91,9 +94,10 @@ class MinariRecipe(ImportRecipe):
             observations = floats(_state(recorded.observations, self.observation_key, name))
             columns = choose_columns(self.state_columns, observations.shape[1], f"'{self.observation_key}'")
             actions = floats(recorded.actions)
+            bounded = scale_actions(actions, low, high) if scaled else np.clip(actions, low, high).astype(actions.dtype)
             return Episode(
                 states=observations[:, columns],
-                actions=np.where(mapped, scale_actions(actions, low, high), actions) if scaled else actions,
+                actions=np.where(mapped, bounded, actions),
                 rewards=floats(recorded.rewards),
                 terminated=bool(recorded.terminations[-1]),
                 truncated=bool(recorded.truncations[-1]),

@@ -92,15 +92,15 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         # A single array, which is no archive, and arrays of Python objects end here too.
         raise UserError(f"{path}: not readable as .npz (truncated or another format); download it again") from error
-    rows = len(arrays["observations"])
+    rows = arrays["observations"].shape[0] if arrays["observations"].ndim else 0
     for key, array in arrays.items():
-        if len(array) != rows:
-            raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
-        if array.dtype.kind not in "fiub" or (key != "terminals" and array.ndim != 2):
+        if array.dtype.kind not in "fiub" or array.ndim == 0 or (key != "terminals" and array.ndim != 2):
             raise UserError(
                 f"{path}: '{key}' is {array.dtype} of shape {array.shape}, not numbers of shape (steps, width); "
                 "import vectors only"
             )
+        if len(array) != rows:
+            raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
     if rows == 0:
         raise UserError(f"{path}: no steps; download it again")
     return arrays

@@ -34,7 +34,11 @@ def our_name(name: str) -> str | None:
 
 
 def _make(name: str, config: dict[str, Any]) -> gym.Env:
-    return gym.make(name, disable_env_checker=True, **config)
+    made = gym.make(name, disable_env_checker=True, **config)
+    if "max_episode_steps" in config and hasattr(made.unwrapped, "max_episode_steps"):
+        # Gymnasium keeps it from the environment for a wrapper, which can make episodes shorter alone.
+        made.unwrapped.max_episode_steps = config["max_episode_steps"]
+    return made
 
 
 def register_environments() -> None:

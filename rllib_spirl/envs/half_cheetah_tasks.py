@@ -88,5 +88,5 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
         return observation, float(reward), terminated, len(self._velocities) >= self.max_episode_steps, info
 
     def _get_rew(self, x_velocity: float, action: NDArray[np.floating]) -> tuple[float, dict[str, float]]:
-        forward, cost = -abs(x_velocity - self._wanted), self.control_cost(action)
+        forward, cost = -self._forward_reward_weight * abs(x_velocity - self._wanted), self.control_cost(action)
         return forward - cost, {"reward_forward": forward, "reward_ctrl": -cost}

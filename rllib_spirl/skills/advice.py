@@ -41,12 +41,14 @@ class Advice:
 
 
 def advise(data: DataSet, frames: Trajectories) -> Advice:
-    """What the states and the rate of a data set suggest, of whose ``frames`` the first episodes are looked at."""
+    """What the states and the rate of a data set suggest, of whose ``frames`` 200 episodes at most are looked at."""
     advice = Advice()
-    frames = _first_episodes(frames)
+    constant = _constant(frames.states)
+    idle = np.flatnonzero(_constant(frames.actions)).tolist()
+    frames = _some_episodes(frames)
     statistics = StateStatistics(frames.state_dim, frames.action_dim)
     statistics.add(frames.states, frames.actions, frames.episode_starts)
-    columns = about_columns(frames, statistics)
+    columns = about_columns(frames, statistics, constant)
     if columns:
         advice.sentences += list(columns.values())
         superfluous = {place for places in columns for place in places}
@@ -63,7 +65,7 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
             f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}."
             f"{told if statistics.giveaways else ''}"
         )
-    if idle := np.flatnonzero(np.ptp(frames.actions, axis=0) == 0).tolist():
+    if idle:
         advice.sentences.append(f"Actions {ranges(idle)} never change, and those of skills will not either.")
     sizes = np.abs(frames.actions)
     if (most := np.quantile(sizes, 0.99)) < 0.05 * sizes.max():
@@ -165,11 +167,25 @@ def stuck_warning(pace: float, metrics: Mapping[str, float], action_std: float) 
     return f"skills from the prior move far less than the recorded ones, as they do where they get stuck: {remedy}."
 
 
-def about_columns(frames: Trajectories, statistics: StateStatistics) -> dict[tuple[int, ...], str]:
-    """Columns of states that say nothing, or what others say, each with a sentence."""
+def _constant(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which columns never change."""
+    least, most = values.min(0).astype(np.float64), values.max(0).astype(np.float64)
+    unchanged: NDArray[np.bool_] = most - least <= 1e-9 * np.maximum(1, np.maximum(np.abs(least), np.abs(most)))
+    return unchanged
+
+
+def about_columns(
+    frames: Trajectories, statistics: StateStatistics, constant: NDArray[np.bool_]
+) -> dict[tuple[int, ...], str]:
+    """Columns of states that say nothing, or what others say, each with a sentence.
+
+    Args:
+        frames: Of some episodes.
+        statistics: Theirs.
+        constant: Which columns never change in any episode.
+    """
     states = frames.states.astype(np.float64)
     spread = states.std(0)
-    constant = spread <= 1e-9 * np.maximum(1, np.abs(states).max(0))
     found: dict[tuple[int, ...], str] = {}
 
     def note(pairs: Sequence[tuple[int, int]], what: str) -> None:
@@ -183,8 +199,9 @@ def about_columns(frames: Trajectories, statistics: StateStatistics) -> dict[tup
     if constant.any():
         places = tuple(np.flatnonzero(constant).tolist())
         found[places] = f"Columns {ranges(places)} never change."
-    moving = np.flatnonzero(~constant).tolist()
-    scaled = (states - states.mean(0)) / np.where(constant, 1, spread)
+    still = constant | _constant(states)
+    moving = np.flatnonzero(~still).tolist()
+    scaled = (states - states.mean(0)) / np.where(still, 1, spread)
     same = np.abs(scaled.T @ scaled) / len(scaled) > 1 - 1e-6
     doubles = [(j, i) for j in moving for i in moving if i < j and same[i, j]]
     note(_one_each(doubles), "Columns {} say the same as {}.")
@@ -196,13 +213,17 @@ def _one_each(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict(reversed(pairs)).items())
 
 
-def _first_episodes(frames: Trajectories) -> Trajectories:
+def _some_episodes(frames: Trajectories) -> Trajectories:
+    """Episodes evenly spaced among all, for those of a task are often recorded one after the other."""
     if frames.num_episodes <= _EPISODES:
         return frames
-    stop = int(frames.episode_starts[_EPISODES])
-    cut = {name: getattr(frames, name)[:stop] for name in ("states", "actions", "rewards", "next_states", "terminated")}
-    starts = frames.episode_starts[: _EPISODES + 1]
-    return Trajectories(**cut, episode_starts=starts, task_index=frames.task_index[:stop], tasks=frames.tasks)
+    chosen = np.linspace(0, frames.num_episodes - 1, _EPISODES).astype(np.int64)
+    lengths = np.diff(frames.episode_starts)[chosen]
+    starts = frames.episode_starts[chosen]
+    rows = np.concatenate([np.arange(n) + start for n, start in zip(lengths, starts, strict=True)])
+    columns = ("states", "actions", "rewards", "next_states", "terminated", "task_index")
+    cut = {name: getattr(frames, name)[rows] for name in columns}
+    return Trajectories(**cut, episode_starts=np.concatenate([[0], np.cumsum(lengths)]), tasks=frames.tasks)
 
 
 def _still_frames(frames: Trajectories) -> float:

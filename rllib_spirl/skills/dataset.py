@@ -58,6 +58,7 @@ class SkillData:
             UserError: As `DataSet.parts` does, or when no episode has ``horizon`` steps.
         """
         train, held_out = split_episodes(data.num_episodes, validation_fraction, seed)
+        data.require_length(horizon)
         windows = _windows(data.episode_starts, held_out, horizon)
         chosen = windows[np.linspace(0, len(windows) - 1, min(VALIDATION_WINDOWS, len(windows))).astype(np.int64)]
         states, actions, pictures = [], [], []
@@ -77,7 +78,6 @@ class SkillData:
                 pictures.append(part.columns[c.IMAGE][pairs].reshape(*pairs.shape, *c.PICTURE))
             offset += len(s)
         assert statistics is not None
-        data.require_length(horizon)
         return cls(
             data,
             train,

@@ -82,10 +82,13 @@ def pretrain(data: DataSet, config: PretrainConfig, *, output: str | Path | None
     folder = skills_folder(key, output)
     if trained(folder, key):
         return folder
-    # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
-    source = _without_noise(data, config) or SkillData.scan(
-        data, config.horizon, config.validation_fraction, config.seed, images=config.prior == "images"
-    )
+    source: Path | SkillData | None = _without_noise(data, config)
+    if source is None:
+        check_workers(config)
+        # Here, not in the workers: every error in the data comes up at once, and it is read once for all of them.
+        source = SkillData.scan(
+            data, config.horizon, config.validation_fraction, config.seed, images=config.prior == "images"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

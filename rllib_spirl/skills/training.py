@@ -69,7 +69,7 @@ class PretrainConfig(BaseModel):
     std_floor: float = Field(default=0.05, gt=0, description="Least standard deviation used to normalise a state.")
     validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
     report_every: int = Field(default=1000, gt=0, description="Updates between validations and checkpoints.")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     num_workers: int = Field(default=1, gt=0, description="Ray Train workers; one GPU each where there are GPUs.")
     use_gpu: bool | None = Field(default=None, description="None: where the cluster has a GPU for every worker.")
@@ -259,6 +259,8 @@ class SkillTrainer:
         tensors["rng.order"] = self._order.get_state()
         tensors["rng.noise"] = self._noise.get_state()
         tensors["rng.torch"] = torch.get_rng_state()
+        if self._noise.device.type == "cuda":  # where z is drawn by the device's own generator
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self._noise.device)
         with replacing(path) as file:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, file, {"updates": str(self.updates)})
 
@@ -278,11 +280,14 @@ class SkillTrainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self._schedule.load_state_dict({"last_epoch": updates - 1, "_step_count": updates + 1})
         self._schedule.step()
-        if self._rank == 0:
-            self._order.set_state(groups["rng"]["order"])
-            self._noise.set_state(groups["rng"]["noise"])
-            torch.set_rng_state(groups["rng"]["torch"])
-        else:  # the file is rank 0's: others draw anew
+        random = groups["rng"]
+        if self._rank == 0 and random["noise"].shape == self._noise.get_state().shape:
+            self._order.set_state(random["order"])
+            self._noise.set_state(random["noise"])
+            torch.set_rng_state(random["torch"])
+            if "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"], self._noise.device)
+        else:  # the file is rank 0's, and of one kind of device: others draw anew
             for offset, generator in enumerate((self._order, self._noise, torch.default_generator)):
                 generator.manual_seed(hash((self.config.seed, self._rank, updates, offset)) % 2**63)
 
