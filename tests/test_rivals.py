@@ -225,6 +225,8 @@ def test_each_method_trains_evaluates_and_is_restored(
     [
         ({"regularize_to": "uniform"}, "needs bounded skills: set `skill_bound`"),
         ({"target_members": 9}, "`target_members` must be from 1 to critic_members, 4"),
+        ({"target_members": 2.0}, "`target_members` must be a whole number, at least 1, got 2.0"),
+        ({"divergence_steps": 7}, "`divergence_steps` are from `initial_divergence` on: set that too"),
         ({"policy_value": "most"}, "`policy_value` must be 'least' or 'mean'"),
         ({"policy": "flow", "cloning": 0.1}, "`policy` 'flow' has no use for `cloning`"),
         ({"policy": "flow", "target_divergence": 3.0}, "`policy` 'flow' has no use for `target_divergence`"),

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from ray.tune.registry import register_env
 
 from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.offline import offline_replay
@@ -451,6 +452,28 @@ def test_after_an_earlier_checkpoint_its_policy_is_evaluated(config: Maker, tmp_
             assert all(torch.equal(weight, wanted[name]) for name, weight in acting.policy.state_dict().items())
     finally:
         algorithm.stop()
+
+
+def test_what_an_environment_raises_in_another_process_is_told(config: Maker) -> None:
+    """RLlib would replace the env runner, whose environment raises it again, and again."""
+
+    class LooseJoint(PointEnv):
+        def step(self, action: Any) -> Any:
+            if self.steps == 20:
+                raise ValueError("a joint is loose")
+            return super().step(action)
+
+    register_env("loose joint", LooseJoint)
+    for places in ({"num_env_runners": 1}, {"evaluation_num_env_runners": 1}):
+        made = config().environment("loose joint")
+        made = made.env_runners(**places) if "num_env_runners" in places else made.evaluation(**places)
+        algorithm = made.build_algo()
+        try:
+            with pytest.raises(ValueError, match="a joint is loose") as caught:
+                algorithm.train() if "num_env_runners" in places else algorithm.evaluate()
+            assert "in step" in str(caught.value.__cause__)
+        finally:
+            algorithm.stop()
 
 
 @pytest.mark.parametrize(("learners", "requests"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])

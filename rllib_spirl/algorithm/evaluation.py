@@ -7,6 +7,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_spirl.algorithm.remote import Failure, attempt, result_of
 from rllib_spirl.envs.rollout import EpisodeResult, summarize
 
 
@@ -37,14 +38,14 @@ def dealt_out(
         call: What an env runner makes of its share of the work: a result for each part. It is pickled.
 
     Raises:
-        RuntimeError: If env runners have died three times in a row.
+        RuntimeError: If env runners have died three times in a row; or what the call raises.
     """
     if env_runners is None or env_runners.num_remote_env_runners() == 0:
         return call(algorithm.env_runner if env_runners is None else env_runners.local_env_runner, work)
 
-    def numbered(share: Sequence[int]) -> Callable[[Any], tuple[Sequence[int], list[Any]]]:
+    def numbered(share: Sequence[int]) -> Callable[[Any], tuple[Sequence[int], list[Any] | Failure]]:
         parts = [work[place] for place in share]
-        return lambda runner: (share, call(runner, parts))
+        return lambda runner: (share, attempt(lambda: call(runner, parts)))
 
     found: dict[int, Any] = {}
     for _ in range(3):
@@ -55,7 +56,7 @@ def dealt_out(
         calls = [numbered(missing[i :: len(ids)]) for i in range(min(len(ids), len(missing)))]
         results = env_runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=ids[: len(calls)])
         for share, values in results:
-            found.update(zip(share, values, strict=True))
+            found.update(zip(share, result_of(values), strict=True))
         if len(found) == len(work):
             return [found[place] for place in range(len(work))]
     raise RuntimeError("The evaluation's env runners died three times; see their errors above.")

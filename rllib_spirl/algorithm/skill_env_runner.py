@@ -1,6 +1,6 @@
 """The env runner: RLlib's own, around the user's environment with skills for actions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.any_state import TakesAnyState
+from rllib_spirl.algorithm.remote import Failure, attempt
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, skill_random
 from rllib_spirl.envs.skill_env import SkillEnv, context, make_skill_env
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_skill_vector_env
@@ -80,10 +81,18 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         if weights is not None:
             self.module.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()}, strict=False)
 
-    def sample_with(self, weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
+    def sample_with(self, weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any] | Failure:
         """`take` the policy's weights, then `sample`; its episodes and the metrics of them, in one call from afar."""
-        self.take(weights)
-        return self.sample(), self.get_metrics()
+        return self._with(weights, self.sample)
+
+    def _with(
+        self, weights: Weights | None, sample: Callable[[], list[SingleAgentEpisode]]
+    ) -> tuple[list[SingleAgentEpisode], Any] | Failure:
+        def sampled() -> tuple[list[SingleAgentEpisode], Any]:
+            self.take(weights)
+            return sample(), self.get_metrics()
+
+        return attempt(sampled)
 
     def _sample(
         self,

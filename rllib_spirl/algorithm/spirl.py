@@ -37,6 +37,7 @@ from rllib_spirl.algorithm.chunk_windows import chunk_windows
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.evaluation import evaluate_skill_policy, evaluated_once
 from rllib_spirl.algorithm.offline import offline_replay
+from rllib_spirl.algorithm.remote import result_of
 from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch, successive
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
@@ -70,7 +71,9 @@ _NOT_USED = {
     "model": _WIDTHS,
     "_model_config": _WIDTHS,
     "torch_compile_learner": "set `compile_updates`",
+    "torch_compile_worker": _LEAVE_OUT,
     "grad_clip": _LEAVE_OUT,
+    "grad_clip_by": _LEAVE_OUT,
     "log_gradients": _LEAVE_OUT,
     "shuffle_batch_per_epoch": _LEAVE_OUT,
     "torch_skip_nan_gradients": _LEAVE_OUT,
@@ -341,6 +344,8 @@ class SPiRLConfig(CheckedConfig):
         self._one_of("regularize_to", of=("prior", "unit", "uniform"))
         if self.regularize_to == "uniform" and self.skill_bound is None:
             self._value_error("`regularize_to` 'uniform' needs bounded skills: set `skill_bound`.")
+        if self.initial_divergence is None and self._changed(["divergence_steps"]):
+            self._value_error("`divergence_steps` are from `initial_divergence` on: set that too, or leave them out.")
         if self.least_alpha > self.initial_alpha:
             self._value_error(
                 f"`least_alpha`, {self.least_alpha}, is above `initial_alpha`, {self.initial_alpha}: raise that too."
@@ -354,7 +359,9 @@ class SPiRLConfig(CheckedConfig):
     def _check_targets(self) -> None:
         """Raise ValueError unless what critics learn can be learned."""
         self._one_of("target_value", "policy_value", of=("least", "mean"))
-        if self.target_members is not None and not 1 <= self.target_members <= self.critic_members:
+        if self.target_members is not None:
+            self._whole("target_members", least=1)
+        if self.target_members is not None and self.target_members > self.critic_members:
             self._value_error(
                 f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
                 f"{self.target_members}."
@@ -578,7 +585,8 @@ class SPiRL(Algorithm):
             most = self.config.max_requests_in_flight_per_env_runner * group.num_healthy_remote_env_runners()
             if group.num_in_flight_async_reqs("sample") < most:
                 self._request_samples(group.healthy_env_runner_ids())
-            results = group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.02)
+            ready = group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.02)
+            results = [(env_runner, result_of(attempted)) for env_runner, attempted in ready]
             if not results and group.num_healthy_remote_env_runners() == 0:
                 self.restore_env_runners(group)
         self._request_samples([runner for runner, _ in results])
@@ -726,8 +734,7 @@ class SPiRL(Algorithm):
         self.replay.save(folder / REPLAY_FILE)
 
     def _restore_replay(self, folder: Path) -> None:
-        if (folder / REPLAY_FILE).exists():
-            self.replay.restore(folder / REPLAY_FILE)
+        self.replay.restore(folder / REPLAY_FILE)
 
     def _load_demonstrations(self, file: Path) -> SkillReplay:
         return SkillReplay.load(file, self.replay.state_dim, self.replay.latent_dim)

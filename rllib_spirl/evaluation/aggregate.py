@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.statistics import Interval, bootstrap_interval, iqm, mean
@@ -103,11 +104,26 @@ def align(steps: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array
     tolerance = _tolerance(common)
     table = np.full((len(steps), len(common)), np.nan)
     for row, (run_steps, run_values) in enumerate(zip(steps, values, strict=True)):
-        distance = np.abs(run_steps[:, None] - common[None, :])
-        nearest = distance.argmin(axis=0)
-        close = distance.min(axis=0) <= tolerance
+        nearest = _nearest(run_steps, common)
+        close = np.abs(run_steps[nearest] - common) <= tolerance
         table[row, close] = run_values[nearest[close]]
     return common, table
+
+
+def score_at(run: Curve, metric: str, step: float) -> float:
+    """A run's score in its evaluation nearest to a step; nan if that is further than half the distance between two."""
+    [nearest] = _nearest(run.env_steps, np.array([step]))
+    close = abs(run.env_steps[nearest] - step) <= _tolerance(run.env_steps)
+    return float(run.score(metric)[nearest]) if close else np.nan
+
+
+def _nearest(steps: Array, wanted: Array) -> NDArray[np.intp]:
+    """Indices (K,) into increasing steps (E,) of the nearest to each of the wanted ones (K,)."""
+    after = np.clip(np.searchsorted(steps, wanted), 1, max(1, len(steps) - 1))
+    before = after - 1
+    after = np.minimum(after, len(steps) - 1)
+    chosen: NDArray[np.intp] = np.where(wanted - steps[before] <= steps[after] - wanted, before, after)
+    return chosen
 
 
 def strata(runs: Sequence[Curve]) -> list[list[int]]:

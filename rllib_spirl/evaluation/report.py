@@ -21,6 +21,7 @@ from rllib_spirl.evaluation.aggregate import (
     by_method,
     choose_metric,
     measured,
+    score_at,
     strata,
     title,
 )
@@ -143,7 +144,8 @@ def _skills_used(methods: Sequence[MethodCurve]) -> list[Kind]:
 def improvements(methods: Sequence[MethodCurve]) -> list[tuple[str, str, float, float, Interval]]:
     """For each pair of methods (X, Y): step, P(X > Y) and its interval, at the last step that all their runs reached.
 
-    Tasks are the strata. Pairs without a common task are left out; of two orders the one with P ≥ ½ is returned.
+    Tasks are the strata. Pairs without a common task are left out, and those of which a run has no evaluation near that
+    step; of two orders the one with P ≥ ½ is returned.
     """
     rows = []
     for first, second in itertools.combinations(methods, 2):
@@ -152,9 +154,11 @@ def improvements(methods: Sequence[MethodCurve]) -> list[tuple[str, str, float, 
             continue
         step = min(float(run.env_steps[-1]) for m in (first, second) for run in m.runs if _task(run) in tasks)
         ours, theirs = (
-            [np.array([_score(r, m.metric, step) for r in m.runs if _task(r) == t]) for t in tasks]
+            [np.array([score_at(r, m.metric, step) for r in m.runs if _task(r) == t]) for t in tasks]
             for m in (first, second)
         )
+        if not all(np.isfinite(scores).all() for scores in (*ours, *theirs)):
+            continue  # a run was not evaluated near that step
         names = first.method, second.method
         probability = probability_of_improvement(ours, theirs)
         if probability < 0.5:
@@ -165,10 +169,6 @@ def improvements(methods: Sequence[MethodCurve]) -> list[tuple[str, str, float, 
 
 def _task(run: Curve) -> tuple[str, str, str]:
     return run.env, run.task, run.rule
-
-
-def _score(run: Curve, metric: str, step: float) -> float:
-    return float(run.score(metric)[np.abs(run.env_steps - step).argmin()])
 
 
 def _reported(groups: dict[str, list[Curve]]) -> list[tuple[str, MethodCurve]]:

@@ -55,25 +55,25 @@ def read_runs(runs: Sequence[str | Path]) -> list[Curve]:
     curves: dict[Any, Curve] = {}
     recorded: dict[Any, Curve] = {}
     card_metrics = cache(_card_metrics)  # trials share skills
+    by_experiment: dict[tuple[str | None, Path], list[Path]] = {}
     for run in runs:
         name, path = named(str(run))
         if (report := records.find(path)) is not None and not _trials(path):
             for reported in _renamed(records.load(report), name):
                 recorded.setdefault(_identity(reported.trial, len(recorded)), reported)
             continue
-        trials = find_trials(path)
-        by_experiment: dict[Path, list[Path]] = {}
-        for trial in trials:
-            by_experiment.setdefault(trial.parent, []).append(trial)
-        for experiment, members in by_experiment.items():
-            data = _recorded_data(experiment)
-            parameters = {trial: _parameters(trial) for trial in members}
-            varied = _varied(list(parameters.values()))
-            for trial in members:
-                label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
-                curve = _read(trial, label, parameters[trial], data, card_metrics)
-                if curve is not None:
-                    curves.setdefault(_identity(trial, str(trial.resolve())), curve)
+        for trial in find_trials(path):
+            by_experiment.setdefault((name, trial.parent), []).append(trial)
+    # What varies within an experiment is seen where all of its trials are together, however they were named.
+    for (name, experiment), members in by_experiment.items():
+        data = _recorded_data(experiment)
+        parameters = {trial: _parameters(trial) for trial in members}
+        varied = _varied(list(parameters.values()))
+        for trial in members:
+            label = " ".join([name or experiment.name, *_labels(parameters[trial], varied)])
+            curve = _read(trial, label, parameters[trial], data, card_metrics)
+            if curve is not None:
+                curves.setdefault(_identity(trial, str(trial.resolve())), curve)
     # Where a run is there itself, a report may know less of it.
     curves = {key: curve for key, curve in recorded.items() if key not in curves} | curves
     if not curves:
@@ -226,8 +226,11 @@ def _lines(trial: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
             if number < len(lines):
                 unreadable.append(number)
             continue
-        # A trial restored from a checkpoint repeats the iterations after it.
-        while results and _number(results[-1], "training_iteration") >= _number(result, "training_iteration"):
+        # A trial restored from a checkpoint repeats the iterations after it; from another trial's, steps may go back.
+        while results and (
+            _number(results[-1], "training_iteration") >= _number(result, "training_iteration")
+            or _steps(results[-1]) > _steps(result)
+        ):
             results.pop()
         results.append(result)
     if unreadable and not results:
@@ -300,7 +303,7 @@ def _read(
         return None
     reported: dict[str, Any] = next((r["config"] for r in results if isinstance(r.get("config"), dict)), {})
     config = merged(reported, parameters)
-    env_config = _mapping(config.get("env_config"))
+    env_config = _mapping(in_evaluation(config).get("env_config"))  # of what is scored
     # RLlib repeats an evaluation, some of it as nan, in the results that follow.
     evaluated = [r for r in results if _evaluation_due(r, config) and not np.isnan(_return(r.get("evaluation")))]
     rates = [_rates(r["evaluation"]) for r in evaluated]
@@ -319,7 +322,7 @@ def _read(
     learner = ("learners", "default_policy")
     seed = config.get("seed")
     skill_checkpoint = str(config.get("skill_checkpoint") or "")
-    alone = prior_scores(card_metrics(skill_checkpoint), str(config.get("env")), env_config)
+    alone = prior_scores(card_metrics(skill_checkpoint), str(config.get("env")), _mapping(config.get("env_config")))
     return Curve(
         method=method,
         trial=trial,
@@ -327,7 +330,7 @@ def _read(
         env=str(config.get("env") or ""),
         task="" if many else _maze(env_config) if config.get("env") == MAZE else ", ".join(map(str, tasks)),
         rule="" if many else _rule(config.get("env"), env_config),
-        data=data or _base_name(config.get("offline_data")) or _base_name(config.get("skill_checkpoint")),
+        data=_data(data, config),
         skill_checkpoint=skill_checkpoint,
         target_divergence=_number(config, "target_divergence"),
         explores=bool(in_evaluation(config).get("explore")),
@@ -362,6 +365,13 @@ def _rule(env: Any, env_config: Mapping[str, Any]) -> str:
 
 def _maze(env_config: Mapping[str, Any]) -> str:
     return f"maze {env_config.get('maze', 0)} of size {env_config.get('size', 40)}"
+
+
+def _data(recorded: str | None, config: Mapping[str, Any]) -> str:
+    """What the data are called: as in the experiment's record, if that is of this trial and not of a later run."""
+    used = _base_name(config.get("offline_data"))
+    ours = recorded if recorded and used.startswith(recorded) else None
+    return ours or used or recorded or _base_name(config.get("skill_checkpoint"))
 
 
 def _base_name(location: Any) -> str:

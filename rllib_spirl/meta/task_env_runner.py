@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_spirl.algorithm.remote import Failure
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner, Weights
 from rllib_spirl.envs.rollout import EpisodeResult, skill_random
@@ -50,10 +51,11 @@ class TaskEnvRunner(SkillEnvRunner):
             episodes.append(episode)
         return episodes
 
-    def run_with(self, rollouts: Sequence[Rollout], weights: Weights | None) -> tuple[list[SingleAgentEpisode], Any]:
+    def run_with(
+        self, rollouts: Sequence[Rollout], weights: Weights | None
+    ) -> tuple[list[SingleAgentEpisode], Any] | Failure:
         """`take` the policy's weights, then `run`; its episodes and the metrics of them, in one call from afar."""
-        self.take(weights)
-        return self.run(rollouts), self.get_metrics()
+        return self._with(weights, lambda: self.run(rollouts))
 
     def meet(self, task: Task, episodes: int, seeds: Iterator[int]) -> Iterator[EpisodeResult]:
         """The first episodes in a task, see `Acquaintance`."""
