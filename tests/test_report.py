@@ -96,6 +96,34 @@ def test_trials_of_a_search_are_methods_of_their_own(tmp_path: Path) -> None:
     }
 
 
+def test_trials_that_are_named_one_by_one_differ_in_as_much(tmp_path: Path) -> None:
+    trials = [write_trial(tmp_path / "sweep", 0, [result(1, 10, 1.0)], target_divergence=d) for d in (1.0, 5.0)]
+    assert [curve.method for curve in read_runs(trials)] == ["sweep δ=1", "sweep δ=5"]
+
+
+def test_a_trial_that_goes_on_from_another_with_fewer_steps_can_be_reported(tmp_path: Path) -> None:
+    lines = [result(i, 1000 * i, 1.0) for i in range(1, 11)] + [result(i, 700 * i, 2.0) for i in range(11, 13)]
+    trial = write_trial(tmp_path / "pbt", 0, lines)
+    (curve,) = read_runs([trial])
+    assert curve.train_steps.tolist() == [*(1000.0 * i for i in range(1, 8)), 7700.0, 8400.0]
+    write_report([trial], tmp_path / "report")
+    write_report([tmp_path / "report"], tmp_path / "again")
+
+
+def test_the_task_is_that_of_the_evaluations(tmp_path: Path) -> None:
+    other = {"env_config": {"tasks": ["hinge cabinet"]}}
+    trial = write_trial(tmp_path / "run", 0, [result(1, 10, 1.0)], evaluation_config=other)
+    (curve,) = read_runs([trial])
+    assert curve.task == "hinge cabinet"
+
+
+def test_data_are_those_of_the_trial_and_not_of_a_later_one(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "kitchen", [[1.0]], data="offline_data/kitchen_human.yaml")
+    write_trial(run, 1, [result(1, 10, 1.0)], offline_data="/cache/data/kitchen_mixed-1")
+    write_trial(run, 1, [result(1, 10, 1.0)], offline_data="/cache/data/kitchen_human-2")
+    assert [curve.data for curve in read_runs([run])] == ["kitchen_human", "kitchen_mixed-1", "kitchen_human"]
+
+
 def test_named_directories_are_pooled(tmp_path: Path) -> None:
     a, b = (write_experiment(tmp_path / name, [[1.0]]) for name in "ab")
     assert [curve.method for curve in read_runs([f"ours={a}", f"ours={b}", a])] == ["ours", "ours"]
@@ -194,6 +222,13 @@ def test_improvement_compares_at_the_last_common_step(tmp_path: Path) -> None:
     # At 2,000 steps: 0, 1 against 1, 2, of whose pairs three are won and one is a tie.
     assert (better, worse, step, probability) == ("short", "long", 2000.0, 3.5 / 4)
     assert interval.low <= probability <= interval.high
+
+
+def test_improvement_is_not_told_of_evaluations_far_apart(tmp_path: Path) -> None:
+    early = write_trial(tmp_path / "x", 0, [result(1, 5_000, 1.0), result(2, 10_000, 1.0)])
+    late = write_trial(tmp_path / "y", 0, [result(1, 50_000, 2.0), result(2, 100_000, 2.0)])
+    groups = by_method(read_runs([early, late]))
+    assert improvements([aggregate(name, runs, "completed_subtasks") for name, runs in groups.items()]) == []
 
 
 @pytest.mark.parametrize("published", [False, True])
