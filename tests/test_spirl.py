@@ -454,6 +454,13 @@ def test_after_an_earlier_checkpoint_its_policy_is_evaluated(config: Maker, tmp_
         algorithm.stop()
 
 
+def test_a_checkpoint_that_was_not_written_to_its_end_is_refused(algorithm: SPiRL, tmp_path: Path) -> None:
+    saved = Path(algorithm.save_to_path(str(tmp_path / "checkpoint")))
+    (saved / "replay.safetensors").unlink()
+    with pytest.raises(UserError, match=r"The replay buffer in .*replay.safetensors cannot be read"):
+        SPiRL.from_checkpoint(str(saved))
+
+
 def test_what_an_environment_raises_in_another_process_is_told(config: Maker) -> None:
     """RLlib would replace the env runner, whose environment raises it again, and again."""
 
