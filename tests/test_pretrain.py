@@ -200,7 +200,6 @@ def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
         ({"dta": "x"}, "skills: unknown key 'dta'"),
         ({"data": "x", "pretrain": {"beta": -1}}, "skills.pretrain.beta"),
         ({"checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
-        ({"checkpoint": "x", "pretrain": {"updates": 5}}, "`checkpoint` alone names skills .* leave `pretrain` out"),
         ({"chunk": 1, "rollouts": 5}, "with `chunk` there are no skills to train: leave `rollouts` out"),
         ({"data": "x", "pretrain": {"seed": -1}}, "skills.pretrain.seed"),
     ],

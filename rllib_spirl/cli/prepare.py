@@ -95,11 +95,6 @@ def read_section(skills: Mapping[str, Any], run: str = "SPiRL") -> SkillsSection
     unused = next((name for name in ("pretrain", "rollouts") if name in section.model_fields_set), None)
     if unused is not None and section.chunk is not None:
         raise UserError(f"skills: with `chunk` there are no skills to train: leave `{unused}` out.")
-    if unused is not None and section.checkpoint is not None and section.data is None:
-        raise UserError(
-            f"skills: `checkpoint` alone names skills that are there: leave `{unused}` out, or add the `data` to train "
-            "others from."
-        )
     if not section.given:
         with at("skills.pretrain.picture_weights"):
             section.pretrain.check_picture_weights()
