@@ -461,7 +461,8 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_refused(algorithm: SPiR
         SPiRL.from_checkpoint(str(saved))
 
 
-def test_what_an_environment_raises_in_another_process_is_told(config: Maker) -> None:
+@pytest.mark.parametrize("evaluates", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_an_environment_raises_in_another_process_is_told(config: Maker, evaluates: bool) -> None:
     """RLlib would replace the env runner, whose environment raises it again, and again."""
 
     class LooseJoint(PointEnv):
@@ -471,16 +472,15 @@ def test_what_an_environment_raises_in_another_process_is_told(config: Maker) ->
             return super().step(action)
 
     register_env("loose joint", LooseJoint)
-    for places in ({"num_env_runners": 1}, {"evaluation_num_env_runners": 1}):
-        made = config().environment("loose joint")
-        made = made.env_runners(**places) if "num_env_runners" in places else made.evaluation(**places)
-        algorithm = made.build_algo()
-        try:
-            with pytest.raises(ValueError, match="a joint is loose") as caught:
-                algorithm.train() if "num_env_runners" in places else algorithm.evaluate()
-            assert "in step" in str(caught.value.__cause__)
-        finally:
-            algorithm.stop()
+    made = config().environment("loose joint")
+    made = made.evaluation(evaluation_num_env_runners=1) if evaluates else made.env_runners(num_env_runners=1)
+    algorithm = made.build_algo()
+    try:
+        with pytest.raises(ValueError, match="a joint is loose") as caught:
+            algorithm.evaluate() if evaluates else algorithm.train()
+        assert "in step" in str(caught.value.__cause__)
+    finally:
+        algorithm.stop()
 
 
 @pytest.mark.parametrize(("learners", "requests"), [(0, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
