@@ -361,11 +361,11 @@ class SPiRLConfig(CheckedConfig):
         self._one_of("target_value", "policy_value", of=("least", "mean"))
         if self.target_members is not None:
             self._whole("target_members", least=1)
-        if self.target_members is not None and self.target_members > self.critic_members:
-            self._value_error(
-                f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
-                f"{self.target_members}."
-            )
+            if self.target_members > self.critic_members:
+                self._value_error(
+                    f"`target_members` must be from 1 to critic_members, {self.critic_members}, or null for all; got "
+                    f"{self.target_members}."
+                )
         if self.target_bounds is None:
             return
         if not (

@@ -46,10 +46,7 @@ class MethodCurve:
 
     def at(self, step: float) -> int | None:
         """Index of the point nearest to ``step``; None if there is none within half the distance between points."""
-        if len(self.steps) == 0:
-            return None
-        index = int(np.abs(self.steps - step).argmin())
-        return index if abs(self.steps[index] - step) <= _tolerance(self.steps) else None
+        return _near(self.steps, step)
 
     def final(self) -> Array:
         """(N,) the last evaluation of every run."""
@@ -112,9 +109,16 @@ def align(steps: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array
 
 def score_at(run: Curve, metric: str, step: float) -> float:
     """A run's score in its evaluation nearest to a step; nan if that is further than half the distance between two."""
-    [nearest] = _nearest(run.env_steps, np.array([step]))
-    close = abs(run.env_steps[nearest] - step) <= _tolerance(run.env_steps)
-    return float(run.score(metric)[nearest]) if close else np.nan
+    near = _near(run.env_steps, step)
+    return np.nan if near is None else float(run.score(metric)[near])
+
+
+def _near(steps: Array, step: float) -> int | None:
+    """Index of the point nearest to a step; None if there is none within half the distance between points."""
+    if len(steps) == 0:
+        return None
+    index = int(np.abs(steps - step).argmin())
+    return index if abs(steps[index] - step) <= _tolerance(steps) else None
 
 
 def _nearest(steps: Array, wanted: Array) -> NDArray[np.intp]:

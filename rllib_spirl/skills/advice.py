@@ -199,7 +199,7 @@ def about_columns(
     if constant.any():
         places = tuple(np.flatnonzero(constant).tolist())
         found[places] = f"Columns {ranges(places)} never change."
-    still = constant | _constant(states)
+    still = _constant(states)  # in these episodes
     moving = np.flatnonzero(~still).tolist()
     scaled = (states - states.mean(0)) / np.where(still, 1, spread)
     same = np.abs(scaled.T @ scaled) / len(scaled) > 1 - 1e-6
