@@ -29,6 +29,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+# It also takes "9:39" for 9 times 60 and 39; here that is a text, such as a range of columns.
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first].insert(
+        0, ("tag:yaml.org,2002:str", re.compile(r"^[-+]?[0-9][0-9_]*:[0-9_:]*(\.[0-9_]*)?$"))
+    )
 
 
 def parse(text: str, source: str) -> Any:

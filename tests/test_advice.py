@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
+from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.skills.advice import (
+    LOSS,
     Advice,
     advise,
     advise_beta,
@@ -46,6 +48,13 @@ def written(path: Path, *, fps: float = 12.5, wait: int = 0) -> DataSet:
 
 def advised(data: DataSet) -> Advice:
     return advise(data, data.load())
+
+
+def test_columns_are_numbered_as_where_the_data_is_from(tmp_path: Path) -> None:
+    written(tmp_path / "waves")
+    recipe = LeRobotRecipe(path=str(tmp_path / "waves"), state_columns="1:5,0")
+    data = recipe.build(tmp_path / "some", {}, overwrite=False, workers=None)
+    assert advised(data).settings == {"state_columns": "1,3:5,0"}
 
 
 def test_columns_that_say_nothing_new_are_told(tmp_path: Path) -> None:
@@ -131,6 +140,7 @@ def test_pretraining_warns_of_skills_that_know_their_windows_by_heart(now: float
     assert (warning is not None) == warned
     assert warning is None or "updates: 2000" in warning
     assert overfit_warning({"loss": now}) is None  # nothing was held out
+    assert overfit_warning({name: value for name, value in metrics.items() if name != LOSS}) is None  # not finite
 
 
 @pytest.mark.parametrize(

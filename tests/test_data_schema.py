@@ -227,7 +227,21 @@ def _second_file(path: Path) -> None:
     pq.write_table(table.slice(6), path / "data/chunk-000/file-001.parquet")
 
 
+def _change_numbers(path: Path) -> None:
+    """In the middle of the actions, whose page reads as well as before but for its checksum."""
+    pq.write_table(
+        pq.read_table(path / FILE), path / FILE, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    column = pq.ParquetFile(path / FILE).metadata.row_group(0)
+    (chunk,) = [c for i in range(column.num_columns) if (c := column.column(i)).path_in_schema.startswith("action")]
+    middle = chunk.data_page_offset + chunk.total_compressed_size - 12
+    content = bytearray((path / FILE).read_bytes())
+    content[middle : middle + 4] = bytes(4)
+    (path / FILE).write_bytes(content)
+
+
 BAD = {
+    "changed numbers": (_change_numbers, ["file-000.parquet", "truncated or corrupt"]),
     "truncated": (_truncate, ["file-000.parquet", "truncated or corrupt"]),
     "corrupt pages": (_damage_pages, ["file-000.parquet", "truncated or corrupt"]),
     "not parquet": (

@@ -1,6 +1,7 @@
 """Importers: Minari, D4RL's HDF5 and LeRobot end up as the same rows, and nothing is invented on the way."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from functools import partial
@@ -24,8 +25,10 @@ from rllib_spirl.data.importing import Source, choose_columns, scale_actions
 from rllib_spirl.data.importing import write as write_source
 from rllib_spirl.data.lerobot import LeRobotRecipe
 from rllib_spirl.data.minari import MinariRecipe
+from rllib_spirl.data.recipe import read_recipe, recipe_hash
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
+from rllib_spirl.yaml_text import parse
 from tests.sets import episodes, fingerprint, load, opened
 
 HUMAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "minari"
@@ -142,6 +145,12 @@ def test_minari_observation_key_and_local_path(minari_root: Path, tmp_path: Path
     assert (read.state_dim, read.tasks) == (2, ["reach"])
     other = read_minari("test/toy-v0", root=minari_root, observation_key="goal")
     assert next(episodes(other)).states.shape == (6, 2)
+
+
+def test_minari_a_root_below_the_home(minari_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_minari("test/toy-v0", root=Path("~/minari"), observation_key="goal").count == 2
 
 
 def test_a_local_minari_data_set_that_is_replaced_is_imported_anew(minari_root: Path) -> None:
@@ -550,6 +559,32 @@ def test_lerobot_import_of_our_own_set_loses_nothing(tmp_path: Path, ours: Path)
 def test_lerobot_steps_per_second_can_be_told(ours: Path) -> None:
     assert read_lerobot(ours, fps=30).fps == 30
     assert read_lerobot(ours).fps == opened(ours).info["fps"]
+    told, untold = LeRobotRecipe(path=str(ours), fps=10), LeRobotRecipe(path=str(ours))
+    assert recipe_hash(told) != recipe_hash(untold), "10 is what is told, not what the data set says"
+
+
+def test_lerobot_states_with_the_task(ours: Path, tmp_path: Path) -> None:
+    as_foreign(ours, {})
+    keys = ["observation.state", "task_index", "episode_index", "next.reward"]
+    read = load(write(read_lerobot(ours, state_keys=keys), tmp_path / "set"))
+    assert read.states[:, 4].tolist() == read.states[:, 5].tolist() == [0] * 4 + [1] * 5 + [2] * 6
+    assert read.tasks == ["task 0", "task 1", "task 2"]
+    np.testing.assert_array_equal(read.states[:, 6], read.rewards)
+
+
+def test_lerobot_pictures_of_another_kind_are_left_out(ours: Path, tmp_path: Path) -> None:
+    before = fingerprint(write(read_lerobot(ours), tmp_path / "before"))
+    file = ours / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    picture = pa.array([{"bytes": b"png", "path": "a.png"}] * table.num_rows)
+    pq.write_table(table.append_column("observation.image", picture), file)
+    info = ours / "meta/info.json"
+    facts = json.loads(info.read_text())
+    del facts["rllib_spirl"]
+    info.write_text(json.dumps(facts))
+    assert fingerprint(ours) == before
+    assert "observation.image" not in opened(ours).columns
+    assert fingerprint(write(read_lerobot(ours), tmp_path / "after")) == before
 
 
 def test_lerobot_foreign_set_keeps_every_step(tmp_path: Path, ours: Path) -> None:
@@ -656,7 +691,12 @@ def test_lerobot_data_that_were_changed_are_others(ours: Path) -> None:
     pq.write_table(
         table.set_column(table.schema.get_field_index("next.reward"), "next.reward", pa.array([9.0] * 15)), file
     )
-    assert recipe.content() != before
+    changed = recipe.content()
+    assert changed != before
+    os.utime(ours / "meta/tasks.parquet", ns=(1, 1))
+    assert recipe.content() != changed
+    named = LeRobotRecipe(path=ours.as_uri())
+    assert named.content()["files"] == recipe.content()["files"]
 
 
 def test_lerobot_mends_what_load_refuses(tmp_path: Path, ours: Path) -> None:
@@ -707,6 +747,19 @@ def test_lerobot_facts_that_are_null_are_none(ours: Path) -> None:
 def test_choose_columns_errors(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose_columns(spec, 10, "'state'")
+
+
+def test_columns_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """YAML 1.1 takes 9:39 for 9 times 60 and 39."""
+    for text, columns in {"9:39": "9:39", "0:9,18:39": "0:9,18:39", "3": "3", "1:2:3": "1:2:3"}.items():
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"source: lerobot\npath: data\nstate_columns: {text}\n")
+        parsed = read_recipe(recipe)
+        assert isinstance(parsed, LeRobotRecipe)
+        assert parsed.state_columns == columns
+    assert parse("[10, -1, 1_000, 0x1f, 3e-4, 1.5, .inf, 12:30, yes]", "text") == [
+        10, -1, 1000, 31, 3e-4, 1.5, math.inf, "12:30", True,
+    ]  # fmt: skip
 
 
 def test_choose_columns_and_scale_actions() -> None:

@@ -1,5 +1,6 @@
 """The Ray Train job: its checkpoint, its reuse, its resumption, and several workers."""
 
+import math
 import os
 import shutil
 import signal
@@ -15,14 +16,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rllib_spirl.cli import prepare
+from rllib_spirl.cli import prepare, spirl
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.prior import prior_episode, prior_episodes, prior_scores, report_prior
 from rllib_spirl.skills.checkpoint import CARD, SkillCard, load_card, load_skills, save_skills
 from rllib_spirl.skills.model import skill_loss
 from rllib_spirl.skills.pretrain import pretrain, skills_key
-from rllib_spirl.skills.training import SkillTrainer
+from rllib_spirl.skills.training import SkillTrainer, trained_model
 from tests.conftest import TINY, scan, title
 from tests.sets import opened
 
@@ -162,6 +163,24 @@ def test_a_horizon_longer_than_every_episode_is_refused(point_data: Path, tmp_pa
         pretrain(opened(point_data), SHORT.model_copy(update={"horizon": 500}), output=tmp_path / "skills")
 
 
+def test_skills_of_a_training_that_diverged_are_none(point_data: Path, tmp_path: Path) -> None:
+    trainer = SkillTrainer(scan(point_data), TINY)
+    trainer.save(tmp_path / "state")
+    shape = TINY.model_of(scan(point_data))
+    trained = trained_model(tmp_path / "state", shape)
+    assert all(torch.equal(t, trainer.model.state_dict()[name]) for name, t in trained.state_dict().items())
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.nan)
+    trainer.save(tmp_path / "state")
+    with pytest.raises(UserError, match="diverged: its weights are not finite"):
+        trained_model(tmp_path / "state", shape)
+
+
+def test_skills_are_written_to_local_folders_alone(point_data: Path) -> None:
+    with pytest.raises(UserError, match="Choose a local or mounted folder"):
+        spirl.pretrain(str(point_data), output="s3://bucket/skills")
+
+
 def test_prior_rollouts_are_added_to_the_card(point_skills: str, tmp_path: Path) -> None:
     shutil.copytree(point_skills, tmp_path / "skills")
     scores = report_prior(tmp_path / "skills" / CARD, "point", {"limit": 20}, episodes=2)
@@ -202,6 +221,7 @@ def test_the_prior_is_tried_again_for_more_episodes_than_there_are(
         ({"checkpoint": "/nowhere"}, "Cannot read the skill checkpoint"),
         ({"chunk": 1, "rollouts": 5}, "with `chunk` there are no skills to train: leave `rollouts` out"),
         ({"data": "x", "pretrain": {"seed": -1}}, "skills.pretrain.seed"),
+        ({"data": "x", "pretrain": {"lr": math.inf}}, "skills.pretrain.lr: Input should be a finite number"),
     ],
 )
 def test_a_wrong_skills_section_is_one_clear_error(section: dict, message: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -196,6 +197,29 @@ def test_a_damaged_data_set_is_replaced_when_asked(recipe: Path, fake: Path, tmp
         build(recipe, output=place, workers=1)
     build(recipe, output=place, workers=1, overwrite=True)
     assert load(place).num_episodes > 0
+
+
+def test_a_data_set_of_the_same_recipe_is_built_anew_when_asked(recipe: Path, fake: Path, tmp_path: Path) -> None:
+    place = build(recipe, output=tmp_path / "set", workers=1)
+    made = contents(place)
+    file = next(place.glob("data/**/*.parquet"))
+    damaged = bytearray(file.read_bytes())
+    damaged[4:60] = bytes(56)  # the footer is whole, so that it opens
+    file.write_bytes(damaged)
+    assert build(recipe, output=place, workers=1) == place
+    with pytest.raises(UserError, match="build it again"):
+        load(place)
+    build(recipe, output=place, workers=1, overwrite=True)
+    assert contents(place) == made
+
+
+def test_a_built_data_set_without_one_of_its_files_is_not_taken(recipe: Path, fake: Path, tmp_path: Path) -> None:
+    place = build(recipe, output=tmp_path / "set", workers=1)
+    file = next(place.glob("data/**/*.parquet"))
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, table.num_rows // 2), file)
+    with pytest.raises(UserError, match="a file is missing"):
+        build(recipe, output=place, workers=1)
 
 
 def test_nothing_else_is_overwritten_unasked(recipe: Path, fake: Path, tmp_path: Path) -> None:

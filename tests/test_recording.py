@@ -84,7 +84,7 @@ def test_actions_are_recorded_as_executed_and_scaled(tmp_path: Path) -> None:
 
 def test_what_is_recorded_is_what_the_environment_did(tmp_path: Path) -> None:
     class Pushed(gym.Env):
-        """Its state is its last action."""
+        """Its state is its last action, which it then changes in place."""
 
         observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
         action_space = gym.spaces.Box(0, 10, (1,), np.int64)
@@ -93,7 +93,9 @@ def test_what_is_recorded_is_what_the_environment_did(tmp_path: Path) -> None:
             return np.zeros(1), {}
 
         def step(self, action: Any) -> Any:
-            return np.asarray(action, np.float64), 0.0, False, False, {}
+            state = np.array(action, np.float64)
+            action *= 0
+            return state, 0.0, False, False, {}
 
     with RecordTrajectories(Pushed(), tmp_path / "data") as env:
         env.reset()

@@ -51,7 +51,6 @@ def test_a_new_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 def test_what_came_to_be_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     first, second = (TrajectoryWriter(tmp_path / "set", fps=10) for _ in range(2))
     for writer, reward in ((first, 1.0), (second, 2.0)):
-        writer._temporary = tmp_path / f".set.partial-{reward}"
         writer.__enter__()
         writer.add(Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.full(2, reward), True, False, "t"))
     first.close()
@@ -62,11 +61,32 @@ def test_what_came_to_be_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert load(kept).rewards.tolist() == [2, 2]
 
 
+def test_writers_of_one_path_do_not_mix(tmp_path: Path) -> None:
+    """As environments side by side in one process have."""
+    writers = [TrajectoryWriter(tmp_path / "set", fps=10, file_size_mb=1e-6) for _ in range(3)]
+    for writer in writers:
+        writer.__enter__()
+    for reward in (1.0, 2.0, 3.0, 1.0, 2.0, 3.0):
+        writers[int(reward) - 1].add(Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.full(2, reward), True, False, "t"))
+    writers[0].close()
+    for writer in writers[1:]:
+        with pytest.raises(UserError, match="exists by now"):
+            writer.close()
+    assert load(tmp_path / "set").rewards.tolist() == [1] * 4
+    assert sorted(load(kept).rewards.tolist() for kept in tmp_path.glob("set-*")) == [[2] * 4, [3] * 4]
+
+
 def test_nothing_else_is_removed(tmp_path: Path, dead: int) -> None:
     host = socket.gethostname()
-    removed = {f".set.partial-{dead}", f".set.partial-{host}-{dead}", f".set.partial-{host}-{dead}-replaced"}
+    removed = {
+        f".set.partial-{dead}",
+        f".set.partial-{host}-{dead}",
+        f".set.partial-{host}-{dead}.0a1b2c3d",
+        f".set.partial-{host}-{dead}-replaced",
+    }
     kept = {
         f".set.partial-{host}-{os.getppid()}",  # of a live process
+        f".set.partial-{host}-{os.getppid()}.0a1b2c3d",
         f".set.partial-{os.getppid()}",
         f".set.partial-{os.getppid()}-replaced",
         f".set.partial-elsewhere-{dead}",  # of another host, where the process may live

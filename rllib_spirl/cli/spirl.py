@@ -43,6 +43,7 @@ def pretrain(
     from rllib_spirl.cli.algorithms import check_env_name
     from rllib_spirl.cli.prepare import prepare_skills
     from rllib_spirl.skills.checkpoint import load_card
+    from rllib_spirl.skills.pretrain import skills_folder
 
     pretrain_settings = dict(parse_assignment(setting, "updates=5000") for setting in settings or ())
     arguments = mapping(env_config, "--env-config", "{ordered: false}")
@@ -50,7 +51,8 @@ def pretrain(
         check_env_name(env, with_skills=True)
     elif arguments:
         raise UserError("--env-config is of an environment to try the prior in: name one with --env.")
-    section = {"data": data, "checkpoint": output, "pretrain": pretrain_settings, "rollouts": rollouts}
+    folder = str(skills_folder("", output)) if output is not None else None
+    section = {"data": data, "checkpoint": folder, "pretrain": pretrain_settings, "rollouts": rollouts}
     prepared = prepare_skills(section, places=[Path()], env=env, env_config=arguments)
     table = Table(title=prepared.checkpoint, title_justify="left")
     table.add_column("metric")

@@ -56,11 +56,18 @@ def data_files(path: Location) -> list[Location]:
 def open_parquet(file: Location) -> pq.ParquetFile:
     """Raises UserError when the file is truncated, corrupt or no Parquet at all."""
     try:
-        parquet = pq.ParquetFile(file) if isinstance(file, Path) else pq.ParquetFile(file.open(), pre_buffer=True)
+        source, buffered = (file, False) if isinstance(file, Path) else (file.open(), True)
+        parquet = pq.ParquetFile(source, pre_buffer=buffered, page_checksum_verification=True)
         _ = parquet.schema_arrow.names  # decoded here, not when first asked for
         return parquet
     except DAMAGE as error:
         raise UserError(f"{file} {CORRUPT}") from error
+
+
+def holds_pictures(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold pictures as `PICTURE` says; LeRobot's are encoded ones, with a path."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and pa.types.is_integer(kind.value_type)
 
 
 def read_columns(file: Location, names: list[str], *, use_threads: bool = True) -> pa.Table:

@@ -72,7 +72,9 @@ class DataSet:
         rows = tuple(footer.metadata.num_rows for footer in footers)
         if sum(rows) == 0:
             raise UserError(f"{path}: the data files have no rows; build or import the data set again")
-        return cls(path, info, files, rows, frozenset(footers[0].schema_arrow.names))
+        schema = footers[0].schema_arrow
+        names = (name for name in schema.names if name != c.IMAGE or c.holds_pictures(schema.field(name).type))
+        return cls(path, info, files, rows, frozenset(names))
 
     def __str__(self) -> str:
         return str(self.path)

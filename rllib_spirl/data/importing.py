@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rich.console import Console
 
 from rllib_spirl.data.dataset import DataSet
@@ -37,7 +37,7 @@ class Source:
 class Recipe(BaseModel):
     """How a data set is made. What each source needs besides is in the classes that derive from this one."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str | None = Field(default=None, description="of the built data set; else the recipe's file name")
     description: str = ""
@@ -69,6 +69,11 @@ class ImportRecipe(Recipe):
     state_columns: str | None = Field(default=None, description="state dimensions to keep, e.g. 0:9,18:39")
     rescale_actions: bool = Field(default=False, description="map each action dimension's range in the data to [-1, 1]")
     skip_damaged: bool = Field(default=False, description="leave damaged episodes out instead of refusing the data")
+
+    @field_validator("state_columns", mode="before")
+    @classmethod
+    def _one_column(cls, columns: Any) -> Any:
+        return str(columns) if type(columns) is int else columns  # as YAML has a single column
 
     def rescaled(self, actions: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
         """Actions (T, A), with `rescale_actions` mapped from their range to [-1, 1]; the range goes into ``facts``."""
@@ -152,6 +157,14 @@ def choose_columns(spec: str | None, width: int, what: str) -> np.ndarray:
     """
     if spec is None:
         return np.arange(width)
+    chosen = columns_in(spec)
+    if max(chosen) >= width:
+        raise UserError(f"state_columns '{spec}': {what} is {width} wide; choose columns from 0 to {width - 1}")
+    return np.array(chosen)
+
+
+def columns_in(spec: str) -> list[int]:
+    """The columns that such a text names, at least one. Raises UserError when it is no such list."""
     chosen: list[int] = []
     for part in spec.replace(" ", "").split(","):
         match = re.fullmatch(r"(\d+)(?::(\d+))?", part)
@@ -162,9 +175,7 @@ def choose_columns(spec: str | None, width: int, what: str) -> np.ndarray:
         if end <= start:
             raise UserError(f"state_columns '{spec}': '{part}' has no columns; choose columns as FIRST:END, e.g. 0:9")
         chosen.extend(range(start, end))
-    if not chosen or max(chosen) >= width:
-        raise UserError(f"state_columns '{spec}': {what} is {width} wide; choose columns from 0 to {width - 1}")
-    return np.array(chosen)
+    return chosen
 
 
 def action_range(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode, Trajectories, following_states
 from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
 from rllib_spirl.errors import UserError
+from rllib_spirl.locations import location
 
 
 class LeRobotRecipe(ImportRecipe):
@@ -37,15 +38,19 @@ class LeRobotRecipe(ImportRecipe):
     """The name of the environment whose states these are; else what the data set says, if it is one of ours."""
 
     def content(self) -> dict[str, Any]:
-        folder = Path(self.path)
-        files = [folder / "meta" / "info.json", *sorted(folder.glob("data/**/*.parquet"))]
-        return super().content() | {"files": [file_state(file) for file in files]}
+        folder, files = location(self.path), list[Path]()
+        if isinstance(folder, Path):
+            meta = [folder / "meta" / name for name in ("info.json", "tasks.parquet")]
+            files = [*meta, *sorted(folder.glob("data/**/*.parquet"))]
+        # A rate that is not given is the data set's own.
+        rate = self.fps if "fps" in self.model_fields_set else None
+        return super().content() | {"files": [file_state(file) for file in files], "fps": rate}
 
     def read(self) -> Source:
         """Open the data set. Raises UserError when files or columns are missing or damaged."""
         data = DataSet.open(self.path)
         values = self._columns(data)
-        number, frame = values[c.EPISODE].astype(np.int64), values[c.FRAME].astype(np.int64)
+        number, frame = (_numbers(values, name).astype(np.int64) for name in (c.EPISODE, c.FRAME))
         starts = np.concatenate([[0], np.flatnonzero(np.diff(number)) + 1, [len(number)]])
         states = floats(np.concatenate([values[key] for key in self.state_keys], axis=1))
         columns = choose_columns(self.state_columns, states.shape[1], " + ".join(self.state_keys))
@@ -58,9 +63,9 @@ class LeRobotRecipe(ImportRecipe):
             "state_columns": self.state_columns,
         }
         actions = self.rescaled(actions, facts)
-        rewards = floats(values[c.REWARD]) if c.REWARD in values else np.zeros(len(states), states.dtype)
+        rewards = floats(_numbers(values, c.REWARD)) if c.REWARD in values else np.zeros(len(states), states.dtype)
         following = floats(values[c.NEXT_STATE]) if c.NEXT_STATE in values else following_states(states, starts)
-        task_index = values.get(c.TASK, np.zeros(len(states))).astype(np.int64)
+        task_index = (_numbers(values, c.TASK) if c.TASK in values else np.zeros(len(states))).astype(np.int64)
         recorded = Trajectories(
             states=states[:, columns],
             actions=actions,
@@ -109,17 +114,22 @@ class LeRobotRecipe(ImportRecipe):
             values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
         except ValueError as error:
             raise UserError(f"{data}: a column is not equally wide in all files; export the data set again") from error
-        order = np.lexsort((values[c.FRAME], values[c.EPISODE]))
+        order = np.lexsort((_numbers(values, c.FRAME), _numbers(values, c.EPISODE)))
         return {name: array[order] for name, array in values.items()}
 
     def _terminated(self, values: dict[str, np.ndarray], rewards: np.ndarray) -> np.ndarray:
         """(N,) bool: the steps that ended a task."""
         if c.TERMINATED in values:
-            return values[c.TERMINATED].astype(bool)
+            return _numbers(values, c.TERMINATED).astype(bool)
         if c.DONE not in values or self.next_done == "ended":
             return np.zeros(len(rewards), bool)
-        done = values[c.DONE].astype(bool)
+        done = _numbers(values, c.DONE).astype(bool)
         return done & (rewards > 0) if self.next_done == "rewarded" else done
+
+
+def _numbers(values: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The column as one number a row, (N,), also where it is part of the state and so read as (N, 1)."""
+    return values[name].reshape(-1)
 
 
 def _refuse(name: str, frame: int) -> Episode:

@@ -177,7 +177,7 @@ def _kept(root: Path | None) -> Path:
     """The folder of Minari's data sets."""
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    return root or Path(get_dataset_path())
+    return (root or Path(get_dataset_path())).expanduser()
 
 
 def _download(dataset: str, root: Path | None) -> None:

@@ -97,7 +97,7 @@ def build(
         output: The directory to make; else the recipe's ``output``, else ``<home>/data/<name>-<recipe hash>``.
         overrides: Values by key, in place of the file's.
         workers: Processes for scripted demonstrations; None for one on each core.
-        overwrite: Whether to replace a data set at ``output`` that was built from another recipe.
+        overwrite: Whether to build anew and replace a data set that is there.
 
     Raises:
         UserError: On a wrong recipe, missing source data, an ``output`` that holds something else, or invalid data.
@@ -105,31 +105,27 @@ def build(
     recipe_path = Path(recipe_path)
     recipe = read_recipe(recipe_path, overrides)
     place = Path(output).expanduser() if output else place_of(recipe, recipe_path)
-    if (found := built(recipe, place, overwrite=overwrite)) is not None:
+    if not overwrite and (found := built(recipe, place)) is not None:
         return found
     facts = {"recipe": recipe.content(), "recipe_hash": recipe_hash(recipe)}
     with sole_writer(place, f"building {place}"):
-        if (found := built(recipe, place, overwrite=overwrite)) is not None:  # by the one waited for
+        if not overwrite and (found := built(recipe, place)) is not None:  # by the one waited for
             return found
         return recipe.build(place, facts, overwrite=overwrite, workers=workers)
 
 
-def built(recipe: Recipe, place: Path, *, overwrite: bool = False) -> DataSet | None:
+def built(recipe: Recipe, place: Path) -> DataSet | None:
     """The data set at ``place`` if it was built from this recipe; None where it is still to be built.
 
     Raises:
-        UserError: When something else is there, unless it may be overwritten.
+        UserError: When something else is there, or a data set that is damaged or not whole.
     """
     if (place / "meta" / "info.json").exists():
-        try:
-            data = DataSet.open(place)
-        except UserError:  # it is damaged
-            if not overwrite:
-                raise
-            return None
+        data = DataSet.open(place)
         if data.ours.get("source", {}).get("recipe_hash") == recipe_hash(recipe):
+            data.check_whole()
             return data
-    if place.exists() and not overwrite:
+    if place.exists():
         raise UserError(
             f"{place} exists, but not from this recipe; remove it, choose another output, or pass --overwrite"
         )

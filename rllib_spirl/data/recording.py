@@ -110,9 +110,10 @@ class RecordTrajectories(gym.Wrapper[NDArray[Any], NDArray[Any], NDArray[Any], N
         if not self._states:
             raise UserError(f"{self.task}: no episode is going on; reset the environment first")
         executed = np.clip(action, self._low, self._high)
+        recorded = scale_actions(floats(executed), self._low, self._high)  # before the environment can change it
         observation, reward, terminated, truncated, info = self.env.step(executed)
         self._keep(observation)
-        self._actions.append(scale_actions(floats(executed), self._low, self._high))
+        self._actions.append(recorded)
         self._rewards.append(float(reward))
         if terminated or truncated:
             self._add(terminated=terminated)

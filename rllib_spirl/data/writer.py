@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 from pathlib import Path
@@ -81,7 +82,9 @@ class TrajectoryWriter:
         self._names = {c.STATE: state_names, c.NEXT_STATE: state_names, c.ACTION: action_names}
         self._env, self._source, self._overwrite = env, source, overwrite
         self._file_bytes = file_size_mb * 2**20
-        self._temporary = self.path.parent / f".{self.path.name}.partial-{socket.gethostname()}-{os.getpid()}"
+        # Its own also beside another writer of the same path in this process.
+        self._own = f"{os.getpid()}.{secrets.token_hex(4)}"
+        self._temporary = self.path.parent / f".{self.path.name}.partial-{socket.gethostname()}-{self._own}"
         self._float: Any = None
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []  # one row of meta/episodes each
@@ -125,10 +128,10 @@ class TrajectoryWriter:
         """Remove what writers of this data set left that were killed: those of this host whose process has ended."""
         if not self.path.parent.is_dir():
             return
-        name = re.compile(rf"\.{re.escape(self.path.name)}\.partial-(?:(.+)-)?(\d+)(-replaced)?")
+        name = re.compile(rf"\.{re.escape(self.path.name)}\.partial-(?:(.+)-)?(\d+)(?:\.\w+)?(-replaced)?")
         for place in self.path.parent.iterdir():
             match = name.fullmatch(place.name)
-            # Without a host: from a version that did not note it.
+            # Without a host, or anything after the process: from a version that did not note it.
             if match is None or match[1] not in (None, socket.gethostname()) or _alive(int(match[2])):
                 continue
             # Killed between its two renames, a writer left the data set that it was to replace in there only.
@@ -266,6 +269,7 @@ class TrajectoryWriter:
             row_group_size=ROW_GROUP,
             compression="snappy",
             use_dictionary=[c.EPISODE, c.TASK],
+            write_page_checksum=True,
         )
         self._files += 1
         self._buffer, self._buffered = [], 0
@@ -308,7 +312,7 @@ class TrajectoryWriter:
             (meta / name).write_text(json.dumps(values, indent=2) + "\n")
         replaced = self._temporary.with_name(self._temporary.name + "-replaced")
         if self.path.exists() and not self._overwrite:
-            kept = self.path.with_name(f"{self.path.name}-{os.getpid()}")
+            kept = self.path.with_name(f"{self.path.name}-{self._own}")
             self._temporary.rename(kept)
             raise UserError(f"{self.path} exists by now, so what was written is in {kept}")
         if self.path.exists():

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data import DataSet, Trajectories
+from rllib_spirl.data.importing import columns_in
 from rllib_spirl.progress import stage
 from rllib_spirl.skills.correction import StateStatistics
 from rllib_spirl.skills.dataset import SkillData
@@ -52,7 +53,10 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
     if columns:
         advice.sentences += list(columns.values())
         superfluous = {place for places in columns for place in places}
-        kept = [place for place in range(frames.state_dim) if place not in superfluous]
+        # Numbered as where the data is from, of which an import may have chosen some already.
+        chosen = (data.ours.get("source") or {}).get("state_columns")
+        numbers = columns_in(chosen) if chosen else range(frames.state_dim)
+        kept = [number for place, number in enumerate(numbers) if place not in superfluous]
         advice.settings["state_columns"] = ranges(kept)
         advice.sentences.append(
             f"Without these columns a state would be {ranges(kept)} (state_columns of an import or a recipe; an "
@@ -62,7 +66,7 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
     if velocities:
         told = " They tell the actions, so skills do not see them unless 'spirl pretrain' has --set blind=[]."
         advice.sentences.append(
-            f"Columns {ranges(velocities)} look like velocities of {ranges(sorted(velocities.values()))}."
+            f"Columns {ranges(sorted(velocities))} look like velocities of {ranges(sorted(velocities.values()))}."
             f"{told if statistics.giveaways else ''}"
         )
     if idle:
@@ -141,7 +145,7 @@ def posterior_warning(metrics: Mapping[str, float], config: PretrainConfig) -> s
 def overfit_warning(metrics: Mapping[str, float]) -> str | None:
     """What to say of skills that have learned their training windows by heart, None of others."""
     least = metrics.get(LEAST_LOSS)
-    if least is None or metrics[LOSS] <= OVERFIT * least:
+    if least is None or LOSS not in metrics or metrics[LOSS] <= OVERFIT * least:
         return None
     at = f"{metrics[LEAST_LOSS_AT]:.0f}"
     return (
@@ -194,7 +198,7 @@ def about_columns(
         pairs = [pair for pair in pairs if pair[0] not in taken]
         if pairs:
             own, other = zip(*pairs, strict=True)
-            found[own] = what.format(ranges(own), ranges(sorted(other)))
+            found[own] = what.format(ranges(sorted(own)), ranges(sorted(other)))
 
     if constant.any():
         places = tuple(np.flatnonzero(constant).tolist())
@@ -239,9 +243,9 @@ def _steps(states: NDArray[Any], frames: Trajectories) -> tuple[NDArray[Any], ND
 
 
 def ranges(places: Iterable[int]) -> str:
-    """Column numbers as options take them: 0, 1, 2, 5 is ``0:3,5``."""
+    """Column numbers, in this order, as options take them: 0, 1, 2, 5 is ``0:3,5``."""
     parts: list[list[int]] = []
-    for place in sorted(places):
+    for place in places:
         if parts and parts[-1][-1] == place - 1:
             parts[-1].append(place)
         else:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rllib_spirl.errors import UserError
 from rllib_spirl.files import replacing
 from rllib_spirl.nets import fast_matmul
 from rllib_spirl.skills.dataset import SkillData, WindowStream
@@ -29,13 +30,12 @@ PICTURES_AT_ONCE = 256  # windows whose pictures are looked at together in valid
 class PretrainConfig(BaseModel):
     """Hyper-parameters of skill pretraining. The paper's are in ``tuned_examples/kitchen_paper.yaml``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     decoder: Decoder = "closed_loop"
     action_std: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="Noise on the actions, within [-1, 1], of skills that are run; it frees those that get stuck.",
     )
     horizon: int = Field(default=10, gt=0)
@@ -293,9 +293,16 @@ class SkillTrainer:
 
 
 def trained_model(path: Path, config: SkillModelConfig) -> SkillModel:
-    """The model of this configuration with the weights in a file of `SkillTrainer.save`."""
+    """The model of this configuration with the weights in a file of `SkillTrainer.save`.
+
+    Raises:
+        UserError: When the training has diverged.
+    """
+    weights = {n.removeprefix("model."): t for n, t in load_file(path).items() if n.startswith("model.")}
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise UserError("Skill pretraining diverged: its weights are not finite. Choose a smaller lr.")
     model = SkillModel(config)
-    model.load_state_dict({n.removeprefix("model."): t for n, t in load_file(path).items() if n.startswith("model.")})
+    model.load_state_dict(weights)
     return model
 
 
