@@ -9,6 +9,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_spirl.algorithm.episode_end import EpisodeEnd, log_end
 from rllib_spirl.envs.rollout import run_episode
+from rllib_spirl.errors import UserError
 
 
 def logged(*infos: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +36,14 @@ def test_means_over_the_episodes_since_the_last_result() -> None:
 )
 def test_what_environments_mean_otherwise_is_left_alone(info: dict[str, Any]) -> None:
     assert logged(info) == {}
+
+
+@pytest.mark.parametrize("name", ["env_steps", "timers", "episode_return", "training_iteration"])
+def test_a_measure_cannot_take_the_name_of_another_result(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' is the name of something else in results; choose another"):
+        logged({"measures": {name: 1.0}})
+    with pytest.raises(UserError, match=f"'{name}' is the name of something else"):
+        run_episode(_Ended({"measures": {name: 1.0}}), lambda _: 0, seed=0)
 
 
 class _Ended(gym.Env):

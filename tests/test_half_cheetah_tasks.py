@@ -51,6 +51,7 @@ def test_a_task_holds_from_the_next_reset_on() -> None:
 def test_it_is_a_family_of_gymnasiums() -> None:
     env = gym.make(NAME)
     assert settable(env).get_task() == 1.5
+    assert env.reset()[1]["measures"] == {"velocity": 0.0}, "so that metrics can be named by it"
     check_split(env, [0, 1.5], [3])
     check_env(env.unwrapped, skip_render_check=True)
     env.close()
@@ -62,6 +63,7 @@ def test_it_is_a_family_of_gymnasiums() -> None:
         ({"task": 4}, "a task is a velocity from 0 to 3, not 4"),
         ({"task": True}, "a task is a velocity from 0 to 3, not True"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+        ({"max_episode_steps": 2.5}, "max_episode_steps must be a whole number, not 2.5"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> None:

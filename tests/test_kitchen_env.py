@@ -152,6 +152,9 @@ def test_names_the_package_that_rendering_needs(monkeypatch: pytest.MonkeyPatch)
         ({"tasks": []}, "one or more"),
         ({"tasks": ["kettle", "kettle"]}, "each once"),
         ({"max_episode_steps": 0}, "max_episode_steps"),
+        ({"ordered": "false"}, "ordered must be true or false, not 'false'"),
+        ({"robot_noise_ratio": np.nan}, "noise ratios must be numbers from 0 on"),
+        ({"width": 0}, "width must be at least 1, not 0"),
         ({"render_mode": "human"}, "rgb_array"),
     ],
 )

@@ -324,6 +324,12 @@ def test_remote_env_runners_meet_the_same(config: Maker, built: Any) -> None:
             {"adaptation_episodes": 10},
             "`evaluation_duration` \\(10\\) must be more than `adaptation_episodes` \\(10\\)",
         ),
+        ({"inner_steps": 3}, "`adaptation_episodes` \\([0-9]+\\) for each of `inner_steps` \\(3\\)"),
+        (
+            {"tasks_per_step": 20, "minibatch_size": 15},
+            "`minibatch_size` \\(15\\) must divide `tasks_per_step` \\(20\\)",
+        ),
+        ({"shuffle_batch_per_epoch": True}, "MAML has no use for `shuffle_batch_per_epoch`: leave it out"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
@@ -430,6 +436,18 @@ def test_what_is_for_other_checkpoints_is_one_clear_line(checkpoint: str, monkey
         adapting.check_tasks(source, [0])
     with pytest.raises(UserError, match="of MAML, of many tasks: use `spirl adapt`"):
         load_policy(checkpoint)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_outer_learning_rate_follows_its_schedule(config: Maker, built: Any) -> None:
+    algorithm = built(config(lr=[[0, 1e-3], [100, 1e-4]]).build_algo())
+    optimizer = algorithm.learner_group._learner.get_optimizer("default_policy")
+    rates = []
+    while algorithm.train()["num_env_steps_sampled_lifetime"] < 200:
+        rates.append(optimizer.param_groups[0]["lr"])
+    algorithm.train()
+    assert rates == sorted(rates, reverse=True)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
 @pytest.mark.long

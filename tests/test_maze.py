@@ -149,6 +149,9 @@ class TestEnvironment:
             ({"goal": [0, 0]}, r"a task is a free square \[x, y\], but \[0, 0\] is a wall of maze 0"),
             ({"goal": [99, 1]}, "or beyond it"),
             ({"goal": "far"}, "not 'far'"),
+            ({"goal": "11"}, "not '11'"),
+            ({"goal": [1.5, 1]}, r"not \[1.5, 1\]"),
+            ({"images": "no"}, "images must be true or false, not 'no'"),
             ({"max_episode_steps": 0}, "at least 1"),
             ({"render_mode": "human"}, "choose 'rgb_array' or None"),
         ):
@@ -171,6 +174,13 @@ class TestEnvironment:
         assert env.goal == tuple(tasks[0])
         with pytest.raises(UserError, match="tasks never trained on"):
             check_split(env, [[1, 3], [3, 1]], [[3, 1]])
+
+    def test_states_of_another_maze_are_told(self) -> None:
+        states = demonstrate(20, 1000, seed=0).episode.states
+        assert MazeEnv(size=20, maze=1000).subtasks_along(states, "reach a square") == {}
+        for other in (MazeEnv(), MazeEnv(size=20, maze=1001), MazeEnv(size=10)):
+            with pytest.raises(UserError, match=f"in walls of maze {other.maze} .size {other.size}. or beyond it"):
+                other.subtasks_along(states, "reach a square")
 
     def test_a_whole_picture_shows_agent_and_goal(self) -> None:
         env = MazeEnv(size=10, maze=0, goal=[7, 7], render_mode="rgb_array")

@@ -224,6 +224,7 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
         ({"exploring_divergence": 0}, "`exploring_divergence` must be a number greater than 0"),
         ({"test_tasks": [90]}, "`test_tasks`: '90' is a training task"),
         ({"context_hidden": 0}, "`context_hidden` must be a whole number, at least 1, got 0"),
+        ({"context_capacity": 9}, r"`much_context` \(10\) must not be more than `context_capacity` \(9\)"),
         ({"solving_episodes": 0}, "`solving_episodes` must be a whole number, at least 1, got 0"),
         ({"exploring_episodes": 3}, r"`evaluation_duration` \(3\) must be more than `exploring_episodes` \(3\)"),
     ],
@@ -231,6 +232,31 @@ def test_mistakes_in_an_experiment_are_refused_at_the_start(
 def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**training).validate()
+
+
+@pytest.mark.parametrize(
+    ("exploring", "size", "lengths", "kept"),
+    [
+        (1, 8, [3], [0, 1, 2]),
+        (1, 8, [3, 3], [0, 1, 2, 3, 4, 5]),
+        (1, 8, [3, 3, 4], [0, 1, 2, 5, 6, 7, 8, 9]),  # the newest of the others
+        (2, 8, [3, 3, 1], [0, 1, 2, 3, 4, 5, 6]),
+        (2, 8, [3, 4, 4], [0, 2, 4, 6, 7, 8, 9, 10]),  # half of it for the others, and all exploring ones have a part
+        (1, 4, [10], [0, 3, 6, 9]),
+        (1, 4, [10, 10], [0, 9, 18, 19]),
+        (0, 4, [3, 3], [2, 3, 4, 5]),
+    ],
+)
+def test_a_context_is_of_all_exploring_episodes_and_the_newest_others(
+    exploring: int, size: int, lengths: list[int], kept: list[int]
+) -> None:
+    met = Acquaintance.__new__(Acquaintance)
+    met.exploring_episodes, met.context_size, met.known = exploring, size, None
+    rewards = torch.arange(float(sum(lengths))).split(lengths)
+    met.episodes = [{"rewards": each} for each in rewards]
+    context = met._context()
+    assert context is not None
+    assert context["rewards"].tolist() == kept
 
 
 def test_evaluations_that_explore_throughout_are_refused(config: Maker) -> None:

@@ -313,6 +313,7 @@ BAD = {
     "misspelt target": ({"target": ["ketle"]}, "'ketle' in target or exclude is not one of the subtasks; did you mean"),
     "too long": ({"order_length": 6}, "order_length = 6, but there are 5 subtasks"),
     "nothing left": ({"exclude": [[name] for name in SUBTASKS]}, "leave no order"),
+    "a subtask twice": ({"subtasks": ["kettle", "kettle", "microwave"]}, "a subtask is named twice"),
     "empty exclusion": ({"exclude": [[]]}, "excludes everything"),
 }
 

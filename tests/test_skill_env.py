@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rllib_spirl.data.importing import scale_actions
-from rllib_spirl.envs.skill_env import ActionBounds, SkillEnv, make_env
+from rllib_spirl.envs.skill_env import ActionBounds, SkillEnv, env_state, make_env, set_env_state, try_env
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_vector_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import load_skills, save_skills
@@ -79,6 +79,8 @@ def test_actions_of_skills_are_mapped_to_the_environments_bounds() -> None:
     executed = ActionBounds(env)(np.array([[-1, 0.5, 0.3, 7, -1], [0.2, 3, -4, -7, 5]], np.float32))
     np.testing.assert_allclose(executed, [[0, 1, 0.3, 7, 0], [6, 2, -1, -7, 5]], rtol=1e-6)
     np.testing.assert_allclose(scale_actions(executed, low, high)[:, :3], [[-1, 0.5, 0.3], [0.2, 1, -1]], atol=1e-6)
+    env.action_space = gym.spaces.Box(-1, 1, (3,), np.int64)
+    assert ActionBounds(env)(np.array([-0.6, 0.4, 0.6], np.float32)).tolist() == [-1, 0, 1]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -223,6 +225,42 @@ def test_episodes_last_as_long_as_is_asked_for(name: str, limit: int) -> None:
         steps += 1
     assert steps == limit
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [(-1, "at least 1, not -1"), (2.5, "a whole number, not 2.5"), (True, "a whole number, not True")],
+)
+def test_episodes_last_a_number_of_steps(limit: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"max_episode_steps must be {message}"):
+        try_env("rllib_spirl/PointTasks-v0", {"max_episode_steps": limit})
+
+
+def test_without_a_limit_it_is_the_environments_own() -> None:
+    env = make_env("rllib_spirl/PointTasks-v0", {"max_episode_steps": None})
+    env.reset(seed=0)
+    assert [env.step(np.zeros(2))[3] for _ in range(20)] == [False] * 19 + [True]
+
+
+def test_a_state_that_cannot_be_set_is_none() -> None:
+    class Half(Counting):
+        """It tells a state, of something else."""
+
+        def get_state(self) -> str:
+            return "fine"
+
+    class Other(Half):
+        """Its states are set in another form, as those of Gymnasium's MuJoCo environments."""
+
+        def set_state(self, positions: Any, velocities: Any) -> None:
+            raise AssertionError
+
+    assert env_state(Half(5, terminates=True)) is None
+    env = Other(5, terminates=True)
+    state = env_state(env)
+    assert state is not None
+    with pytest.raises(UserError, match="Other: set_state of what get_state returned: TypeError"):
+        set_env_state(env, state)
 
 
 @pytest.mark.parametrize("name", ["BlockStacking-v0", "Maze-v0"])

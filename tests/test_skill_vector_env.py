@@ -14,12 +14,13 @@ from ray.tune.registry import register_env
 from rllib_spirl import SPiRL, SPiRLConfig
 from rllib_spirl.algorithm.acting import ActingPolicy
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
+from rllib_spirl.envs.block_stacking import BlockStackingEnv
 from rllib_spirl.envs.skill_env import SkillEnv
 from rllib_spirl.envs.skill_vector_env import SkillVectorEnv, make_vector_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder
-from rllib_spirl.skills.model import SkillModel, SkillModelConfig
+from rllib_spirl.skills.model import SkillModel, SkillModelConfig, StateSet
 from tests.point import PointEnv, PointsEnv
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -214,6 +215,62 @@ def test_gymnasiums_own_way_of_many_is_taken() -> None:
         assert isinstance(make_vector_env("Points-v0", {}, 4, batched=False), SyncVectorEnv)
     finally:
         del gym.registry["Points-v0"]
+
+
+def test_skills_over_sets_run_side_by_side(tmp_path: Path) -> None:
+    """All episodes end in the same step, after which no environment is due."""
+    state_set = StateSet(own=BlockStackingEnv.GRIPPER_DIM, item=BlockStackingEnv.BLOCK_DIM)
+    shape = SkillModelConfig(state_dim=state_set.own + 2 * state_set.item, action_dim=3, horizon=4, state_set=state_set)
+    save_skills(tmp_path, SkillModel(shape), SkillCard(model=shape, data="none", training={}, metrics={}))
+    config = (
+        SPiRLConfig()
+        .environment("rllib_spirl/BlockStacking-v0", env_config={"blocks": 2, "max_episode_steps": 12})
+        .training(skill_checkpoint=str(tmp_path))
+        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=8)
+        .debugging(seed=0, log_level="ERROR")
+    )
+    runner = SkillEnvRunner(config=config, worker_index=0)
+    try:
+        episodes = [episode for _ in range(2) for episode in runner.sample()]
+    finally:
+        runner.stop()
+    assert sum(episode.is_done for episode in episodes) >= 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_not_finite_is_told(point_skills: str, first: bool) -> None:
+    class Diverging(PointsEnv):
+        """Its states are NaN at the start, or at the end of an episode."""
+
+        def reset(self, **arguments: Any) -> Any:
+            observations, info = super().reset(**arguments)
+            return observations * (np.nan if first else 1), info
+
+        def step(self, actions: Any) -> Any:
+            *result, infos = super().step(actions)
+            if "final_obs" in infos:
+                infos["final_obs"] = infos["final_obs"] * np.nan
+            return *result, infos
+
+    env = SkillVectorEnv(Diverging({"num_envs": 2, "limit": LIMIT, "same_step": True}), point_skills)
+
+    def run() -> None:
+        env.reset()
+        for _ in range(10):
+            env.step(np.zeros((2, 2), np.float32))
+
+    with pytest.raises(UserError, match="observation is not finite"):
+        run()
+
+
+def test_the_environment_of_evaluations_is_closed(config: SPiRLConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[PointEnv] = []
+    monkeypatch.setattr(PointEnv, "close", lambda self: closed.append(self))
+    runner = SkillEnvRunner(config=config, worker_index=0)
+    runner.run_episodes([0])
+    assert not closed
+    runner.stop()
+    assert len(closed) == 1
 
 
 def test_what_is_no_environment_of_many_is_refused(point_skills: str) -> None:

@@ -1,8 +1,11 @@
 """Trials of RL²: what a recurrent policy is told, and that it remembers through a trial and not beyond."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
+from rllib_spirl.envs.skill_env import try_env
 from rllib_spirl.envs.trials import TrialEnv
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import adapting
@@ -76,6 +80,8 @@ def test_a_task_can_be_asked_for_and_drawn_by_the_environment() -> None:
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
         ({"episodes": 2.5}, "episodes must be a whole number, not 2.5"),
         ({"tasks": []}, "tasks is empty"),
+        ({"tasks": None, "in_turn": True}, "in_turn is of tasks that are named"),
+        ({"in_turn": "yes"}, "in_turn must be true or false, not 'yes'"),
         ({"tasks": [200]}, "a task is a direction from 0 to 180 degrees, not 200"),
         ({"env": "Pendulum-v1", "env_config": {}}, "Pendulum-v1 has one task only"),
     ],
@@ -84,6 +90,25 @@ def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> 
     with pytest.raises(UserError, match=message) as caught:
         trials(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_tasks_can_come_in_turn() -> None:
+    env = trials(tasks=[0, 45, 90], in_turn=True)
+    met = []
+    for seed in (7, None, None, 7, 7):  # RLlib resets with the same seed whenever it samples whole episodes
+        env.reset(seed=seed)
+        met.append(env.family.get_task())
+    assert met == [0, 45, 90, 0, 45]
+
+
+def test_the_limit_of_episodes_is_the_inner_environments() -> None:
+    with pytest.raises(UserError, match="max_episode_steps is one of the episodes that make a trial"):
+        try_env("rllib_spirl/Trials-v0", {"env": "rllib_spirl/PointTasks-v0", "max_episode_steps": 30})
+    inner = {"env": "rllib_spirl/PointTasks-v0", "env_config": {"max_episode_steps": 7}}
+    with closing(try_env("rllib_spirl/Trials-v0", inner)) as env:
+        env.reset()
+        ends = [env.step(np.zeros(2))[3] for _ in range(14)]
+    assert ends == [False] * 13 + [True]
 
 
 def recurrent(**env_config: Any) -> PPOConfig:
@@ -142,7 +167,8 @@ def test_a_recurrent_policy_meets_a_new_task_in_one_trial(
         "45.0": [1, 2],
         "135.0": [1, 2],
     }, "its trials have two episodes"
-    shorter = adapting.adapt(source, [45.0], episodes=1)
+    aside = replace(source, config=source.config | {"gym_env_vectorize_mode": gym.VectorizeMode.ASYNC})
+    shorter = adapting.adapt(aside, [45.0], episodes=1)
     assert shorter["45.0"] == curves["45.0"][:1]
     with pytest.raises(UserError, match="of RL²: leave --exploring out"):
         adapting.adapt(source, [45.0], episodes=1, exploring_episodes=1)

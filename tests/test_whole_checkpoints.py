@@ -225,7 +225,12 @@ def test_other_demonstrations_can_be_named(
     assert same.offline.source == settings["offline_data"]
     assert other.offline.source == str(tmp_path / "others")
     elsewhere = config(settings).environment(env_config={"limit": 41})  # other rewards, as far as is known
-    assert '"limit": 41' in built(SPiRL.from_checkpoint(str(checkpoint), config=elsewhere)).offline.labelled_for
+    moved = built(SPiRL.from_checkpoint(str(checkpoint), config=elsewhere))
+    assert '"limit": 41' in moved.offline.labelled_for
+    assert len(same.replay) > 0
+    assert len(moved.replay) == 0, "what it experienced earned something else"
+    moved.train()
+    assert len(moved.replay) > 0
 
 
 def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], built: Any) -> None:

@@ -141,8 +141,10 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         """
         env = self._skill_env
         if self._many:
-            drawn = env.action_space.sample() if random_actions else None
-            self._z[env.due] = self._act(self._shown[env.due], explore) if drawn is None else drawn[env.due]
+            if random_actions:
+                self._z[env.due] = env.action_space.sample()[env.due]
+            elif env.due.any():  # none is, where all that ended will begin anew with the next low-level step
+                self._z[env.due] = self._act(self._shown[env.due], explore)
             self._shown, rewards, terminated, truncated, infos = env.step(self._z)
             ended = np.flatnonzero(infos["ended"]).tolist()
             for index in ended:
@@ -257,6 +259,12 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
     @cached_property
     def _evaluation_env(self) -> SkillEnv:
         return make_skill_env(self.config.env_config)
+
+    def stop(self) -> None:
+        """Close the environments."""
+        super().stop()
+        if "_evaluation_env" in self.__dict__:
+            self._evaluation_env.close()
 
     def run_episodes(self, seeds: Sequence[int], explore: bool = False) -> list[EpisodeResult]:
         """One episode per seed in an environment of its own, with the deterministic policy or with drawn skills."""

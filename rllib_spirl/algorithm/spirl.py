@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.evaluation import evaluate_skill_policy, evaluated_once
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.remote import result_of
-from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch, successive
+from rllib_spirl.algorithm.replay_buffer import AnotherTask, Batch, SkillReplay, mixed_batch, successive
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
 from rllib_spirl.algorithm.spirl_rl_module import LOG_STD_BOUND, SkillPriorRLModule
@@ -47,7 +48,7 @@ from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import local_copy, local_folder
 from rllib_spirl.locations import location
-from rllib_spirl.progress import Stage, stage
+from rllib_spirl.progress import Stage, stage, tell
 from rllib_spirl.skills.checkpoint import SkillFiles, load_card, load_skills, pickled_by_name, read_skills
 from rllib_spirl.skills.model import SkillModel
 
@@ -84,6 +85,7 @@ _NOT_USED = {
     "normalize_actions": _WRAP,
     "clip_rewards": _WRAP,
     "observation_filter": _WRAP,
+    "restart_failed_sub_environments": _LEAVE_OUT,
 }
 _NOT_OF_FLOWS = (
     "regularize_to",
@@ -509,6 +511,7 @@ class SPiRL(Algorithm):
     def _make_replay(self, state_dim: int, latent_dim: int) -> None:
         config = self.config
         self.replay: Any = SkillReplay(config.replay_capacity, state_dim, latent_dim, config.seed or 0)
+        self.replay.labelled_for = self._labelled_for
 
     def check_whole(self) -> None:
         """Raise UserError if the skills are not where the config says and no checkpoint has brought them."""
@@ -523,9 +526,8 @@ class SPiRL(Algorithm):
         assert isinstance(self.config.skill_checkpoint, SkillFiles)
         assert self.config.offline_data is not None
         model, _ = load_skills(self.config.skill_checkpoint)
-        env = make_env(self.config.env, self.config.env_config)
-        replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
-        env.close()
+        with closing(make_env(self.config.env, self.config.env_config)) as env:
+            replay = self._read_demonstrations(DataSet.open(self.config.offline_data), model, env)
         replay.source, replay.labelled_for = self.config.offline_data, self._labelled_for
         return replay
 
@@ -535,7 +537,7 @@ class SPiRL(Algorithm):
         return json.dumps(_plain(self._facts_of_labels()))
 
     def _facts_of_labels(self) -> list[Any]:
-        """What the rewards and skills of demonstrations depend on beside their data."""
+        """What the rewards and skills of transitions depend on, beside the data of demonstrations."""
         env_config = {name: value for name, value in self.config.env_config.items() if name != "render_mode"}
         return [self.config.env, env_config, self.config.skill_bound]
 
@@ -734,7 +736,10 @@ class SPiRL(Algorithm):
         self.replay.save(folder / REPLAY_FILE)
 
     def _restore_replay(self, folder: Path) -> None:
-        self.replay.restore(folder / REPLAY_FILE)
+        try:
+            self.replay.restore(folder / REPLAY_FILE)
+        except AnotherTask:  # by another config than it was saved with
+            tell("the checkpoint's own experience is of another env_config or skill_bound: it is left out")
 
     def _load_demonstrations(self, file: Path) -> SkillReplay:
         return SkillReplay.load(file, self.replay.state_dim, self.replay.latent_dim)

@@ -20,7 +20,7 @@ from rllib_spirl.data.minari import MinariRecipe
 from rllib_spirl.demos.ogbench_file import OGBenchFile
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import stage
-from rllib_spirl.yaml_text import parse_assignment
+from rllib_spirl.yaml_text import mapping, parse_assignment
 
 app = typer.Typer(help="Data sets of recorded trajectories.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -239,6 +239,7 @@ def render(
         ),
     ] = None,
     env: Env = None,
+    env_config: Annotated[str, typer.Option(help="Its arguments, as YAML, e.g. '{size: 20, maze: 7}'.")] = "{}",
     set_: Set = None,
 ) -> None:
     """Draw demonstrations from their recorded states, with the completed subtasks below the pictures."""
@@ -259,8 +260,9 @@ def render(
         check_env_name(env, with_skills=False)
     if set_ and not is_recipe:
         raise UserError(f"--set changes a recipe, and {source} is none; leave it out")
+    arguments = mapping(env_config, "--env-config", "{size: 20, maze: 7}")
     data = recipes.build(source, overrides=_overrides(set_ or [])) if is_recipe else DataSet.open(source)
-    render_demonstrations(data, output, episodes=episodes, first=first, env=env)
+    render_demonstrations(data, output, episodes=episodes, first=first, env=env, env_config=arguments)
     print(output)
 
 

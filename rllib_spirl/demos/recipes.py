@@ -5,10 +5,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rllib_spirl.data.recipe import one_of
 from rllib_spirl.demos.recording import RecordedRecipe
+from rllib_spirl.envs import BLOCK_STACKING, KITCHEN, MAZE
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
 
@@ -40,7 +41,7 @@ class KitchenRecipe(ScriptedRecipe):
     """Orders of kitchen subtasks."""
 
     module = "rllib_spirl.demos.kitchen"
-    recorded = "rllib_spirl/Kitchen-v0"
+    recorded = KITCHEN
 
     environment: Literal["kitchen"]
     subtasks: list[str] = Field(min_length=1, description="what orders are made of")
@@ -62,6 +63,13 @@ class KitchenRecipe(ScriptedRecipe):
                     f"subtask '{name}' is unknown in the {self.environment}{did_you_mean(name, list(module.SUBTASKS))}"
                 )
         return module
+
+    @field_validator("subtasks")
+    @classmethod
+    def _each_once(cls, subtasks: list[str]) -> list[str]:
+        if len(set(subtasks)) < len(subtasks):
+            raise ValueError("a subtask is named twice; name each once")
+        return subtasks
 
     @model_validator(mode="after")
     def _consistent(self) -> "KitchenRecipe":
@@ -105,7 +113,7 @@ class BlockStackingRecipe(ScriptedRecipe):
     """Stacks of two blocks, one after the other."""
 
     module = "rllib_spirl.demos.block_stacking"
-    recorded = "rllib_spirl/BlockStacking-v0"
+    recorded = BLOCK_STACKING
 
     environment: Literal["block_stacking"]
     blocks: int = Field(5, ge=2, le=12, description="in the scene")
@@ -132,7 +140,7 @@ class MazeRecipe(ScriptedRecipe):
     """Ways between random squares of many mazes."""
 
     module = "rllib_spirl.demos.maze"
-    recorded = "rllib_spirl/Maze-v0"
+    recorded = MAZE
 
     environment: Literal["maze"]
     size: int = Field(20, ge=10, le=40, description="squares along an edge of a maze")

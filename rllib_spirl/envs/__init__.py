@@ -7,17 +7,23 @@ from typing import Any
 import gymnasium as gym
 from ray.tune.registry import register_env
 
+from rllib_spirl.envs.arguments import check_whole
 from rllib_spirl.envs.outside import FAMILIES, METAWORLD, METAWORLD_LIMIT, OGBENCH
+from rllib_spirl.errors import UserError
 
-__all__ = ["ENVIRONMENTS", "our_name", "register_environments"]
+__all__ = ["BLOCK_STACKING", "ENVIRONMENTS", "KITCHEN", "MAZE", "TRIALS", "our_name", "register_environments"]
 
+KITCHEN = "rllib_spirl/Kitchen-v0"
+BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
+MAZE = "rllib_spirl/Maze-v0"
+TRIALS = "rllib_spirl/Trials-v0"
 ENVIRONMENTS = {
-    "rllib_spirl/Kitchen-v0": "rllib_spirl.envs.kitchen:KitchenEnv",
-    "rllib_spirl/BlockStacking-v0": "rllib_spirl.envs.block_stacking:BlockStackingEnv",
-    "rllib_spirl/Maze-v0": "rllib_spirl.envs.maze:MazeEnv",
+    KITCHEN: "rllib_spirl.envs.kitchen:KitchenEnv",
+    BLOCK_STACKING: "rllib_spirl.envs.block_stacking:BlockStackingEnv",
+    MAZE: "rllib_spirl.envs.maze:MazeEnv",
     "rllib_spirl/PointTasks-v0": "rllib_spirl.envs.point_tasks:PointTasksEnv",
     "rllib_spirl/HalfCheetahVelocity-v0": "rllib_spirl.envs.half_cheetah_tasks:HalfCheetahVelocityEnv",
-    "rllib_spirl/Trials-v0": "rllib_spirl.envs.trials:TrialEnv",
+    TRIALS: "rllib_spirl.envs.trials:TrialEnv",
 }
 
 # The kitchens of gymnasium-robotics, D4RL and Minari, without their versions: their states are those of ours.
@@ -30,14 +36,23 @@ _KITCHENS = (
 
 def our_name(name: str) -> str | None:
     """Our environment of the same states as one that others have named, such as ``kitchen-mixed-v0``; None for none."""
-    return "rllib_spirl/Kitchen-v0" if re.sub(r"-v\d+$", "", name.lower()) in _KITCHENS else None
+    return KITCHEN if re.sub(r"-v\d+$", "", name.lower()) in _KITCHENS else None
 
 
 def _make(name: str, config: dict[str, Any]) -> gym.Env:
+    limit = config.get("max_episode_steps")
+    if limit is None:  # the environment's own
+        config = {key: value for key, value in config.items() if key != "max_episode_steps"}
+    elif name == TRIALS:
+        raise UserError(
+            f"{name}: max_episode_steps is one of the episodes that make a trial: set it in the inner env_config."
+        )
+    else:
+        check_whole(name, max_episode_steps=limit)
     made = gym.make(name, disable_env_checker=True, **config)
-    if "max_episode_steps" in config and hasattr(made.unwrapped, "max_episode_steps"):
+    if limit is not None and hasattr(made.unwrapped, "max_episode_steps"):
         # Gymnasium keeps it from the environment for a wrapper, which can make episodes shorter alone.
-        made.unwrapped.max_episode_steps = config["max_episode_steps"]
+        made.unwrapped.max_episode_steps = limit
     return made
 
 

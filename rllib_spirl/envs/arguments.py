@@ -1,12 +1,29 @@
 """Checks of what the package's environments have in common among their arguments."""
 
+from typing import Any
+
+import numpy as np
+
 from rllib_spirl.errors import UserError
 
 
-def check_limit(environment: str, max_episode_steps: int) -> None:
-    """Raise a UserError unless an episode may last a step. ``environment`` is what the error calls it."""
-    if max_episode_steps < 1:
-        raise UserError(f"{environment}: max_episode_steps must be at least 1.")
+def check_whole(environment: str, **numbers: Any) -> None:
+    """Raise a UserError unless these arguments are whole numbers from 1 on. ``environment`` is what the error calls it.
+
+    Such are the steps of an episode, and the pixels of a picture.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise UserError(f"{environment}: {name} must be a whole number, not {number!r}.")
+        if number < 1:
+            raise UserError(f"{environment}: {name} must be at least 1, not {number}.")
+
+
+def check_flags(environment: str, **flags: Any) -> None:
+    """Raise a UserError unless these arguments are true or false: a text such as 'false' would count as true."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise UserError(f"{environment}: {name} must be true or false, not {flag!r}.")
 
 
 def check_reward(environment: str, reward: str) -> None:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_render_mode, check_reward
+from rllib_spirl.envs.arguments import check_render_mode, check_reward, check_whole
 from rllib_spirl.envs.rendering import OffscreenRenderer, mujoco
 
 Reward = Literal["dense", "sparse"]
@@ -33,6 +33,7 @@ class BenchmarkEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     def __init__(self, reward: Reward, render_mode: str | None, width: int, height: int) -> None:
         check_reward(self.title, reward)
         check_render_mode(self.title, render_mode)
+        check_whole(self.title, width=width, height=height)
         self.reward, self.render_mode = reward, render_mode
         self._picture_size = (width, height)
         self._renderer: OffscreenRenderer | None = None

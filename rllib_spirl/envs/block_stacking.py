@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_limit, check_render_mode, check_reward
+from rllib_spirl.envs.arguments import check_flags, check_render_mode, check_reward, check_whole
 from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.raster import rasterise
 from rllib_spirl.envs.rendering import OffscreenRenderer, camera, mujoco
@@ -283,7 +283,8 @@ class BlockStackingEnv(SeeingEnv):
         if not 2 <= blocks <= 12:
             raise UserError(f"BlockStacking: blocks is {blocks}; choose from 2 to 12.")
         check_reward("BlockStacking", reward)
-        check_limit("BlockStacking", max_episode_steps)
+        check_whole("BlockStacking", max_episode_steps=max_episode_steps, width=width, height=height)
+        check_flags("BlockStacking", images=images)
         check_render_mode("BlockStacking", render_mode)
         super().__init__(self.GRIPPER_DIM + self.BLOCK_DIM * blocks, images)
         self.blocks, self.reward, self.max_episode_steps = blocks, reward, max_episode_steps

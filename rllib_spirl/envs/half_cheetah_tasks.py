@@ -7,7 +7,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_limit
+from rllib_spirl.envs.arguments import check_whole
 from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.tasks import is_number
 from rllib_spirl.errors import UserError
@@ -35,7 +35,7 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
     """
 
     def __init__(self, task: float = 1.5, max_episode_steps: int = 200, **arguments: Any) -> None:
-        check_limit("HalfCheetahVelocity", max_episode_steps)
+        check_whole("HalfCheetahVelocity", max_episode_steps=max_episode_steps)
         self.set_task(task)
         self.max_episode_steps = max_episode_steps
         self._wanted = self._task
@@ -80,6 +80,9 @@ class HalfCheetahVelocityEnv(HalfCheetahEnv):
         self._wanted = self._task
         self._velocities = []
         return super().reset_model()
+
+    def _get_reset_info(self) -> dict[str, Any]:
+        return {**super()._get_reset_info(), "measures": {"velocity": 0.0}}
 
     def step(self, action: NDArray[np.floating]) -> Any:
         observation, reward, terminated, _, info = super().step(action)

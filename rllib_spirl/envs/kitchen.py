@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_limit, check_render_mode
+from rllib_spirl.envs.arguments import check_flags, check_render_mode, check_whole
 from rllib_spirl.envs.physics import physics_of, set_physics
 from rllib_spirl.envs.rendering import OffscreenRenderer, camera, mujoco
 from rllib_spirl.errors import UserError
@@ -191,10 +192,11 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
         width: int = 480,
         height: int = 480,
     ) -> None:
-        check_limit("Kitchen", max_episode_steps)
+        check_whole("Kitchen", max_episode_steps=max_episode_steps, width=width, height=height)
+        check_flags("Kitchen", ordered=ordered, velocities=velocities)
         check_render_mode("Kitchen", render_mode)
-        if robot_noise_ratio < 0 or object_noise_ratio < 0:
-            raise UserError("Kitchen: noise ratios must not be negative.")
+        if not (0 <= robot_noise_ratio < math.inf and 0 <= object_noise_ratio < math.inf):
+            raise UserError("Kitchen: noise ratios must be numbers from 0 on.")
         self.tasks, self.ordered, self.max_episode_steps = check_tasks(tasks), ordered, max_episode_steps
         self.render_mode, self._picture_size = render_mode, (width, height)
         self.model = load_model()

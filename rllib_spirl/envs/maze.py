@@ -6,6 +6,7 @@ the area from (i, j) to (i + 1, j + 1).
 
 import functools
 import math
+import operator
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_limit, check_render_mode
+from rllib_spirl.envs.arguments import check_flags, check_render_mode, check_whole
 from rllib_spirl.envs.seeing import SeeingEnv
 from rllib_spirl.errors import UserError
 
@@ -149,7 +150,8 @@ class MazeEnv(SeeingEnv):
             raise UserError(f"Maze: size is {size}; choose from {LEAST} to {MOST}.")
         if maze < 0:
             raise UserError(f"Maze: maze is {maze}; it is a number from 0 on.")
-        check_limit("Maze", max_episode_steps)
+        check_whole("Maze", max_episode_steps=max_episode_steps)
+        check_flags("Maze", images=images)
         check_render_mode("Maze", render_mode)
         super().__init__(4, images)
         self.size, self.maze, self.max_episode_steps = size, maze, max_episode_steps
@@ -252,12 +254,18 @@ class MazeEnv(SeeingEnv):
         return picture
 
     def subtasks_along(self, states: NDArray[np.floating], task: str) -> dict[str, NDArray[np.bool_]]:
-        """Navigation has no subtasks."""
+        """Navigation has no subtasks. Raises UserError on states (T+1, 4) of another maze than this one."""
+        squares = np.floor(np.asarray(states)[:, :2]).astype(int)
+        inside = ((squares >= 0) & (squares < self.size)).all(1)
+        if not inside.all() or self.walls[tuple(squares.T)].any():
+            raise UserError(
+                f"Some positions are in walls of maze {self.maze} (size {self.size}) or beyond it: they are of another."
+            )
         return {}
 
     def _free_square(self, square: Any, what: str) -> Square:
         try:
-            x, y = (int(value) for value in square)
+            x, y = (operator.index(value) for value in square)
         except (TypeError, ValueError):
             raise UserError(f"Maze: {what} is a free square [x, y], not {square!r}.") from None
         if not (0 <= x < self.size and 0 <= y < self.size) or self.walls[x, y]:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_spirl.envs.arguments import check_limit
+from rllib_spirl.envs.arguments import check_flags, check_whole
 from rllib_spirl.envs.tasks import is_number
 from rllib_spirl.errors import UserError
 
@@ -35,7 +35,8 @@ class PointTasksEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     """
 
     def __init__(self, task: float = 90.0, sparse: bool = False, max_episode_steps: int = 20) -> None:
-        check_limit("PointTasks", max_episode_steps)
+        check_whole("PointTasks", max_episode_steps=max_episode_steps)
+        check_flags("PointTasks", sparse=sparse)
         self.sparse, self.max_episode_steps = sparse, max_episode_steps
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -6,6 +6,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel
+from ray.tune.result import AUTO_RESULT_KEYS
+
+from rllib_spirl.errors import UserError
+
+# Of numbers and groups at the top of a result, ours, RLlib's and Tune's, and among those of an evaluation.
+_TAKEN = frozenset(
+    (
+        *("env_steps", "updates", "episodes", "episode_return", "low_level_steps"),
+        *("completed_subtasks", "all_completed", "subtask_rate", "seed"),
+        *("evaluation", "env_runners", "learners", "timers", "fault_tolerance", "env_runner_group", "config", "perf"),
+        *("num_env_steps_sampled_lifetime", "num_training_step_calls_per_iteration"),
+        *AUTO_RESULT_KEYS,
+    )
+)
 
 
 class EpisodeResult(BaseModel):
@@ -59,8 +73,16 @@ def subtasks_in(info: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def measures_in(info: Mapping[str, Any]) -> dict[str, float]:
-    """What else an environment says of an episode's end, by ``info["measures"]``."""
-    return _numbers(info.get("measures"))
+    """What else an environment says of an episode's end, by ``info["measures"]``.
+
+    Raises:
+        UserError: On a name that results have for something else.
+    """
+    measures = _numbers(info.get("measures"))
+    for name in measures:
+        if name in _TAKEN:
+            raise UserError(f"info['measures']: '{name}' is the name of something else in results; choose another.")
+    return measures
 
 
 def _numbers(values: Any) -> dict[str, float]:

@@ -139,7 +139,7 @@ class ActionBounds:
         finite = np.isfinite(low) & np.isfinite(high)
         self._least, self._greatest = np.where(finite, -1, space.low), np.where(finite, 1, space.high)
         self._middle, self._half = np.where(finite, (low + high) / 2, 0), np.where(finite, (high - low) / 2, 1)
-        self._same = bool((self._middle == 0).all() and (self._half == 1).all())
+        self._same = not self._whole and bool((self._middle == 0).all() and (self._half == 1).all())
 
     def __call__(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         clipped = np.clip(actions, self._least, self._greatest)
@@ -203,18 +203,23 @@ def painter(env: gym.Env) -> Any:
 def env_state(env: gym.Env) -> dict[str, Any] | None:
     """What `set_env_state` needs for an environment to go on.
 
-    None if the environment has no ``get_state``, or is in a wrapper other than those that ``gym.make`` adds: what such
-    a wrapper remembers is unknown.
+    None if the environment has no ``get_state`` or no ``set_state``, or is in a wrapper other than those that
+    ``gym.make`` adds: what such a wrapper remembers is unknown.
     """
-    if not hasattr(env.unwrapped, "get_state") or not all_known(env):
+    if not (hasattr(env.unwrapped, "get_state") and hasattr(env.unwrapped, "set_state")) or not all_known(env):
         return None
     limits = [w._elapsed_steps for w in _wrappers(env) if isinstance(w, TimeLimit)]
     return {"env": env.unwrapped.get_state(), "time_limits": limits}
 
 
 def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
-    """Let an environment that has been reset go on where that of `env_state` was."""
-    env.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
+    """Let an environment that has been reset go on where that of `env_state` was.
+
+    Raises:
+        UserError: Where its ``set_state`` does not take what its ``get_state`` gave.
+    """
+    with foreign(f"{name_of(env)}: set_state of what get_state returned"):
+        env.unwrapped.set_state(state["env"])  # type: ignore[attr-defined]
     limits = (w for w in _wrappers(env) if isinstance(w, TimeLimit))
     for limit, elapsed in zip(limits, state["time_limits"], strict=True):
         limit._elapsed_steps = elapsed

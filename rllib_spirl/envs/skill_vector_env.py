@@ -99,6 +99,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observations, _ = self.env.reset(seed=seed, options=options)
+        check_finite(self.env, self._states(), 0.0)
         self._decoder.seed(seed)
         self._clear()
         self._show(self.due)
@@ -129,6 +130,7 @@ class SkillVectorEnv(VectorEnv[Any, Any, Any]):
         final = self._shown.copy()
         for index in np.flatnonzero(gone).tolist():
             final[index] = self._observe(_row(infos["final_obs"], index, self.num_envs))
+        check_finite(self.env, final[gone], 0.0)
         last = {index: _row(infos, index, self.num_envs) for index in np.flatnonzero(ended).tolist()}
         last = {index: info.get("final_info", info) for index, info in last.items()}
         if self._tells_steps:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, flatdim
 from numpy.typing import NDArray
 
+from rllib_spirl.envs.arguments import check_flags, check_whole
 from rllib_spirl.envs.skill_env import make_env
 from rllib_spirl.envs.tasks import Task, flat_boxes, settable
 from rllib_spirl.errors import UserError
@@ -20,7 +21,7 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
     """``rllib_spirl/Trials-v0``: an episode of it is a trial, which is several episodes of one task of a family.
 
     A recurrent policy keeps its hidden state through a trial, so it can remember what earlier episodes have told of
-    the task; with a new trial comes a new task, drawn uniformly from ``tasks``, and a new hidden state.
+    the task; with a new trial comes a new task, of ``tasks``, and a new hidden state.
 
     Observation (S + A + 2,): the state; the action before, clipped to its bounds; the reward for it; and 1 where the
     state is the first of an episode after another, which is what the action before has ended. At the start of a trial
@@ -33,6 +34,7 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         env, env_config: The family of tasks, see `rllib_spirl.envs.tasks`, with flat Box observations and actions.
         tasks: What trials are of; None for tasks of the environment's own distribution.
         episodes: How many make a trial.
+        in_turn: Whether ``tasks`` come one after the other, for evaluations in each of them, and are not drawn.
 
     Raises:
         UserError: If the environment is no such family or has no such task, or on bad arguments.
@@ -44,11 +46,12 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         env_config: dict[str, Any] | None = None,
         tasks: Sequence[Task] | None = None,
         episodes: int = EPISODES,
+        in_turn: bool = False,
     ) -> None:
-        if not isinstance(episodes, int):  # a trial would not end
-            raise UserError(f"Trials: episodes must be a whole number, not {episodes}.")
-        if episodes < 1:
-            raise UserError(f"Trials: episodes must be at least 1, not {episodes}.")
+        check_flags("Trials", in_turn=in_turn)
+        if in_turn and tasks is None:
+            raise UserError("Trials: in_turn is of tasks that are named; name some, or leave it out.")
+        check_whole("Trials", episodes=episodes)  # else a trial would not end
         if tasks is not None and not tasks:
             raise UserError("Trials: tasks is empty; name some, or leave it out for the environment's own.")
         self.env = make_env(env, dict(env_config or {}))
@@ -57,6 +60,7 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
         for task in tasks or ():
             self.family.set_task(task)
         self.tasks, self.episodes = tasks, episodes
+        self._in_turn, self._trials = in_turn, 0
         size = flatdim(state) + flatdim(action) + 2
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = self._actions = action
@@ -73,8 +77,11 @@ class TrialEnv(gym.Env[NDArray[np.float32], NDArray[np.floating]]):
             if seed is not None:
                 self.env.reset(seed=seed)  # so that the seed decides the task too
             (task,) = self.family.sample_tasks(1)
+        elif self._in_turn:
+            task = self.tasks[self._trials % len(self.tasks)]
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
+        self._trials += 1
         self.family.set_task(task)
         state, info = self.env.reset(seed=seed)
         self._returns = [0.0]

@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import gymnasium as gym
 from ray.rllib.algorithms import Algorithm, AlgorithmConfig
 
+from rllib_spirl.envs import TRIALS
 from rllib_spirl.envs.skill_env import SkillEnv, try_env
 from rllib_spirl.envs.tasks import Task, canonical, task_name
 from rllib_spirl.envs.trials import EPISODES
@@ -17,7 +19,6 @@ from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.adaptation_curves import Points
 from rllib_spirl.evaluation.checkpoints import locate, made_by, restored_here
 from rllib_spirl.evaluation.pictures import rendered
-from rllib_spirl.evaluation.runs import TRIALS
 from rllib_spirl.evaluation.settings import in_evaluation
 from rllib_spirl.evaluation.video import check_film, filming
 from rllib_spirl.meta import MAML, MetaSPiRL
@@ -251,13 +252,14 @@ def _in_a_trial(algorithm: Any, task: Task) -> Iterator[float]:
         env.unwrapped.tasks = [task]
     (trial,) = runner.sample(num_episodes=1, explore=False)
     measures = trial.get_infos(-1)["measures"]
-    return (float(value) for value in measures.values())
+    return (float(value) for name, value in measures.items() if name.startswith("episode_"))
 
 
 def _restore(source: Adaptable, seed: int) -> Algorithm:
     def change(config: AlgorithmConfig) -> None:
         if not issubclass(source.kind, MetaSPiRL | MAML):
-            config.env_runners(num_envs_per_env_runner=1)  # one trial
+            # One trial, in an environment that can be reached.
+            config.env_runners(num_envs_per_env_runner=1, gym_env_vectorize_mode=gym.VectorizeMode.SYNC)
             config.debugging(seed=seed)
 
     return restored_here(source.kind, source.config, source.checkpoint, change)

@@ -1,7 +1,7 @@
 """Pictures of the demonstrations in a data set: recorded states drawn again, with what was completed so far."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -72,6 +72,7 @@ def render_demonstrations(
     episodes: int = 3,
     first: int = 0,
     env: str | None = None,
+    env_config: Mapping[str, Any] | None = None,
 ) -> list[Demonstration]:
     """Draw episodes of a data set from their recorded states; nothing is simulated again.
 
@@ -82,6 +83,7 @@ def render_demonstrations(
         episodes: How many, or as many as there are.
         first: Index of the first.
         env: Name of the environment whose states these are, see `DrawsStates`; by default what the data set says.
+        env_config: Its arguments.
 
     Returns:
         What was drawn.
@@ -95,7 +97,7 @@ def render_demonstrations(
     writer = video_writer(suffix) if suffix in VIDEO_FORMATS else None
     if first >= data.num_episodes:
         raise UserError(f"{data} has {data.num_episodes} episodes; choose the first from 0 to {data.num_episodes - 1}.")
-    made, drawer = _drawer(data, env)
+    made, drawer = _drawer(data, env, env_config or {})
     try:
         chosen = itertools.islice(enumerate(data.episodes()), first, first + episodes)
         demonstrations = [_demonstration(data, index, episode, drawer) for index, episode in chosen]
@@ -121,7 +123,7 @@ def environment_of(info: dict[str, Any]) -> str | None:
     return info.get("rllib_spirl", {}).get("env") or None
 
 
-def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
+def _drawer(data: DataSet, name: str | None, env_config: Mapping[str, Any]) -> tuple[gym.Env, DrawsStates]:
     """The environment of a data set, and the same as what draws states."""
     name = name or environment_of(data.info)
     if name is None:
@@ -131,7 +133,7 @@ def _drawer(data: DataSet, name: str | None) -> tuple[gym.Env, DrawsStates]:
         )
     name = our_name(name) or name
     try:
-        env = try_env(name, {"render_mode": "rgb_array"})
+        env = try_env(name, {"render_mode": "rgb_array", **env_config})
     except UserError as error:
         raise UserError(f"{data.path}: its environment {name} cannot be made here to draw it: {error}") from None
     drawer: Any = env.unwrapped
@@ -151,7 +153,7 @@ def _demonstration(data: DataSet, index: int, episode: Episode, drawer: DrawsSta
     except UserError as error:
         raise UserError(
             f"{data.path} cannot be drawn: {error} Import it again with other --state-columns, or name its environment "
-            "with --env."
+            "with --env and --env-config."
         ) from None
 
 

@@ -1,6 +1,7 @@
 """The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -136,7 +137,11 @@ def evaluate_checkpoint(checkpoint: str, *, episodes: int, seed: int) -> dict[st
 
 def evaluate_policy(restored: Restored, *, episodes: int, seed: int) -> dict[str, Any]:
     """`evaluate_checkpoint` of a checkpoint that is loaded already."""
-    env = restored.make_env()  # Before any process is started: what is wrong shows here, in one line.
+    with closing(restored.make_env()) as env:  # Before any process is started: what is wrong shows here, in one line.
+        return _evaluate(restored, env, episodes, seed)
+
+
+def _evaluate(restored: Restored, env: gym.Env, episodes: int, seed: int) -> dict[str, Any]:
     ensure_ray()
     workers = max(1, min(episodes // EPISODES_PER_PROCESS, int(ray.cluster_resources().get("CPU", 1))))
     seeds = list(range(seed, seed + episodes))
@@ -152,7 +157,6 @@ def evaluate_policy(restored: Restored, *, episodes: int, seed: int) -> dict[str
             for result in ActorPool(actors).map_unordered(lambda actor, s: actor.run.remote(s), seeds):
                 results.append(result)
                 progress.advance()
-    env.close()
     return {**summarize(sorted(results, key=lambda r: r.seed)), "seed": seed}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rllib_spirl.envs import BLOCK_STACKING, KITCHEN, MAZE, TRIALS
 from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation import records
 from rllib_spirl.evaluation.curve import Array, Curve
@@ -22,12 +23,8 @@ from rllib_spirl.evaluation.settings import in_evaluation, merged
 from rllib_spirl.skills.checkpoint import load_card
 
 RESULTS = "result.json"
-# Tune's copy of the experiment's YAML, see rllib_spirl.cli.training.
+# The experiment's YAML beside it, see rllib_spirl.cli.training.
 RECORD = "experiment.yaml"
-KITCHEN = "rllib_spirl/Kitchen-v0"
-BLOCK_STACKING = "rllib_spirl/BlockStacking-v0"
-MAZE = "rllib_spirl/Maze-v0"
-TRIALS = "rllib_spirl/Trials-v0"
 # What tells runs of one method apart: trials that differ in these alone share a curve.
 _RUN_KEYS = ("seed", "skill_checkpoint")
 # What an evaluation holds beside what the environment measures: our own counts, and RLlib's.

@@ -21,8 +21,10 @@ class Acquaintance:
 
     The first ``exploring_episodes`` are with e ~ N(0, I) and drawn skills; later ones with e ~ q(e | context), and of
     skills near the policy's mean, drawn anew in each state, those that are valued most. The context is what the
-    exploring episodes found, the kind that the encoder has learned from, and then the newest others; in all the newest
-    ``context_size`` transitions of these at most, which is as many as it has learned from.
+    exploring episodes found, the kind that the encoder has learned from, and then the newest others; in all
+    ``context_size`` transitions at most, which is as many as it has learned from. Where the exploring episodes have
+    more than half of these and the others need the room, or more than all, transitions evenly spaced among theirs
+    stand for them.
     """
 
     env: SkillEnv
@@ -74,8 +76,10 @@ class Acquaintance:
             return None
         total = len(found["rewards"])
         exploring = sum(len(each["rewards"]) for each in self.episodes[: self.exploring_episodes])
-        room = max(0, self.context_size - exploring)
-        kept = [*range(exploring), *range(max(exploring, total - room), total)][-self.context_size :]
+        share = min(exploring, max(self.context_size // 2, self.context_size - (total - exploring)))
+        evenly = np.linspace(0, exploring - 1, share).round().astype(int)
+        newest = range(max(exploring, total - (self.context_size - share)), total)
+        kept = [*evenly.tolist(), *newest]
         return {name: column[kept] for name, column in found.items()}
 
     def most_likely(self) -> Array:

@@ -15,6 +15,7 @@ from ray.rllib.utils.metrics import (
     ENV_RUNNER_SAMPLING_TIMER,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
@@ -38,9 +39,15 @@ _NOT_USED = {
     "_train_batch_size_per_learner": "set `tasks_per_step` and `adaptation_episodes`",
     "rollout_fragment_length": "set `adaptation_episodes`",
     "batch_mode": "it learns from whole episodes",
+    "shuffle_batch_per_epoch": "leave it out",
+    "_learner_connector": "leave it out",
+    "observation_filter": "leave it out, or wrap the environment",
     "explore": "it learns from what it explores",
     "_model_config": "set `policy_hidden`, `policy_layers` and `initial_std`",
 }
+
+
+_SAMPLED = ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 
 class MAMLConfig(CheckedConfig):
@@ -138,10 +145,17 @@ class MAMLConfig(CheckedConfig):
         self._whole("policy_layers", "eval_seed", least=0)
         self._positive("inner_lr", "clip_param", "initial_std")
         self._share("lambda_", "gamma")
-        if not self.in_evaluation and int(self.evaluation_duration) <= self.adaptation_episodes:
+        adapting = self.inner_steps * self.adaptation_episodes
+        if not self.in_evaluation and int(self.evaluation_duration) <= adapting:
             self._value_error(
                 f"`evaluation_duration` ({self.evaluation_duration}) must be more than `adaptation_episodes` "
-                f"({self.adaptation_episodes}): an evaluation tells the episodes after the last inner step."
+                f"({self.adaptation_episodes}) for each of `inner_steps` ({self.inner_steps}): an evaluation tells the "
+                "episodes after the last inner step."
+            )
+        if self.minibatch_size and self.tasks_per_step % self.minibatch_size:
+            self._value_error(
+                f"`minibatch_size` ({self.minibatch_size}) must divide `tasks_per_step` ({self.tasks_per_step}): it is "
+                "a number of tasks, each of which is to count as often."
             )
         if not 1 <= self.num_envs_per_env_runner <= self.adaptation_episodes:
             self._value_error(
@@ -222,6 +236,7 @@ class MAML(Algorithm):
                 batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=steps),
                 num_epochs=self.config.num_epochs,
                 minibatch_size=self.config.minibatch_size or len(found),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(_SAMPLED, default=0)},
             )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):

@@ -164,6 +164,11 @@ class MetaSPiRLConfig(SPiRLConfig):
                 f"`little_context` ({self.little_context}) and `much_context` ({self.much_context}) must not be more "
                 f"than `context_size` ({self.context_size})."
             )
+        if self.much_context > self.context_capacity:
+            self._value_error(
+                f"`much_context` ({self.much_context}) must not be more than `context_capacity` "
+                f"({self.context_capacity}): no context of own experience would be much."
+            )
         if self.policy != "residual":
             self._value_error(f"MetaSPiRL needs `policy` 'residual', got {self.policy!r}.")
         if self.offline_fraction is None:
