@@ -4,16 +4,18 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import typer
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
-from rllib_spirl.algorithm.spirl import SPiRL, SPiRLConfig
+from rllib_spirl.algorithm.spirl import SPiRL
+from rllib_spirl.algorithm.spirl_config import SPiRLConfig
 from rllib_spirl.data import DataSet, Episode, TrajectoryWriter
 from rllib_spirl.envs.kitchen import KitchenEnv
 from rllib_spirl.progress import track
@@ -60,6 +62,11 @@ def synthetic_data(path: Path, transitions: int, seed: int = 0) -> DataSet:
             actions = np.tanh(noise[where : where + 200 * 9]).reshape(200, 9)
             writer.add(Episode(np.cumsum(0.1 * steps, axis=0), actions, np.zeros(200, np.float32), False, True, "none"))
     return writer.data_set
+
+
+def low_level_steps(episodes: Iterable[SingleAgentEpisode]) -> int:
+    """How many there are in pieces of episodes, each step of which is a skill."""
+    return sum(info["low_level_steps"] for e in episodes for info in e.get_infos(slice(-len(e), None)))
 
 
 def random_transitions(count: int) -> dict[str, torch.Tensor]:

@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 import typer
-from common import SHORT_S, Long, compare, kitchen_config, kitchen_skills, report, rounds, start_ray, warm
+from common import (
+    SHORT_S,
+    Long,
+    compare,
+    kitchen_config,
+    kitchen_skills,
+    low_level_steps,
+    report,
+    rounds,
+    start_ray,
+    warm,
+)
 
-from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
+from rllib_spirl.algorithm.results import ENV_STEPS
+from rllib_spirl.algorithm.spirl import SPiRL
 
 
 def build(skills: str, updates_per_step: float, compiled: bool) -> SPiRL:
@@ -55,8 +67,7 @@ def main(count: int = 40, steps: int = 600, compiled: bool = True, long: Long = 
         once._sample()
         start, done = time.perf_counter(), 0
         while done < steps:
-            for episode in once._sample():
-                done += sum(info["low_level_steps"] for info in episode.get_infos(slice(-len(episode), None)))
+            done += low_level_steps(once._sample())
         rate = done / (time.perf_counter() - start)
         drain(once)
         return rate

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rllib_spirl.algorithm.replay_buffer import SkillReplay
-from rllib_spirl.algorithm.spirl import ENV_STEPS
+from rllib_spirl.algorithm.results import ENV_STEPS
 
 
 class Still(gym.Env):

@@ -12,8 +12,20 @@ import numpy as np
 import ray
 import torch
 import typer
-from common import SHORT_S, Long, RecordedKitchen, compare, kitchen_config, kitchen_skills, report, rounds, start_ray
+from common import (
+    SHORT_S,
+    Long,
+    RecordedKitchen,
+    compare,
+    kitchen_config,
+    kitchen_skills,
+    low_level_steps,
+    report,
+    rounds,
+    start_ray,
+)
 
+from rllib_spirl.algorithm.remote import result_of
 from rllib_spirl.algorithm.skill_env_runner import SkillEnvRunner
 from rllib_spirl.envs.kitchen import SUBSTEPS, load_model
 
@@ -69,10 +81,8 @@ def two_runners(decoder: Any, count: int, fragments: int, seconds: float | None)
     def sample(chosen: list[Any]) -> float:
         """Nobody waits for another's fragment, as in training."""
         start = time.perf_counter()
-        results = ray.get([r.sample_with.remote(None) for _ in range(10 * fragments) for r in chosen])
-        steps = 0
-        for episodes, _ in results:
-            steps += sum(info["low_level_steps"] for e in episodes for info in e.get_infos(slice(-len(e), None)))
+        attempted = ray.get([r.sample_with.remote(None) for _ in range(10 * fragments) for r in chosen])
+        steps = sum(low_level_steps(episodes) for episodes, _ in map(result_of, attempted))
         return steps / (time.perf_counter() - start)
 
     rates = rounds({"two": lambda: sample(runners), "one": lambda: sample(runners[:1])}, count, seconds)

@@ -19,7 +19,8 @@ import psutil
 import typer
 from common import Long, kitchen_config, kitchen_skills, random_transitions, report, start_ray, warm
 
-from rllib_spirl.algorithm.spirl import ENV_STEPS, SPiRL
+from rllib_spirl.algorithm.results import ENV_STEPS
+from rllib_spirl.algorithm.spirl import SPiRL
 from rllib_spirl.progress import track
 
 SKILL_S = 0.05

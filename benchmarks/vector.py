@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import typer
-from common import Long, kitchen_config, kitchen_skills, report
+from common import Long, kitchen_config, kitchen_skills, low_level_steps, report
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -78,7 +78,7 @@ def rate(count: int, *, batched: bool, seconds: float) -> float:
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         episodes = runner.sample(num_timesteps=8 * count)
-        steps += sum(info["low_level_steps"] for e in episodes for info in e.get_infos(slice(-len(e), None)))
+        steps += low_level_steps(episodes)
         runner.get_metrics()
     taken = time.perf_counter() - start
     runner.stop()

@@ -46,7 +46,7 @@ RECIPES: dict[str, type[Recipe]] = {
 # What links to these files means a page that is made.
 MADE = {
     "docs/notebook.ipynb": "notebook.md",
-    "rllib_spirl/algorithm/spirl.py": "settings.md#training",
+    "rllib_spirl/algorithm/spirl_config.py": "settings.md#training",
     "rllib_spirl/skills/training.py": "settings.md#skill-training",
 }
 

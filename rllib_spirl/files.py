@@ -21,6 +21,23 @@ def check_writable(place: Path, remedy: str) -> None:
 
 
 @contextmanager
+def writing(what: str, remedy: str) -> Iterator[None]:
+    """Around what writes files: where that cannot be done, it is a user's mistake.
+
+    Args:
+        what: The beginning of the error, as in "PLACE: cannot write there". The system's reason follows in brackets.
+        remedy: Its end.
+
+    Raises:
+        UserError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:  # some libraries' have no errno, and so no strerror
+        raise UserError(f"{what} ({error.strerror or error}); {remedy}.") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
 

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 
 
 @dataclass(frozen=True, order=True)
@@ -145,7 +145,7 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
             filesystem, inner = fsspec.core.url_to_fs(uri)
             return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(inner)
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"{uri} cannot be reached: {reason}. "
             "Check the URI and your access to it, or copy the folder to this machine."

@@ -119,7 +119,7 @@ def track(steps: Iterable[T], name: str, *, total: int | None = None, watched_on
 
 
 @contextmanager
-def watch(waiting: str | None = None) -> Iterator[None]:
+def watch(waiting: str) -> Iterator[None]:
     """Show, in a driver, the stages that the workers of its Ray job are in.
 
     Args:
@@ -128,11 +128,11 @@ def watch(waiting: str | None = None) -> Iterator[None]:
     if _silent:
         yield
         return
-    idle = Stage(waiting or "")
+    idle = Stage(waiting)
 
     def stages() -> Mapping[Hashable, Stage]:
         found = _read()
-        if found or waiting is None:
+        if found:
             return found
         idle.begun = max(idle.begun, _heard)
         return {"": idle}

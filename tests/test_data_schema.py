@@ -323,9 +323,9 @@ def test_empty_or_absent_directory(tmp_path: Path, make: bool) -> None:
 
 
 def test_every_episode_too_short(data: Path) -> None:
-    assert load(data, min_episode_length=6).num_episodes == 3
-    with pytest.raises(UserError, match=r"every episode is shorter than 7 steps \(the longest has 6\)"):
-        load(data, min_episode_length=7)
+    assert len(opened(data).windows(6)) == 1
+    with pytest.raises(UserError, match=r"set: horizon = 7: every episode is shorter .*\(the longest has 6 steps\)"):
+        opened(data).windows(7)
 
 
 # The writer: whole or not at all.

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_spirl.algorithm import results
 from rllib_spirl.algorithm.episode_end import EpisodeEnd, log_end
+from rllib_spirl.envs import rollout
 from rllib_spirl.envs.rollout import run_episode
 from rllib_spirl.errors import UserError
 
@@ -44,6 +46,11 @@ def test_a_measure_cannot_take_the_name_of_another_result(name: str) -> None:
         logged({"measures": {name: 1.0}})
     with pytest.raises(UserError, match=f"'{name}' is the name of something else"):
         run_episode(_Ended({"measures": {name: 1.0}}), lambda _: 0, seed=0)
+
+
+def test_all_names_of_results_are_taken() -> None:
+    counted = {name.rpartition("/")[2] for name in results.EVALUATION}
+    assert {*results.NUMBERS, *results.GROUPS, *counted} <= rollout._TAKEN
 
 
 class _Ended(gym.Env):

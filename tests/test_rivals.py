@@ -15,7 +15,7 @@ from torch.distributions.transforms import TanhTransform
 
 from rllib_spirl.algorithm.chunk_windows import windows
 from rllib_spirl.algorithm.losses import cloning_loss, policy_loss, q_target, uniform_divergence
-from rllib_spirl.algorithm.spirl import SPiRLConfig
+from rllib_spirl.algorithm.spirl_config import SPiRLConfig
 from rllib_spirl.algorithm.spirl_rl_module import CriticEnsemble, FlowPolicy
 from rllib_spirl.skills.checkpoint import SkillCard, save_skills
 from rllib_spirl.skills.decoder import SkillDecoder

@@ -131,7 +131,7 @@ def counting(data: Trajectories, starts: NDArray[np.int64], horizon: int) -> NDA
     """Which of the windows (W,) are learned from: those that begin before their task is done.
 
     Of an episode in which a reward is negative, the last window before its end is left out as well, unless the task
-    ended there: a value of 0 behind it, see `window_labels`, would be that of the best that there is.
+    ended there: a value of 0 after it, see `window_labels`, would be the best possible one.
     """
     end, episode_end = data.ends, data.episode_ends
     begun: NDArray[np.bool_] = starts < end[starts]

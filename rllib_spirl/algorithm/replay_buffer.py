@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.files import replacing
 
 Batch = dict[str, Tensor]
@@ -190,7 +190,7 @@ class _Saved:
             columns["next_states"][repeated] = states[repeated.nonzero()[:, 0] + int(facts["lag"])]
             source, labelled_for = facts["source"], facts["labelled_for"]
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"The replay buffer in {path} cannot be read ({reason}). Use another checkpoint.") from None
         return cls(path, size, start, capacity, source, labelled_for, columns, generator)
 

@@ -11,8 +11,11 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_spirl.algorithm.episode_end import ALL_COMPLETED, COMPLETED_SUBTASKS, SUBTASK_RATE
-from rllib_spirl.algorithm.spirl import ENV_STEPS, UPDATES
 
+ENV_STEPS = "env_steps"
+"""Low-level environment steps since the start of the experiment, warm-up included: the x-axis of every curve."""
+UPDATES = "updates"
+"""Gradient steps since then."""
 NUMBERS = (
     ENV_STEPS,
     UPDATES,

@@ -156,7 +156,7 @@ def _parse_stop(text: str) -> tuple[str, float]:
     if not equals or not name.strip():
         raise UserError(f"--stop {text}: expected metric=number, e.g. --stop env_steps=200000")
     number = parse(value.replace("_", "").replace(",", ""), "--stop")
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    if not _is_number(number):
         raise UserError(f"--stop {text}: '{value}' is not a number")
     return name.strip(), number
 

@@ -10,7 +10,7 @@ from ray.tune.result import AUTO_RESULT_KEYS
 
 from rllib_spirl.algorithm import SPiRL, results
 from rllib_spirl.algorithm.episode_end import SUBTASK_RATE
-from rllib_spirl.algorithm.spirl import ENV_STEPS
+from rllib_spirl.algorithm.results import ENV_STEPS
 from rllib_spirl.cli.experiment import Experiment
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean

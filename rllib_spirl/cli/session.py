@@ -23,7 +23,7 @@ class _Echo(logging.Filter):
 def quiet(verbosity: int) -> None:
     """Without -v: no deprecation chatter of Ray and gymnasium on the driver; errors stay. Call before importing Ray."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; asks to be set
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is handled in `training`, with a checkpoint
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is handled in `interrupt`, with a checkpoint
     if verbosity > 0:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")

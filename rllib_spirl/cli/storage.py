@@ -17,7 +17,7 @@ from pyarrow import fs
 from ray.train._internal.storage import get_fs_and_path
 from ray.tune import Callback, Checkpoint, CheckpointConfig
 
-from rllib_spirl.algorithm.spirl import SKILLS_FOLDER
+from rllib_spirl.algorithm.checkpoint_files import SKILLS_FOLDER
 from rllib_spirl.errors import UserError
 from rllib_spirl.files import replacing
 from rllib_spirl.locations import location
@@ -137,7 +137,8 @@ def _is_state(name: str) -> bool:
 
 
 class FromNewestCheckpoint(Callback):
-    """Lets trials of a killed run go on from their newest whole checkpoint, and as is wanted now.
+    """Lets trials of a killed run go on from their newest whole checkpoint, with this command's settings of checkpoints
+    and failures.
 
     Tune's state may be older than its checkpoints and name one that was deleted to make room for newer ones. Its trials
     have the settings of the first run.

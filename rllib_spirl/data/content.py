@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.episode import ACTION_TOLERANCE, SCALE_ACTIONS
+from rllib_spirl.data.episode import REPAIR, first_beyond, first_unusable
 from rllib_spirl.errors import UserError
 from rllib_spirl.locations import Location
-
-_LARGEST = np.finfo(np.float32).max  # what training computes in
 
 
 def check_values(part: Mapping[str, np.ndarray], file: Location) -> None:
@@ -25,23 +23,17 @@ def check_values(part: Mapping[str, np.ndarray], file: Location) -> None:
     for name, array in part.items():
         if name == c.IMAGE:
             continue  # bytes
-        finite = np.abs(array) <= _LARGEST  # which NaN is not either
-        if not finite.all():
-            place = tuple(np.argwhere(~finite)[0])
+        if (place := first_unusable(array)) is not None:
             label = name if len(place) == 1 else f"{name}[{place[1]}]"
-            raise UserError(f"{where(int(place[0]))}: {label} is {array[place]}; repair or drop this episode")
+            raise UserError(f"{where(place[0])}: {label} is {array[place]}; {REPAIR}")
     if c.NEXT_STATE in part and part[c.NEXT_STATE].shape[1] != part[c.STATE].shape[1]:
         raise UserError(
             f"{file}: '{c.NEXT_STATE}' is {part[c.NEXT_STATE].shape[1]} wide, '{c.STATE}' "
             f"{part[c.STATE].shape[1]}; both are states of the same environment: export the data again"
         )
-    outside = np.abs(part[c.ACTION]) > 1 + ACTION_TOLERANCE
-    if outside.any():
-        row, column = np.argwhere(outside)[0]
-        raise UserError(
-            f"{where(int(row))}: action[{column}] = {part[c.ACTION][row, column]:g} is outside of [-1, 1]; "
-            f"{SCALE_ACTIONS}"
-        )
+    if (beyond := first_beyond(part[c.ACTION])) is not None:
+        row, what = beyond
+        raise UserError(f"{where(row)}: {what}")
 
 
 def check_episodes(episode: np.ndarray, frame: np.ndarray, file: Location, before: int) -> NDArray[np.int64]:

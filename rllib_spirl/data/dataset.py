@@ -24,7 +24,7 @@ from rllib_spirl.data.content import (
 )
 from rllib_spirl.data.episode import Episode, Trajectories, following_states
 from rllib_spirl.data.windows import window_starts
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, at
 from rllib_spirl.locations import Location, location
 
 _FLOATS = frozenset({c.STATE, c.ACTION, c.NEXT_STATE, c.REWARD})
@@ -241,16 +241,15 @@ class DataSet:
             values = {n: a.astype(dtype) if n in _FLOATS else a for n, a in part.columns.items()}
             yield self._trajectories(values, part.episode_starts, dtype)
 
-    def load(self, *, min_episode_length: int = 1, dtype: Any = np.float32, images: bool = False) -> Trajectories:
+    def load(self, *, dtype: Any = np.float32, images: bool = False) -> Trajectories:
         """Read the whole data set into memory and check all of it.
 
         Args:
-            min_episode_length: In steps; at least one episode must have it. Shorter ones are kept.
             dtype: Of states, actions and rewards: float32, or float64 to replay exactly what was recorded.
             images: Whether to read the pictures.
 
         Raises:
-            UserError: As `parts` does, and when no episode has the minimum length.
+            UserError: As `parts` does.
         """
         values: dict[str, np.ndarray] = {}
         starts, offset = [0], 0
@@ -262,7 +261,6 @@ class DataSet:
                 values[name][offset : offset + len(array)] = array
             starts.extend((offset + part.episode_starts[1:]).tolist())
             offset = starts[-1]
-        self.require_length(min_episode_length)
         return self._trajectories(values, np.array(starts, np.int64), dtype)
 
     def _trajectories(self, values: Mapping[str, np.ndarray], starts: NDArray[np.int64], dtype: Any) -> Trajectories:
@@ -292,16 +290,8 @@ class DataSet:
         Raises:
             UserError: When no episode is that long.
         """
-        return window_starts(self.episode_starts, horizon)
-
-    def require_length(self, least: int) -> None:
-        """Raise UserError unless an episode has ``least`` steps."""
-        longest = int(np.diff(self.episode_starts).max())
-        if longest < least:
-            raise UserError(
-                f"{self.path}: every episode is shorter than {least} steps (the longest has {longest}); "
-                "choose a smaller horizon or longer episodes"
-            )
+        with at(str(self.path)):
+            return window_starts(self.episode_starts, horizon)
 
 
 def _names(images: bool) -> tuple[str, ...]:

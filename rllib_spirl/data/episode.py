@@ -11,6 +11,7 @@ from rllib_spirl.errors import UserError, foreign
 
 ACTION_TOLERANCE = 1e-4  # float32 recordings of clipped actions may lie a rounding error outside of [-1, 1]
 SCALE_ACTIONS = "import the data with --scale-actions (in a recipe: 'rescale_actions: true')"
+REPAIR = "repair or drop this episode"
 
 Relabel = Callable[[NDArray[np.floating]], tuple[NDArray[np.floating], int | NDArray[np.integer] | None]]
 """Of an episode's states (T+1, S): what its steps earn in a task, (T,), and the step that completes it, or None.
@@ -74,20 +75,27 @@ class Episode:
                 f"got {self.images.dtype} of {self.images.shape}"
             )
         for label, values in (("state", self.states), ("action", self.actions), ("reward", self.rewards)):
-            with np.errstate(over="ignore"):
-                finite = np.isfinite(values.astype(np.float32))  # as what they are written
-            if not finite.all():
-                where = np.argwhere(~finite)[0]
-                raise DamagedEpisode(
-                    f"{name}, step {where[0]}: {label} is {values[tuple(where)]}; repair or drop this episode"
-                )
-        outside = np.abs(self.actions) > 1 + ACTION_TOLERANCE
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
-            raise UserError(
-                f"{name}, step {row}: action[{column}] = {self.actions[row, column]:g} is outside of [-1, 1]; "
-                f"{SCALE_ACTIONS}"
-            )
+            if (place := first_unusable(values)) is not None:
+                raise DamagedEpisode(f"{name}, step {place[0]}: {label} is {values[place]}; {REPAIR}")
+        if (beyond := first_beyond(self.actions)) is not None:
+            row, what = beyond
+            raise UserError(f"{name}, step {row}: {what}")
+
+
+def first_unusable(values: np.ndarray) -> tuple[int, ...] | None:
+    """The place of the first number that float32, in which training computes, cannot hold; None where there is none."""
+    with np.errstate(over="ignore"):
+        unusable = ~np.isfinite(values.astype(np.float32, copy=False))
+    return tuple(np.argwhere(unusable)[0].tolist()) if unusable.any() else None
+
+
+def first_beyond(actions: np.ndarray) -> tuple[int, str] | None:
+    """The row of the first action (T, A) outside of [-1, 1] and what is wrong with it; None where there is none."""
+    beyond = np.abs(actions) > 1 + ACTION_TOLERANCE
+    if not beyond.any():
+        return None
+    row, column = np.argwhere(beyond)[0].tolist()
+    return row, f"action[{column}] = {actions[row, column]:g} is outside of [-1, 1]; {SCALE_ACTIONS}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ class Trajectories:
     tasks: list[str]
     images: np.ndarray | None = None  # (N, 32, 32, 3) uint8; None unless asked for
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(N,) int64: the frame from which on nothing counts of what begins at each one; by default its episode's end."""
+    """(N,) int64: for each frame the end (exclusive) of the attempt that it belongs to, which is one past the step that
+    completes the task; by default its episode's end."""
 
     def __post_init__(self) -> None:
         if not len(self.ends):

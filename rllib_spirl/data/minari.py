@@ -22,7 +22,7 @@ from rllib_spirl.data.importing import (
     floats,
     scale_actions,
 )
-from rllib_spirl.errors import UserError
+from rllib_spirl.errors import UserError, one_line
 from rllib_spirl.locking import sole
 from rllib_spirl.progress import stage
 
@@ -118,7 +118,7 @@ class MinariRecipe(ImportRecipe):
         try:
             return next(iter(data.iterate_episodes([index])))
         except (OSError, KeyError, AssertionError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise DamagedEpisode(
                 f"{self.dataset}, episode {index}: it is damaged ({reason}); download the data set again"
             ) from error
@@ -198,7 +198,7 @@ def _download(dataset: str, root: Path | None) -> None:
                 if not (place := kept / file.relative_to(new)).exists():
                     file.rename(place)
     except Exception as error:  # whatever the network, the host or Minari's id parser may raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(
             f"{dataset}: the download failed ({type(error).__name__}: {reason}); check the id and the "
             "network, or point MINARI_DATASETS_PATH at a copy"
@@ -227,7 +227,7 @@ def _dataset(place: Path) -> Any:
             raise ValueError(f"metadata.json has no {' and no '.join(sorted(missing))}")
         return minari.MinariDataset(place)
     except Exception as error:  # a damaged HDF5 or metadata file raises whatever its reader does
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"{place}: not readable as a Minari data set ({reason}); download it again") from error
 
 

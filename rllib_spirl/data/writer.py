@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rllib_spirl.data.content import add_to_digests, column_statistics, content_
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import DamagedEpisode, Episode
 from rllib_spirl.errors import UserError
-from rllib_spirl.files import check_writable
+from rllib_spirl.files import check_writable, writing
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -97,12 +98,9 @@ class TrajectoryWriter:
         self._features: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "TrajectoryWriter":
-        try:
+        with self._writing():
             self._remove_leftovers()
-            shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot write there ({error.strerror}); choose another output") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -114,15 +112,17 @@ class TrajectoryWriter:
     def close(self) -> None:
         """Put the data set in its place. Raises UserError when no episode was added, or it cannot be written there."""
         try:
-            self._finish()
-        except OSError as problem:
-            raise UserError(f"{self.path}: cannot write there ({problem.strerror}); choose another output") from problem
+            with self._writing():
+                self._finish()
         finally:
             self.discard()
 
     def discard(self) -> None:
         """Remove what was written so far; ``path`` stays as it was."""
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"{self.path}: cannot write there", "choose another output")
 
     def _remove_leftovers(self) -> None:
         """Remove what writers of this data set left that were killed: those of this host whose process has ended."""

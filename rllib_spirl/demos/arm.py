@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from rllib_spirl.demos.kinematics import Array, SerialArm
-from rllib_spirl.envs.kitchen import SUBSTEPS, KitchenEnv
+from rllib_spirl.envs.kitchen import CTRL_HIGH, CTRL_LOW, SUBSTEPS, KitchenEnv
 from rllib_spirl.envs.rendering import mujoco
 
 OPEN, CLOSED = 1.0, -1.0
@@ -56,8 +56,8 @@ class Arm:
         model = env.model
         self.data, self._env = env.data, env
         self._fastest = _FASTEST * pace
-        self._low = np.maximum(model.jnt_range[:7, 0], [-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9]) + _MARGIN
-        self._high = np.minimum(model.jnt_range[:7, 1], [2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9]) - _MARGIN
+        self._low = np.maximum(model.jnt_range[:7, 0], CTRL_LOW[:7]) + _MARGIN
+        self._high = np.minimum(model.jnt_range[:7, 1], CTRL_HIGH[:7]) - _MARGIN
         self._gain, self._damping = model.actuator_gainprm[:7, 0], model.dof_damping[:7]
         # The diagonal of the mass matrix. MuJoCo 3.3.0, which Meta-World needs, keeps the matrix in another array.
         old = not hasattr(model, "M_rowadr")

@@ -22,10 +22,10 @@ from pydantic import Field
 from rllib_spirl.data.dataset import DataSet
 from rllib_spirl.data.episode import Episode
 from rllib_spirl.data.importing import Recipe
-from rllib_spirl.data.writer import TrajectoryWriter
+from rllib_spirl.data.writer import TrajectoryWriter, check_place
 from rllib_spirl.errors import UserError
 from rllib_spirl.extras import optional
-from rllib_spirl.files import replacing
+from rllib_spirl.files import replacing, writing
 from rllib_spirl.progress import stage
 
 
@@ -88,10 +88,9 @@ class Job:
     """One demonstration to record, by ``module``. ``task`` is one of the recipe's, ``seeds`` has one for each try."""
 
     module: str
+    recipe: RecordedRecipe
     task: dict[str, Any]
     seeds: tuple[int, ...]
-    noise: float
-    recipe: RecordedRecipe
     file: Path
 
 
@@ -105,11 +104,10 @@ def plan(recipe: RecordedRecipe, parts: Path) -> list[Job]:
     return [
         Job(
             module=recipe.module,
+            recipe=recipe,
             task=tasks[drawn[i]],
             # Drawn from the place in the plan, so that neither the worker nor other demonstrations matter.
             seeds=tuple(np.random.SeedSequence([recipe.seed, i]).generate_state(recipe.max_attempts).tolist()),
-            noise=recipe.noise,
-            recipe=recipe,
             file=parts / f"{i:06d}",
         )
         for i in range(recipe.count)
@@ -120,7 +118,7 @@ def record(job: Job) -> bool:
     """Record one demonstration into ``<file>.npz``, or note in ``<file>.failed`` that every try failed."""
     module = importlib.import_module(job.module)
     for seed in job.seeds:
-        demonstration = module.demonstrate(**job.task, seed=seed, noise=job.noise)
+        demonstration = module.demonstrate(**job.task, seed=seed, noise=job.recipe.noise)
         if job.recipe.accepts(job.task, demonstration):
             _save(job.file.with_suffix(".npz"), demonstration.episode)
             return True
@@ -154,17 +152,9 @@ def build(
     """
     parts = output.parent / f".{output.name}.parts-{facts['recipe_hash']}"
     jobs = plan(recipe, parts)
-    options: dict[str, Any] = {
-        "fps": recipe.fps,
-        "robot_type": recipe.robot_type,
-        "env": recipe.env,
-        "overwrite": overwrite,
-    }
-    TrajectoryWriter(output, **options)  # refuses an unusable output before the long work, not after it
-    try:
+    check_place(output, overwrite=overwrite)  # before the long work, not after it
+    with writing(f"{output}: cannot write there", "choose another output"):
         parts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write there ({error.strerror}); choose another output") from error
     todo = [job for job in jobs if not (_done(job) or job.file.with_suffix(".failed").exists())]
     count = workers or len(os.sched_getaffinity(0))
     with (
@@ -179,7 +169,9 @@ def build(
         shutil.rmtree(parts, ignore_errors=True)
         raise UserError(f"all {len(jobs)} demonstrations failed; lower the noise (it is {recipe.noise:g})")
     facts = {**facts, "demonstrations_failed": len(jobs) - len(recorded)}
-    with TrajectoryWriter(output, source=facts, **options) as writer:
+    with TrajectoryWriter(
+        output, fps=recipe.fps, robot_type=recipe.robot_type, env=recipe.env, source=facts, overwrite=overwrite
+    ) as writer:
         for job in recorded:
             writer.add(_load(job.file.with_suffix(".npz")))
     shutil.rmtree(parts, ignore_errors=True)

@@ -16,7 +16,7 @@ def check_whole(environment: str, **numbers: Any) -> None:
         if not isinstance(number, int | np.integer) or isinstance(number, bool):
             raise UserError(f"{environment}: {name} must be a whole number, not {number!r}.")
         if number < 1:
-            raise UserError(f"{environment}: {name} must be at least 1, not {number}.")
+            raise UserError(f"{environment}: {name} must be at least 1, not {number}; give a positive number.")
 
 
 def check_flags(environment: str, **flags: Any) -> None:

@@ -107,7 +107,7 @@ def load_model(blocks: int) -> mujoco.MjModel:
 
 
 def split(states: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The gripper's part (..., 6) and the blocks' (..., blocks, 5) of states (..., S), float32 as in observations.
+    """The gripper's part (..., 6) and the blocks' (..., blocks, 6) of states (..., S), float32 as in observations.
 
     Raises:
         UserError: On a width that is not one gripper's and some blocks'.

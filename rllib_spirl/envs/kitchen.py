@@ -48,8 +48,9 @@ _START = np.fromstring(
     """,
     sep=" ",
 )
-_CTRL_LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])
-_CTRL_HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
+# Of what the servos are told, in radians and, the fingers, metres.
+CTRL_LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])
+CTRL_HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
 _ROBOT_NOISE = np.full(9, 0.1)
 _OBJECT_POSITION_NOISE = np.repeat([0.1, 0.005, 0.0005, 0.005, 0.1, 0.005, 0.1], [1, 2, 6, 3, 3, 3, 3])
 _OBJECT_VELOCITY_NOISE = np.repeat([0.005, 0.1, 0.005, 0.1], [11, 3, 3, 3])
@@ -235,7 +236,7 @@ class KitchenEnv(gym.Env[NDArray[np.float64], NDArray[np.floating]]):
     def step(self, action: NDArray[np.floating]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         velocity = 2.0 * np.asarray(action, np.float64).clip(-1.0, 1.0)
         target = self._state[:9] + velocity * self._ctrl_step
-        self.data.ctrl[:] = target.clip(_CTRL_LOW, _CTRL_HIGH)
+        self.data.ctrl[:] = target.clip(CTRL_LOW, CTRL_HIGH)
         mujoco.mj_step(self.model, self.data, nstep=SUBSTEPS)
         self._steps += 1
         observation = self._observe()

@@ -1,8 +1,8 @@
 """Scores by the number of the episode in a new task: one curve per method out of one per task and seed."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from rllib_spirl.errors import UserError, unreadable
 from rllib_spirl.evaluation.aggregate import BOOTSTRAP_SEED, align
 from rllib_spirl.evaluation.curve import Array
 from rllib_spirl.evaluation.statistics import bootstrap_interval, mean
-from rllib_spirl.files import replacing
+from rllib_spirl.files import replacing, writing
 from rllib_spirl.locking import sole_writer
 
 CURVES = "adaptation.json"
@@ -57,9 +57,9 @@ def present(directory: Path, method: str, seed: int) -> dict[str, Points]:
     Raises:
         UserError: If the folder cannot be made, or the file is another one.
     """
-    with _writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
     file = directory / CURVES
+    with _writing(file):
+        directory.mkdir(parents=True, exist_ok=True)
     tasks = load(file).get(method, {}) if file.exists() else {}
     return {task: seeds[str(seed)] for task, seeds in tasks.items() if str(seed) in seeds}
 
@@ -75,7 +75,7 @@ def remove(directory: Path, method: str, seed: int, tasks: Collection[str]) -> N
     file = directory / CURVES
     if not tasks:
         return
-    with sole_writer(file, "removing curves"), _writing(directory):
+    with sole_writer(file, "removing curves"), _writing(file):
         document = load(file)
         for task in tasks:
             del document[method][task][str(seed)]
@@ -98,7 +98,7 @@ def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -
         wrong = next((episode for episode, score in points if not np.isfinite(score)), None)
         if wrong is not None:
             raise UserError(f"{task}, episode {wrong}: the score is not finite; look at the environment's rewards.")
-    with sole_writer(file, "adding curves"), _writing(directory):
+    with sole_writer(file, "adding curves"), _writing(file):
         document: Document = load(file) if file.exists() else {}
         for task, points in curves.items():
             document.setdefault(method, {}).setdefault(task, {})[str(seed)] = points
@@ -107,13 +107,8 @@ def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -
     return file
 
 
-@contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{directory / CURVES} cannot be written: {reason}. Name another folder.") from None
+def _writing(file: Path) -> AbstractContextManager[None]:
+    return writing(f"{file} cannot be written", "name another folder")
 
 
 def write(document: Document, file: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.files import replacing
+from rllib_spirl.files import replacing, writing
 
 Picture = NDArray[np.uint8]
 # Video codecs want sides that are multiples of 16.
@@ -173,12 +173,10 @@ def output_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: If the file cannot be written.
     """
-    try:
+    with writing(f"{path} cannot be written", "choose another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             yield file
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def _blocks(pixels: int) -> int:

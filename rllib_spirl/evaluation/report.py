@@ -4,8 +4,9 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rllib_spirl.evaluation.aggregate import (
 )
 from rllib_spirl.evaluation.curve import Array, Curve
 from rllib_spirl.evaluation.page import FILMS, page
+from rllib_spirl.evaluation.run_pictures import LEARNING_CURVE
 from rllib_spirl.evaluation.runs import read_runs
 from rllib_spirl.evaluation.skill_map import Kind, draw_map, skills_used
 from rllib_spirl.evaluation.statistics import (
@@ -40,10 +42,10 @@ from rllib_spirl.evaluation.statistics import (
     probability_of_improvement,
 )
 from rllib_spirl.evaluation.tables import estimate, shown, table
-from rllib_spirl.files import replacing
+from rllib_spirl.files import replacing, writing
 
 MILESTONES = (20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
-SKILLS_USED = "skills.png"
+SUBTASK_RATES, DIVERGENCE, SKILLS_USED = "subtask_rates.png", "divergence.png", "skills.png"
 _COLUMNS = ("env_steps", "mean", "iqm", "ci_low", "ci_high", "n")
 
 
@@ -76,8 +78,6 @@ def write_report(
         )
     metric = choose_metric(curves)
     methods = [aggregate(name, members, metric) for name, members in groups.items()]
-    has_subtasks = any(run.subtask_rate for method in methods for run in method.runs)
-    has_divergence = any(np.isfinite(run.kl).any() for method in methods for run in method.runs)
     directory = Path(output)
     for kind, made in ((records.CURVES, methods), (adaptation_curves.CURVES, document)):
         if not made and (directory / kind).exists():  # which would count as this report's, when that is read
@@ -85,7 +85,7 @@ def write_report(
                 f"{directory} has the {kind} of another report or run, which is not among those named: choose another "
                 "--output, or name that too."
             )
-    try:
+    with writing(f"{directory}: the report cannot be written", "choose another --output"):
         directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
 
@@ -94,23 +94,13 @@ def write_report(
 
             # First, so that it appears last: where the text is, what it shows is there too.
             text = new("report.md")
-            pictures: list[str] = []
-            if methods:
-                pictures.append("learning_curve.png")
-                plots.learning_curve(methods, new("learning_curve.png"), published=published)
-            if has_subtasks:
-                pictures.append("subtask_rates.png")
-                plots.subtask_rates(methods, new("subtask_rates.png"))
-            if has_divergence:
-                pictures.append("divergence.png")
-                plots.divergence(methods, new("divergence.png"))
-            if used := _skills_used(methods):
-                pictures.append(SKILLS_USED)
-                draw_map(used, new(SKILLS_USED))
+            drawings = _drawings(methods, published)
+            for name, draw in drawings.items():
+                draw(new(name))
             if methods:
                 new("curves.csv").write_text(_csv(groups))
                 new(records.CURVES).write_text(json.dumps(_json(groups, metric), indent=1) + "\n")
-            parts = [_markdown(methods, curves, metric, sorted(pictures))] if methods else []
+            parts = [_markdown(methods, curves, metric, drawings)] if methods else []
             if document:
                 adapted = adaptation_curves.aggregate(document)
                 plots.adaptation(adapted, new(adaptation_report.PICTURE))
@@ -123,9 +113,22 @@ def write_report(
         films = [file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in FILMS]
         with replacing(directory / "report.html") as file:
             file.write_text(page((directory / "report.md").read_text(), directory, films))
-    except OSError as error:
-        raise UserError(f"{directory}: the report cannot be written: {error.strerror or error}.") from None
     return directory / "report.html"
+
+
+def _drawings(methods: Sequence[MethodCurve], published: bool) -> dict[str, Callable[[Path], None]]:
+    """What draws each picture that there is something for, by its file's name."""
+    runs = [run for method in methods for run in method.runs]
+    drawings: dict[str, Callable[[Path], None]] = {}
+    if methods:
+        drawings[LEARNING_CURVE] = partial(plots.learning_curve, methods, published=published)
+    if any(run.subtask_rate for run in runs):
+        drawings[SUBTASK_RATES] = partial(plots.subtask_rates, methods)
+    if any(np.isfinite(run.kl).any() for run in runs):
+        drawings[DIVERGENCE] = partial(plots.divergence, methods)
+    if used := _skills_used(methods):
+        drawings[SKILLS_USED] = partial(draw_map, used)
+    return drawings
 
 
 def _skills_used(methods: Sequence[MethodCurve]) -> list[Kind]:
@@ -213,10 +216,10 @@ def _joined(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(t for t in texts if t))
 
 
-def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: str, pictures: Sequence[str]) -> str:
+def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: str, pictures: Collection[str]) -> str:
     runs = [run for method in methods for run in method.runs]
     parts = ["# Training report", _setting(runs)]
-    parts.append("![learning curves](learning_curve.png)")
+    parts.append(f"![learning curves]({LEARNING_CURVE})")
     parts.append(f"## At the last evaluation\n\n{_final_table(methods, metric)}")
     if milestones := _milestone_table(methods):
         parts.append(
@@ -225,10 +228,10 @@ def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: s
         )
     if others := _others_table(methods, metric):
         parts.append(f"## What else was measured\n\nAt the last evaluation, mean over runs.\n\n{others}")
-    if "subtask_rates.png" in pictures:
+    if SUBTASK_RATES in pictures:
         parts.append(
             "## Subtasks\n\nShare of episodes that completed each, at the last evaluation, mean over runs.\n\n"
-            f"{_subtask_table(methods)}\n\n![subtask rates](subtask_rates.png)"
+            f"{_subtask_table(methods)}\n\n![subtask rates]({SUBTASK_RATES})"
         )
     if len(methods) > 1 and (pairs := improvements(methods)):
         parts.append(
@@ -236,8 +239,8 @@ def _markdown(methods: Sequence[MethodCurve], curves: Sequence[Curve], metric: s
             "the last step that all runs of both have reached; ½ means no difference.\n\n"
             f"{_improvement_table(pairs)}"
         )
-    if "divergence.png" in pictures:
-        parts.append("## Divergence from the prior and temperature\n\n![KL and alpha](divergence.png)")
+    if DIVERGENCE in pictures:
+        parts.append(f"## Divergence from the prior and temperature\n\n![KL and alpha]({DIVERGENCE})")
     if SKILLS_USED in pictures:
         parts.append(
             "## Skills\n\nThe two directions of z in which demonstrated skills differ most, and where the agent's "

@@ -1,4 +1,4 @@
-"""The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no critics."""
+"""The policy in a SPiRL checkpoint, on its own: no algorithm, no env runners, no learner."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -20,7 +20,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.util import ActorPool
 
 from rllib_spirl.algorithm.acting import ActingPolicy
-from rllib_spirl.algorithm.spirl import kept_skills
+from rllib_spirl.algorithm.checkpoint_files import kept_skills
 from rllib_spirl.algorithm.spirl_rl_module import SkillPriorRLModule
 from rllib_spirl.envs.rollout import EpisodeResult, run_episode, summarize
 from rllib_spirl.envs.skill_env import SkillEnv, try_env

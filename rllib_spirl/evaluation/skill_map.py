@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from rllib_spirl.algorithm.checkpoint_files import DEMONSTRATIONS_FILE, REPLAY_FILE
 from rllib_spirl.algorithm.replay_buffer import saved_skills
-from rllib_spirl.algorithm.spirl import DEMONSTRATIONS_FILE, REPLAY_FILE
 
 Points = NDArray[np.floating]
 _SHOWN = 4000  # points of each kind
@@ -30,13 +30,12 @@ def plane(z: Points) -> tuple[Points, Points]:
     return mean, directions[:2].T
 
 
-def draw_map(kinds: Sequence[Kind], file: Path, title: str = "") -> None:
+def draw_map(kinds: Sequence[Kind], file: Path) -> None:
     """Draw skills of several origins into one plane, that of the first, as a PNG file.
 
     Args:
         kinds: Of each as many as can be seen are drawn, evenly spaced in their order.
         file: To write.
-        title: Above the picture.
     """
     mean, directions = plane(kinds[0].z)
     figure = Figure(figsize=(5 * len(kinds), 5), dpi=100, layout="constrained")
@@ -50,7 +49,6 @@ def draw_map(kinds: Sequence[Kind], file: Path, title: str = "") -> None:
         axes.set_title(kind.name)
         axes.set_xlabel("first principal direction of z")
     rows[0][0].set_ylabel("second")
-    figure.suptitle(title)
     figure.savefig(file, format="png")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
-from rllib_spirl.algorithm.spirl import kept_skills
+from rllib_spirl.algorithm.checkpoint_files import kept_skills
 from rllib_spirl.data import DataSet
 from rllib_spirl.data.windows import has_window, picture_pairs, window_starts
 from rllib_spirl.envs.skill_env import SkillEnv, try_env

@@ -31,7 +31,7 @@ from rllib_spirl.meta.advantages import padded
 from rllib_spirl.meta.gaussian_policy import AdaptableRLModule
 from rllib_spirl.meta.inner_step import maml_loss
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
-from rllib_spirl.meta.training_tasks import Turns, check_task_lists
+from rllib_spirl.meta.training_tasks import KeepsTurns, Turns, check_task_lists
 
 # Settings of RLlib that nothing would come of, and those that there are in their place.
 _NOT_USED = {
@@ -201,7 +201,7 @@ class MAMLLearner(TakesAnyState, TorchLearner):
             self.module[module_id].policy.keep_wide()
 
 
-class MAML(Algorithm):
+class MAML(KeepsTurns, Algorithm):
     """Model-agnostic meta-learning. One training step meets some tasks, and then learns from all of them.
 
     In each, episodes with the policy as it is are followed by an inner step on them, as often as configured, and by
@@ -257,16 +257,6 @@ class MAML(Algorithm):
             task = self.config.training_tasks[self._turns.next()]
             meetings.append(Meeting(task, self._random.integers(2**31, size=self.config.inner_steps + 1).tolist()))
         return meetings
-
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = super().get_state(*args, **kwargs)
-        state["meta"] = self._turns.get_state()
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
-        if "meta" in state:
-            self._turns.set_state(state["meta"])
 
 
 __all__ = ["MAML", "MAMLConfig"]

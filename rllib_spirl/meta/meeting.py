@@ -136,5 +136,5 @@ def _relabelled(algorithm: MetaSPiRL, env: SkillEnv, task: Task, seed: int) -> T
     assert isinstance(config.skill_checkpoint, SkillFiles)
     model, _ = load_skills(config.skill_checkpoint)
     data = DataSet.open(config.offline_data)
-    kept = config._transitions_kept
+    kept = config.transitions_kept
     return task_demonstrations(data, model, env.env, [task], kept, seed, config.skill_bound).of_task(0)

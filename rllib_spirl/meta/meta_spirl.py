@@ -16,7 +16,8 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mixed_batch
-from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL, SPiRLConfig
+from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL
+from rllib_spirl.algorithm.spirl_config import SPiRLConfig
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
@@ -25,7 +26,7 @@ from rllib_spirl.meta.task_env_runner import EXPLORED, TASK, Rollout, TaskEnvRun
 from rllib_spirl.meta.task_evaluation import evaluate_on_test_tasks
 from rllib_spirl.meta.task_replay import TaskDemonstrations, TaskReplay, task_demonstrations
 from rllib_spirl.meta.task_rl_module import LITTLE, MUCH, TaskRLModule
-from rllib_spirl.meta.training_tasks import Turns, check_task_lists
+from rllib_spirl.meta.training_tasks import KeepsTurns, Turns, check_task_lists
 from rllib_spirl.skills.checkpoint import load_card
 from rllib_spirl.skills.model import SkillModel
 
@@ -133,7 +134,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         return self._take(locals())
 
     @property
-    def _transitions_kept(self) -> int:
+    def transitions_kept(self) -> int:
         return self.replay_capacity * max(1, len(self.training_tasks))
 
     def validate(self) -> None:
@@ -206,7 +207,7 @@ class MetaSPiRLConfig(SPiRLConfig):
         return super()._model_config_auto_includes | ours
 
 
-class MetaSPiRL(SPiRL):
+class MetaSPiRL(KeepsTurns, SPiRL):
     """SPiRL over many tasks. One training step runs episodes in some of them and learns from all.
 
     A checkpoint holds the replay of every task.
@@ -232,7 +233,7 @@ class MetaSPiRL(SPiRL):
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
-        tasks, capacity = len(config.training_tasks), config._transitions_kept
+        tasks, capacity = len(config.training_tasks), config.transitions_kept
         if data.num_frames > capacity:  # some drawn from them would not follow on each other, as contexts are to
             raise UserError(
                 f"{data} has {data.num_frames:,} steps, but {tasks} tasks with a replay_capacity of "
@@ -354,16 +355,6 @@ class MetaSPiRL(SPiRL):
         finally:
             self.learner_group.set_state(before)
             self._sync_weights()
-
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = super().get_state(*args, **kwargs)
-        state["meta"] = self._turns.get_state()
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
-        if "meta" in state:
-            self._turns.set_state(state["meta"])
 
     def _save_replay(self, folder: Path) -> None:
         self.replay.save(folder / REPLAY_FOLDER)

@@ -69,8 +69,9 @@ class TaskDemonstrations(SkillReplay):
     """Demonstrations as skill transitions, with what each would have earned in each task.
 
     States and skills are there once, and the labels of T tasks beside them: ``task_rewards`` (W, T), NaN where the
-    task would have been done before, ``task_terminated`` (W, T), after which a value is 0, and ``task_done`` (W, T), of
-    which a recording's end is none: an agent's context says the same.
+    task would have been done before; ``task_terminated`` (W, T), after which a value is 0; and ``task_done`` (W, T),
+    whether the task itself was completed. Unlike ``task_terminated``, it is 0 where only the recording stops, as in the
+    agent's own transitions, of which contexts are made.
 
     Args:
         columns: All of these, in the order in which they were recorded.

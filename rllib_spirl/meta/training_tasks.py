@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_spirl.envs.tasks import task_name
 
@@ -18,6 +19,22 @@ def check_task_lists(config: Any) -> None:
     for task in config.test_tasks:
         if task in config.training_tasks:
             config._value_error(f"`test_tasks`: '{task_name(task)}' is a training task.")
+
+
+class KeepsTurns(Checkpointable):
+    """For an algorithm whose training tasks take `Turns`, ``_turns``: its checkpoints tell whose turn it is."""
+
+    _turns: "Turns"
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(*args, **kwargs)
+        state["meta"] = self._turns.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "meta" in state:
+            self._turns.set_state(state["meta"])
 
 
 class Turns:

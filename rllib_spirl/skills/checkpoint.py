@@ -1,4 +1,4 @@
-"""The skill checkpoint, in which the two halves meet: ``skill.safetensors`` and its card ``skill.json``."""
+"""The skill checkpoint that pretraining writes and the online part reads: ``skill.safetensors`` and ``skill.json``."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from rllib_spirl.errors import UserError, problem_in
-from rllib_spirl.files import replacing
+from rllib_spirl.files import replacing, writing
 from rllib_spirl.locations import location
 from rllib_spirl.skills.model import SkillModel, SkillModelConfig
 
@@ -84,15 +84,11 @@ class SkillFiles:
         Raises:
             UserError: If it cannot be written.
         """
-        try:
+        with writing(f"Cannot write the skill checkpoint to {directory}", "make room, or choose a writable folder"):
             directory.mkdir(parents=True, exist_ok=True)
             with replacing(directory / CARD) as card, replacing(directory / WEIGHTS) as weights:
                 weights.write_bytes(self.weights)
                 card.write_bytes(self.card)
-        except OSError as error:
-            raise UserError(
-                f"Cannot write the skill checkpoint to {directory}: {error}. Make room, or choose a writable folder."
-            ) from None
 
 
 # What skills are read from: a folder, a URI (`rllib_spirl.locations`), or their files.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rllib_spirl.data import DataSet
 from rllib_spirl.data import columns as c
-from rllib_spirl.data.windows import has_window, picture_pairs, previous_frames, window_starts
+from rllib_spirl.data.windows import picture_pairs, previous_frames, window_starts
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import track
 from rllib_spirl.skills.correction import StateStatistics
@@ -58,8 +58,8 @@ class SkillData:
             UserError: As `DataSet.parts` does, or when no episode has ``horizon`` steps.
         """
         train, held_out = split_episodes(data.num_episodes, validation_fraction, seed)
-        data.require_length(horizon)
-        windows = _windows(data.episode_starts, held_out, horizon)
+        windows = data.windows(horizon)
+        windows = windows[np.isin(np.searchsorted(data.episode_starts, windows, side="right") - 1, held_out)]
         chosen = windows[np.linspace(0, len(windows) - 1, min(VALIDATION_WINDOWS, len(windows))).astype(np.int64)]
         states, actions, pictures = [], [], []
         statistics: StateStatistics | None = None
@@ -243,14 +243,6 @@ class WindowStream:
             on_device[c.IMAGE].unflatten(1, c.PICTURE) if self._images else None,
             torch.from_numpy(np.concatenate(previous)).to(self._device),
         )
-
-
-def _windows(starts: NDArray[np.int64], episodes: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
-    """First frames, ascending, of all windows in some episodes; empty where these are too short."""
-    if not len(episodes) or not has_window(starts, horizon):
-        return np.zeros(0, np.int64)
-    windows = window_starts(starts, horizon)
-    return windows[np.isin(np.searchsorted(starts, windows, side="right") - 1, episodes)]
 
 
 def split_episodes(num_episodes: int, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from torch import nn
 from rllib_spirl import paths
 from rllib_spirl.data import DataSet
 from rllib_spirl.errors import UserError, one_line, user_error
+from rllib_spirl.files import writing
 from rllib_spirl.locations import Remote, location
 from rllib_spirl.locking import sole
 from rllib_spirl.memory import keep_freed_memory
@@ -89,10 +90,8 @@ def pretrain(data: DataSet, config: PretrainConfig, *, output: str | Path | None
         source = SkillData.scan(
             data, config.horizon, config.validation_fraction, config.seed, images=config.prior == "images"
         )
-    try:
+    with writing(f"Cannot write skills to {folder}", "choose a writable folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write skills to {folder}: {error}. Choose a writable folder.") from None
     with sole(folder / DRIVER_LOCK, "training skills"):
         if not trained(folder, key):  # by the one waited for
             # The workers of a driver that was killed go on for some seconds, and replace the checkpoint to resume from.
@@ -246,12 +245,11 @@ def _train_share(settings: dict[str, Any]) -> None:
             least = progress.get("least", {})
 
     with stage("training skills", config.updates, done=trainer.updates, show=rank == 0) as told:
-        _train_to_the_end(trainer, config, settings["folder"], told, memory_before, least, first=rank == 0)
+        _train_to_the_end(trainer, settings["folder"], told, memory_before, least, first=rank == 0)
 
 
 def _train_to_the_end(
     trainer: SkillTrainer,
-    config: PretrainConfig,
     folder: str,
     told: Stage,
     memory_before: float,
@@ -260,7 +258,7 @@ def _train_to_the_end(
     first: bool,
 ) -> None:
     """``least``: the least validation loss before this, and after how many updates; empty at the beginning."""
-    writer = _summary_writer(folder) if first else None
+    config, writer = trainer.config, _summary_writer(folder) if first else None
     while trainer.updates < config.updates:
         stop = min(trainer.updates + config.report_every, config.updates)
         sums: dict[str, torch.Tensor] = {}
