@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_spirl.algorithm import results
@@ -40,12 +41,21 @@ def test_what_environments_mean_otherwise_is_left_alone(info: dict[str, Any]) ->
     assert logged(info) == {}
 
 
-@pytest.mark.parametrize("name", ["env_steps", "timers", "episode_return", "training_iteration"])
+@pytest.mark.parametrize("name", ["env_steps", "timers", "episode_return", "training_iteration", "done"])
 def test_a_measure_cannot_take_the_name_of_another_result(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' is the name of something else in results; choose another"):
         logged({"measures": {name: 1.0}})
     with pytest.raises(UserError, match=f"'{name}' is the name of something else"):
         run_episode(_Ended({"measures": {name: 1.0}}), lambda _: 0, seed=0)
+
+
+def test_rllibs_own_results_have_measures_elsewhere() -> None:
+    metrics = MetricsLogger(root=True)
+    episode = SingleAgentEpisode()
+    episode.add_env_reset(np.zeros(1))
+    episode.add_env_step(np.zeros(1), 0, 1.0, {"measures": {"episodes": 3}}, terminated=True)
+    EpisodeEnd().on_episode_end(episode=episode, metrics_logger=metrics)
+    assert metrics.reduce() == {"episodes": 3}
 
 
 def test_all_names_of_results_are_taken() -> None:

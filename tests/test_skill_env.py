@@ -1,5 +1,6 @@
 """The temporal abstraction: rewards, steps, endings and observations of one skill."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,8 @@ def test_episodes_last_a_number_of_steps(limit: Any, message: str) -> None:
 
 
 def test_without_a_limit_it_is_the_environments_own() -> None:
+    with closing(make_env("rllib_spirl/PointTasks-v0", {"max_episode_steps": np.int64(3)})) as env:
+        assert env.unwrapped.max_episode_steps == 3
     env = make_env("rllib_spirl/PointTasks-v0", {"max_episode_steps": None})
     env.reset(seed=0)
     assert [env.step(np.zeros(2))[3] for _ in range(20)] == [False] * 19 + [True]

@@ -224,13 +224,15 @@ def test_other_demonstrations_can_be_named(
     )
     assert same.offline.source == settings["offline_data"]
     assert other.offline.source == str(tmp_path / "others")
-    elsewhere = config(settings).environment(env_config={"limit": 41})  # other rewards, as far as is known
+    start = [0.9, 0.0]
+    elsewhere = config(settings).environment(env_config={"limit": 41, "start": start})  # other rewards, for all we know
     moved = built(SPiRL.from_checkpoint(str(checkpoint), config=elsewhere))
     assert '"limit": 41' in moved.offline.labelled_for
     assert len(same.replay) > 0
     assert len(moved.replay) == 0, "what it experienced earned something else"
     moved.train()
-    assert len(moved.replay) > 0
+    first = moved.replay._columns["states"][0]
+    assert (first - torch.tensor(start)).abs().max() <= 0.02, "its episode begins in the environment as it is now"
 
 
 def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], built: Any) -> None:

@@ -82,6 +82,7 @@ def test_nothing_else_is_removed(tmp_path: Path, dead: int) -> None:
         f".set.partial-{dead}",
         f".set.partial-{host}-{dead}",
         f".set.partial-{host}-{dead}.0a1b2c3d",
+        f".set.partial-{host}-{os.getpid()}.0a1b2c3d",  # of another process with this one's number
         f".set.partial-{host}-{dead}-replaced",
     }
     kept = {

@@ -30,10 +30,6 @@ def successive(states: Tensor, z: Tensor, rewards: Tensor, terminated: bool) -> 
     return {"states": states[:-1], "z": z, "rewards": rewards, "next_states": states[1:], "terminated": ends}
 
 
-class AnotherTask(UserError):
-    """A replay buffer is of another task than the one that is to go on with it."""
-
-
 class SkillReplay:
     """The last ``capacity`` skill transitions (s, z, Σr, s', terminated), float32.
 
@@ -124,12 +120,12 @@ class SkillReplay:
         """Read `save`'s file; after an error this buffer is as it was.
 
         Raises:
-            AnotherTask: If the file is of another task, as far as it tells.
-            UserError: If it is corrupt, has other dimensions, or holds more than this ring's capacity.
+            UserError: If the file is corrupt, has other dimensions, is of another task, or holds more than this
+                ring's capacity.
         """
         saved = _Saved.read(path)
-        if saved.labelled_for not in ("", self.labelled_for):
-            raise AnotherTask(
+        if saved.labelled_for != self.labelled_for:
+            raise UserError(
                 f"The replay buffer in {saved.path} is of the task '{saved.labelled_for}', this run's of "
                 f"'{self.labelled_for}'. Use a checkpoint of the same training tasks in the same order."
             )

@@ -220,6 +220,7 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
                 "reset_seed": self._reset_seed,
                 "envs": [_attribute(self._skill_env, "get_state")()] if self._in_use else [],
                 "side_by_side": (self._many, self.num_envs),
+                "experienced_in": self.config.experienced_in,
                 "episodes": [e.get_state() for e in self._ongoing_episodes] if begun else [],
                 "pieces": [e.get_state() for pieces in self._ongoing_episodes_for_metrics.values() for e in pieces],
             }
@@ -239,8 +240,10 @@ class SkillEnvRunner(TakesAnyState, SingleAgentEnvRunner):
         if not sampling["envs"]:  # nothing had been sampled
             self._reset_seed = sampling["reset_seed"]
             return
-        # An environment without a state cannot go on, nor can more or fewer than there were.
-        if sampling["envs"] == [None] or tuple(sampling["side_by_side"]) != (self._many, self.num_envs):
+        # An environment without a state cannot go on, nor can more or fewer than there were, or others.
+        same = tuple(sampling["side_by_side"]) == (self._many, self.num_envs)
+        elsewhere = sampling.get("experienced_in", self.config.experienced_in) != self.config.experienced_in
+        if sampling["envs"] == [None] or not same or elsewhere:
             self._reset_seed = int(self._rng.integers(2**31))  # not that of the run's first episodes
             return
         env.reset()

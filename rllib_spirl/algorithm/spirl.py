@@ -1,8 +1,6 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
-import json
 import tempfile
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import ray
 import torch
 from gymnasium.spaces import flatdim
@@ -38,7 +35,7 @@ from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.evaluation import evaluated_once
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.algorithm.remote import result_of
-from rllib_spirl.algorithm.replay_buffer import AnotherTask, Batch, SkillReplay, mixed_batch, successive
+from rllib_spirl.algorithm.replay_buffer import Batch, SkillReplay, mixed_batch, successive
 from rllib_spirl.algorithm.results import ENV_STEPS, UPDATES
 from rllib_spirl.algorithm.spirl_config import SPiRLConfig
 from rllib_spirl.algorithm.spirl_learner import SPiRLLearner
@@ -97,13 +94,12 @@ class SPiRL(Algorithm):
         self._updates_owed = 0.0
         self._warm = False
         self._policy: ray.ObjectRef | None = None
-        self._evaluated = False
+        self._evaluated, self._experience_fits = False, True
         self._stage = Stage("")
 
     def _make_replay(self, state_dim: int, latent_dim: int) -> None:
         config = self.config
         self.replay: Any = SkillReplay(config.replay_capacity, state_dim, latent_dim, config.seed or 0)
-        self.replay.labelled_for = self._labelled_for
 
     def check_whole(self) -> None:
         """Raise UserError if the skills are not where the config says and no checkpoint has brought them."""
@@ -125,13 +121,8 @@ class SPiRL(Algorithm):
 
     @property
     def _labelled_for(self) -> str:
-        """`_facts_of_labels` as text."""
-        return json.dumps(_plain(self._facts_of_labels()))
-
-    def _facts_of_labels(self) -> list[Any]:
-        """What the rewards and skills of transitions depend on, beside the data of demonstrations."""
-        env_config = {name: value for name, value in self.config.env_config.items() if name != "render_mode"}
-        return [self.config.env, env_config, self.config.skill_bound]
+        """What the rewards and skills of demonstrations depend on beside their data."""
+        return self.config.experienced_in
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1
@@ -271,6 +262,7 @@ class SPiRL(Algorithm):
         state["spirl"] = {
             "updates_owed": self._updates_owed,
             "warm": self._warm,
+            "experienced_in": self.config.experienced_in,
             "offline_rng": None if self.offline is None else self.offline.generator.get_state().numpy(),
         }
         return state
@@ -281,6 +273,8 @@ class SPiRL(Algorithm):
         if "spirl" in state:
             own = state["spirl"]
             self._updates_owed, self._warm = own["updates_owed"], own["warm"]
+            # Not told by checkpoints of earlier versions.
+            self._experience_fits = own.get("experienced_in") in (None, self.config.experienced_in)
             if self.offline is not None and own["offline_rng"] is not None:
                 self.offline.generator.set_state(torch.from_numpy(own["offline_rng"].copy()))
         if self.env_runner_group.num_remote_env_runners() > 0:
@@ -328,10 +322,7 @@ class SPiRL(Algorithm):
         self.replay.save(folder / REPLAY_FILE)
 
     def _restore_replay(self, folder: Path) -> None:
-        try:
-            self.replay.restore(folder / REPLAY_FILE)
-        except AnotherTask:  # by another config than it was saved with
-            tell("the checkpoint's own experience is of another env_config or skill_bound: it is left out")
+        self.replay.restore(folder / REPLAY_FILE)
 
     def _load_demonstrations(self, file: Path) -> SkillReplay:
         return SkillReplay.load(file, self.replay.state_dim, self.replay.latent_dim)
@@ -352,7 +343,10 @@ class SPiRL(Algorithm):
                 if (brought.source, brought.labelled_for) == (self.config.offline_data, self._labelled_for):
                     self.offline = brought
             super().restore_from_path(folder, *args, **kwargs)
-            self._restore_replay(folder)
+            if self._experience_fits:
+                self._restore_replay(folder)
+            else:
+                tell("the checkpoint's own experience is of another env_config or skill_bound: it is left out")
 
     def _adopt_skills(self, checkpoint: Path) -> None:
         """Set up anew with the skills of a checkpoint, unless they are the same: its networks are over their z.
@@ -373,20 +367,6 @@ class SPiRL(Algorithm):
             self.__dict__.pop("offline", None)
         self._missing = None
         self._set_up(replace(skills, name=str(self.config.skill_checkpoint)))
-
-
-def _plain(value: Any) -> Any:
-    """A value of a configuration as JSON has it, the same in every process; of an object, its type's name."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    kind = value if isinstance(value, type) else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _policy_weights(learner: SPiRLLearner) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """The configuration of SPiRL: its settings, their defaults, and what goes together."""
 
+import json
+from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -366,6 +369,12 @@ class SPiRLConfig(CheckedConfig):
         """How many of the agent's transitions are kept, and of demonstrations at most."""
         return self.replay_capacity
 
+    @property
+    def experienced_in(self) -> str:
+        """What the rewards and skills of transitions depend on, as text that is the same in every process."""
+        env_config = {name: value for name, value in self.env_config.items() if name != "render_mode"}
+        return json.dumps(plain([self.env, env_config, self.skill_bound]))
+
     def check_skills(self) -> None:
         """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.
 
@@ -413,6 +422,20 @@ class SPiRLConfig(CheckedConfig):
             "skill_bound",
         )
         return super()._model_config_auto_includes | {name: getattr(self, name) for name in names}
+
+
+def plain(value: Any) -> Any:
+    """A value of a configuration as JSON has it, the same in every process; of an object, its type's name."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _algorithm() -> type[Algorithm]:

@@ -15,6 +15,7 @@ from rllib_spirl.cli.metrics import check_metrics
 from rllib_spirl.cli.prepare import Frames, SkillsSection, check_checkpoint, frames_of, look, read_section
 from rllib_spirl.data import DataSet
 from rllib_spirl.data.episode import labelled
+from rllib_spirl.envs.rollout import checked_measures
 from rllib_spirl.envs.skill_env import ActionBounds, name_of, state_space, try_env
 from rllib_spirl.envs.tasks import check_split, flat_boxes
 from rllib_spirl.errors import UserError, at
@@ -41,8 +42,7 @@ def metrics(experiment: Experiment, space: Mapping[str, Any]) -> list[str]:
         """What the environment measures, as far as the start of an episode tells."""
         for settings in _variants(space):
             with closing(_make(experiment, settings)) as env:
-                measured = env.reset()[1].get("measures")
-                return tuple(measured) if isinstance(measured, Mapping) else ()
+                return tuple(checked_measures(env.reset()[1]))
         return ()
 
     return check_metrics(experiment, algorithms.algorithm_class(experiment), measures)

@@ -49,6 +49,7 @@ def _make(name: str, config: dict[str, Any]) -> gym.Env:
         )
     else:
         check_whole(name, max_episode_steps=limit)
+        config = {**config, "max_episode_steps": int(limit)}  # of NumPy, say
     made = gym.make(name, disable_env_checker=True, **config)
     if limit is not None and hasattr(made.unwrapped, "max_episode_steps"):
         # Gymnasium keeps it from the environment for a wrapper, which can make episodes shorter alone.

@@ -259,7 +259,8 @@ class MazeEnv(SeeingEnv):
         inside = ((squares >= 0) & (squares < self.size)).all(1)
         if not inside.all() or self.walls[tuple(squares.T)].any():
             raise UserError(
-                f"Some positions are in walls of maze {self.maze} (size {self.size}) or beyond it: they are of another."
+                f"Some positions are in walls of maze {self.maze} (size {self.size}) or beyond it: they are of another "
+                "maze, and each episode may be of its own."
             )
         return {}
 

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel
-from ray.tune.result import AUTO_RESULT_KEYS
+from ray.tune.result import AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT, TRIAL_ID
 
 from rllib_spirl.errors import UserError
 
@@ -18,6 +18,7 @@ _TAKEN = frozenset(
         *("evaluation", "env_runners", "learners", "timers", "fault_tolerance", "env_runner_group", "config", "perf"),
         *("num_env_steps_sampled_lifetime", "num_training_step_calls_per_iteration"),
         *AUTO_RESULT_KEYS,
+        *(DONE, SHOULD_CHECKPOINT, TRIAL_ID, EXPERIMENT_TAG),
     )
 )
 
@@ -41,7 +42,7 @@ class EpisodeResult(BaseModel):
             episode_return=total,
             low_level_steps=steps,
             subtasks=subtasks_in(info),
-            measures=measures_in(info),
+            measures=checked_measures(info),
         )
 
 
@@ -73,12 +74,17 @@ def subtasks_in(info: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def measures_in(info: Mapping[str, Any]) -> dict[str, float]:
-    """What else an environment says of an episode's end, by ``info["measures"]``.
+    """What else an environment says of an episode's end, by ``info["measures"]``."""
+    return _numbers(info.get("measures"))
+
+
+def checked_measures(info: Mapping[str, Any]) -> dict[str, float]:
+    """The same, to stand beside other results.
 
     Raises:
-        UserError: On a name that results have for something else.
+        UserError: On a name that these have for something else.
     """
-    measures = _numbers(info.get("measures"))
+    measures = measures_in(info)
     for name in measures:
         if name in _TAKEN:
             raise UserError(f"info['measures']: '{name}' is the name of something else in results; choose another.")

@@ -1,6 +1,7 @@
 """MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from rllib_spirl.algorithm.replay_buffer import Batch, Samples, SkillReplay, mixed_batch
 from rllib_spirl.algorithm.spirl import MAX_UPDATES_AT_ONCE, SPiRL
-from rllib_spirl.algorithm.spirl_config import SPiRLConfig
+from rllib_spirl.algorithm.spirl_config import SPiRLConfig, plain
 from rllib_spirl.data import DataSet
 from rllib_spirl.envs.tasks import Task
 from rllib_spirl.errors import UserError
@@ -228,8 +229,9 @@ class MetaSPiRL(KeepsTurns, SPiRL):
         self._random = np.random.default_rng(seed)
         self._turns = Turns(len(tasks), self._random)
 
-    def _facts_of_labels(self) -> list[Any]:
-        return [*super()._facts_of_labels(), self.config.training_tasks]
+    @property
+    def _labelled_for(self) -> str:
+        return json.dumps([*json.loads(super()._labelled_for), plain(self.config.training_tasks)])
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1

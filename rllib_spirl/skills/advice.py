@@ -59,7 +59,8 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
         kept = [number for place, number in enumerate(numbers) if place not in superfluous]
         advice.settings["state_columns"] = ranges(kept)
         advice.sentences.append(
-            f"Without these columns a state would be {ranges(kept)} (state_columns of an import or a recipe; an "
+            f"Without these columns a state would be {ranges(kept)}{' of where the data is from' if chosen else ''} "
+            "(state_columns of an import or a recipe; an "
             "environment of your own has to observe the same)."
         )
     velocities = {j: i for j, i in statistics.velocities.items() if not any(j in places for places in columns)}
