@@ -31,10 +31,10 @@ class Remote:
 
     def __str__(self) -> str:
         folder, mark, query = self.root.partition("?")
-        return f"{_joined(folder, self.below)}{mark}{query}"
+        return f"{joined(folder, self.below)}{mark}{query}"
 
     def __truediv__(self, name: str) -> "Remote":
-        return Remote(self.root, _joined(self.below, name) if self.below else name)
+        return Remote(self.root, joined(self.below, name) if self.below else name)
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Remote:
 
     def _place(self) -> tuple[fs.FileSystem, str]:
         filesystem, inner = _filesystem(self.root)
-        return filesystem, _joined(inner, self.below)
+        return filesystem, joined(inner, self.below)
 
     def open(self) -> pa.NativeFile:
         """The file for reading, at any position."""
@@ -131,8 +131,10 @@ def addressed(path: str, directory: str, inner: str) -> str:
     return f"{folder.rstrip('/')}{path.removeprefix(inner.rstrip('/'))}{mark}{query}"
 
 
-def _joined(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if name else folder
+def joined(folder: str, name: str) -> str:
+    """What is called so in a folder: a path or a URI, the query of which stays at its end."""
+    place, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{query}" if name else folder
 
 
 @cache

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rllib_spirl import paths
 from rllib_spirl.errors import UserError
+from rllib_spirl.progress import stage
 
 PATIENCE_S = 5
 # What a file system without locks answers, as some clusters have: no worse than without this.
@@ -33,7 +34,8 @@ def sole(file: Path, task: str) -> Iterator[None]:
         lock.acquire(timeout=PATIENCE_S)
     except Timeout:
         Console(stderr=True).print(f"Another process is {task} in {file.parent}; waiting for its end.", markup=False)
-        lock.acquire()
+        with stage(f"waiting for another process that is {task}"):
+            lock.acquire()
     except NotImplementedError:
         pass
     except OSError as error:
@@ -52,11 +54,36 @@ def sole_writer(place: Path, task: str) -> Iterator[None]:
     Raises:
         UserError: If there can be no file.
     """
+    with sole(_lock_of(place), task):
+        yield
+
+
+@contextmanager
+def sole_if_free(place: Path) -> Iterator[bool]:
+    """As `sole_writer`, but without waiting: whether this process holds the lock, as far as there are locks.
+
+    Raises:
+        UserError: If there can be no file.
+    """
+    lock = FileLock(_lock_of(place))
+    try:
+        lock.acquire(timeout=0)
+        held = True
+    except Timeout:
+        held = False
+    except (NotImplementedError, OSError):  # nobody can
+        held = True
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+def _lock_of(place: Path) -> Path:
     locks = paths.home() / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{locks} cannot be made: {reason}; set RLLIB_SPIRL_HOME to a folder of yours.") from None
-    with sole(locks / f"{hashlib.sha256(str(place.absolute()).encode()).hexdigest()[:12]}.lock", task):
-        yield
+    return locks / f"{hashlib.sha256(str(place.absolute()).encode()).hexdigest()[:12]}.lock"

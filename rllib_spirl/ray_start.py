@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from rllib_spirl.errors import UserError
-from rllib_spirl.progress import tell
+from rllib_spirl.progress import stage, tell
 
 _started_here = False
 
@@ -100,7 +100,8 @@ def start_local(**arguments: Any) -> None:
 def _comes_up(**arguments: Any) -> bool:
     """Start Ray; whether its node came up in time."""
     try:
-        ray.init(address="local", include_dashboard=False, **arguments)
+        with stage("starting Ray"):
+            ray.init(address="local", include_dashboard=False, **arguments)
     except Exception as error:  # Ray has no class of its own for it
         if "timed out during startup" not in str(error):
             raise

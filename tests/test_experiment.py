@@ -147,6 +147,8 @@ MISTAKES = [  # (what --set or --stop says, what the one line must contain)
     ("config.lr={uniform: [2, 1]}", ["config.lr", "lower < upper"]),
     ("config.lr={loguniform: [0, 1]}", ["above 0"]),
     ("config.lr={uniform: 3}", ["'uniform' takes a list"]),
+    ("config.lr={uniform: [0, .inf]}", ["'uniform' takes 2 numbers"]),
+    ("config.lr={quniform: [0.1, 0.5, 0]}", ["'quniform' rounds to a step above 0, not 0"]),
     ("skills.pretrain.lr={uniform: [1, 2]}", ["search spaces belong in 'config'"]),
     ("stop.env_steps=lots", ["stop", "'env_steps'", "number", "'lots'"]),
     ("num_samples=0", ["'num_samples'"]),
@@ -339,6 +341,33 @@ def test_each_trial_must_fit_before_anything_starts(write, monkeypatch, override
     (experiment,) = load(write(PPO), overrides=[override])
     with pytest.raises(UserError, match=message):
         training.check_resources(experiment)
+
+
+def test_a_run_is_not_resumed_beside_itself(write, tmp_path):
+    (experiment,) = load(write(PPO), overrides=[f"local_dir={tmp_path}"])
+    with (
+        training.in_its_folder(experiment, resume=False),
+        training.in_its_folder(experiment, resume=False),
+        pytest.raises(UserError, match=r"--resume: another command trains in .*; wait for its end, or stop it"),
+        training.in_its_folder(experiment, resume=True),
+    ):
+        raise AssertionError
+    with training.in_its_folder(experiment, resume=True):
+        pass
+
+
+def test_resources_of_a_trial_are_those_that_there_are(write, monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "arm": 1.0})
+    (experiment,) = load(write(PPO), overrides=["resources_per_trial={cpu: 1, arm: 1}"])
+    training.check_resources(experiment)
+    (experiment,) = load(write(PPO), overrides=["resources_per_trial={cpus: 2}"])
+    with pytest.raises(UserError, match="resources_per_trial: this Ray has no 'cpus'; did you mean 'cpu'"):
+        training.check_resources(experiment)
+    (experiment,) = load(write(PPO), overrides=["resources_per_trial={cpu: 1}", "config.num_env_runners=0"])
+    training.check_bundles(experiment)
+    (experiment,) = load(write(PPO), overrides=["resources_per_trial={cpu: 1}", "config.num_env_runners=2"])
+    with pytest.raises(UserError, match=r"is of one process, and a trial has 3 here \(config.num_env_runners: 2\)"):
+        training.check_bundles(experiment)
 
 
 @pytest.mark.parametrize("example", ["kitchen", "kitchen_meta", "kitchen_pearl", "kitchen_maml"])

@@ -10,7 +10,7 @@ import pytest
 from rllib_spirl.algorithm.offline import offline_replay
 from rllib_spirl.cli.prepare import prepare_skills
 from rllib_spirl.errors import UserError
-from rllib_spirl.locations import Remote, addressed, location
+from rllib_spirl.locations import Remote, addressed, joined, location
 from rllib_spirl.paths import home
 from rllib_spirl.skills.checkpoint import load_card, load_skills
 from rllib_spirl.skills.pretrain import pretrain
@@ -48,6 +48,19 @@ def data_uri(request: pytest.FixtureRequest, point_data: Path) -> str:
 )
 def test_a_path_below_a_uri_is_named_with_it(path: str, directory: str, inner: str, named: str) -> None:
     assert addressed(path, directory, inner) == named
+
+
+@pytest.mark.parametrize(
+    ("folder", "whole"),
+    [
+        ("/a/runs/", "/a/runs/e"),
+        ("/a/what?", "/a/what?/e"),
+        ("s3://b/runs", "s3://b/runs/e"),
+        ("s3://b/runs/?endpoint_override=localhost:9000", "s3://b/runs/e?endpoint_override=localhost:9000"),
+    ],
+)
+def test_a_name_in_a_folder(folder: str, whole: str) -> None:
+    assert joined(folder, "e") == whole
 
 
 def test_the_home_of_data_and_skills_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

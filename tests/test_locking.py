@@ -10,7 +10,7 @@ import pytest
 
 from rllib_spirl import locking
 from rllib_spirl.errors import UserError
-from rllib_spirl.locking import sole, sole_writer
+from rllib_spirl.locking import sole, sole_if_free, sole_writer
 
 
 def test_a_second_user_waits_and_is_told_why(
@@ -54,6 +54,18 @@ def test_a_place_that_cannot_be_locked(
     with outcome, sole(tmp_path / "lock", "baking"):
         ran = True
     assert ran != refused
+
+
+def test_one_at_most_has_a_place_that_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLLIB_SPIRL_HOME", str(tmp_path))
+    with (
+        sole_if_free(tmp_path / "a") as first,
+        sole_if_free(tmp_path / "a") as again,
+        sole_if_free(tmp_path / "b") as b,
+    ):
+        assert (first, again, b) == (True, False, True)
+    with sole_if_free(tmp_path / "a") as later:
+        assert later
 
 
 def test_a_home_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

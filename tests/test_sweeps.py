@@ -3,14 +3,18 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from pyarrow import fs
 from typer.testing import CliRunner
 
+from rllib_spirl.cli.experiment import load
 from rllib_spirl.cli.rllib import app
+from rllib_spirl.cli.schedulers import CatchUp, scheduler
 from rllib_spirl.errors import UserError
 
 POINT = "tests.point:Point-v0"
@@ -117,6 +121,66 @@ def test_a_grid_ends_with_a_picture(sweep: Callable[..., Results], tmp_path: Pat
     assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+class Begun:
+    """A trial of a sweep that was begun, with the scores of its evaluations by env steps."""
+
+    def __init__(self, folder: Path, scores: dict[int, float]) -> None:
+        folder.mkdir()
+        results = [{"env_steps": steps, "score": score} for steps, score in scores.items()]
+        (folder / "result.json").write_text("".join(json.dumps(result) + "\n" for result in results) + '{"cut off')
+        self.trial_id, self.last_result = folder.name, results[-1] if results else {}
+        self.storage = SimpleNamespace(storage_filesystem=fs.LocalFileSystem(), trial_fs_path=str(folder))
+
+
+def made(tmp_path: Path, name: str, **settings: Any) -> Any:
+    file = tmp_path / "sweep.yaml"
+    spec = {
+        "run": "SPiRL",
+        "env": POINT,
+        "scheduler": name,
+        "metric": "score",
+        "mode": "max",
+        "scheduler_config": settings,
+    }
+    file.write_text(yaml.safe_dump({"sweep": spec}))
+    (experiment,) = load(file)
+    return scheduler(experiment)
+
+
+@pytest.mark.parametrize("steps", [(15, 15, 15), (25, 21, 19), (30, 31, 39), (0, 12, 9)])
+def test_a_resumed_pbt_goes_on_from_where_its_trials_are(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    """It waited for ever for a time that a trial had passed."""
+    pbt = made(tmp_path, "pbt", time_attr="env_steps", perturbation_interval=10, synch=True,
+               hyperparam_mutations={"target_divergence": {"choice": [1, 2]}})  # fmt: skip
+    pbt.set_search_properties("score", "max")
+    trials = [Begun(tmp_path / f"t{i}", {n: 1.0} if n else {}) for i, n in enumerate(steps)]
+    pbt._trial_state = {t: SimpleNamespace(last_train_time=0, last_perturbation_time=0) for t in trials}
+    CatchUp(pbt).on_step_begin(0, trials)
+    assert pbt._next_perturbation_sync > max(steps), "each of them may go on"
+    assert pbt._next_perturbation_sync - max(steps) <= 10
+    assert [state.last_train_time for state in pbt._trial_state.values()] == list(steps)
+    assert [state.last_perturbation_time for state in pbt._trial_state.values()] == [n // 10 * 10 for n in steps]
+    assert pbt._hyperparam_mutations == {"target_divergence": [1, 2]}
+
+
+def test_a_resumed_asha_compares_with_what_was_before(tmp_path: Path) -> None:
+    def decides(resumed: bool) -> str:
+        asha = made(tmp_path, "asha", time_attr="env_steps", grace_period=10, max_t=100, reduction_factor=2)
+        asha.set_search_properties("score", "max")
+        folder = tmp_path / str(resumed)
+        folder.mkdir()
+        trials = [Begun(folder / f"t{i}", {5: 0.0, 10: score}) for i, score in enumerate((3.0, 3.5, 4.0))]
+        new = Begun(folder / "new", {})
+        for trial in (*trials, new):
+            asha.on_trial_add(None, trial)
+        if resumed:
+            CatchUp(asha).on_step_begin(0, [*trials, new])
+        return str(asha.on_trial_result(None, new, {"env_steps": 10, "score": 0.1}))
+
+    assert decides(resumed=False) == "CONTINUE"
+    assert decides(resumed=True) == "STOP"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -148,6 +212,11 @@ def test_a_metric_that_judges_nothing_is_refused(
                 "scheduler_config": {"hyperparam_mutations": {"target_divergense": [1, 2]}},
             },
             "hyperparam_mutations: unknown key 'target_divergense'; did you mean 'target_divergence'",
+        ),
+        ({"scheduler": "hb_bohb", "metric": "env_steps"}, "scheduler hb_bohb needs a search algorithm"),
+        (
+            {"scheduler": "asha", "metric": "env_steps", "scheduler_config": {"time_attr": "env_stepz"}},
+            "scheduler_config.time_attr: no result has 'env_stepz'; did you mean 'env_steps'",
         ),
     ],
 )

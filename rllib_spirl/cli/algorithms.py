@@ -215,6 +215,8 @@ def _callbacks(space: dict[str, Any], where: str) -> list[Any]:
             found.append(pkgutil.resolve_name(name) if isinstance(name, str) else name)
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"{where}.callbacks: '{name}' cannot be imported: {error}") from None
+        if not isinstance(found[-1], type):
+            raise UserError(f"{where}.callbacks: '{name}' is no class")
     return found
 
 

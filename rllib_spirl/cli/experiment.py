@@ -253,6 +253,8 @@ def _experiment(path: Path, name: str, spec: dict[str, Any]) -> Experiment:
 
 def _check_stop(where: str, stop: Mapping) -> None:
     for metric, value in stop.items():
+        if not _is_text(metric):
+            raise UserError(f"{where}: stop: '{metric}' must be the name of a metric")
         if not _is_number(value):
             raise UserError(f"{where}: stop: '{metric}' must be a number, not {_show(value)}")
         if value != value:
@@ -316,13 +318,15 @@ def spaces(value: Any, where: str) -> Any:
         raise UserError(f"{where}: '{form}' takes a list, not {_show(arguments)}")
     if count is None:
         return {form: arguments} if form == "grid_search" else tune.choice(arguments)
-    if len(arguments) != count or not all(_is_number(a) for a in arguments):
+    if len(arguments) != count or not all(_is_number(a) and math.isfinite(a) for a in arguments):
         raise UserError(f"{where}: '{form}' takes {count} numbers, not {_show(arguments)}")
     if form == "randn":
         return tune.randn(*arguments)
     if arguments[0] >= arguments[1] or (form.startswith(("log", "qlog")) and arguments[0] <= 0):
         positive = " and above 0" if "log" in form else ""
         raise UserError(f"{where}: '{form}' needs lower < upper bound{positive}, not {_show(arguments)}")
+    if count == 3 and arguments[2] <= 0:
+        raise UserError(f"{where}: '{form}' rounds to a step above 0, not {_show(arguments[2])}")
     if "randint" in form:
         arguments = [int(a) for a in arguments]
     return getattr(tune, form)(*arguments)

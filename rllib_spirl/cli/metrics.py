@@ -92,7 +92,7 @@ def check_metrics(experiment: Experiment, kind: type, measures: Callable[[], Col
         if ours and not nested and metric in (found := measures()):
             continue
         known = [ALIASES[metric]] if metric in ALIASES else [*numbers, *results.EVALUATION, *ALIASES.values()]
-        if ours:
+        if ours or metric in ALIASES:
             raise UserError(missing(where, metric, [*known, *(() if nested else found)]))
         warnings.append(f"{missing(where, metric, known)} (as far as is known of {experiment.run})")
     return warnings
@@ -105,6 +105,7 @@ def _named(experiment: Experiment) -> Iterator[tuple[str, str]]:
     for key, value in (
         ("metric", experiment.metric),
         ("scheduler_config.metric", experiment.scheduler_config.get("metric")),
+        ("scheduler_config.time_attr", experiment.scheduler_config.get("time_attr")),
         (
             "checkpoint_config.checkpoint_score_attribute",
             experiment.checkpoint_config.get("checkpoint_score_attribute"),

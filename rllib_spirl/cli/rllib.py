@@ -104,9 +104,10 @@ def train_file(
         failed, interrupted = 0, False
         for experiment in experiments:
             going_on = resume and experiment.name not in fresh
-            failures, interrupted = training.train(
-                experiment, resume=going_on, verbosity=verbose, plot=plot, trackers=trackers
-            )
+            with training.in_its_folder(experiment, resume=going_on):
+                failures, interrupted = training.train(
+                    experiment, resume=going_on, verbosity=verbose, plot=plot, trackers=trackers
+                )
             failed += failures
             if interrupted:
                 typer.echo(f"interrupted; go on with: rllib train file {file} --resume (and the same options)")
@@ -174,6 +175,7 @@ def _check(experiments: list[Experiment], resume: bool) -> set[str]:
         space = spaces[experiment.name] = algorithms.param_space(experiment)
         algorithms.validate(experiment, space, without_skills=resume or experiment.skills is not None)
         training.scheduler(experiment)
+        training.check_bundles(experiment)
     fresh = [experiment for experiment in experiments if not (resume and training.resumable(experiment))]
     if resume:
         for experiment in experiments:

@@ -1,18 +1,19 @@
 """Run one checked experiment on Tune: its skills, its Tuner, interruption, resumption and the record that allows it."""
 
-import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import yaml
 from pyarrow import fs
 from ray import tune
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.train._internal.storage import get_fs_and_path
-from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 
 from rllib_spirl.cli import algorithms, storage
 from rllib_spirl.cli.experiment import Experiment
@@ -20,8 +21,11 @@ from rllib_spirl.cli.interrupt import CheckpointOnInterrupt
 from rllib_spirl.cli.long_runs import ConfigOnce, forgetful_tune
 from rllib_spirl.cli.metrics import missing, results_known
 from rllib_spirl.cli.progress import Progress, StopAt, console, summary
-from rllib_spirl.errors import UserError, one_line
+from rllib_spirl.cli.schedulers import CatchUp, check_goes_on, compared_by, scheduler
+from rllib_spirl.errors import UserError
 from rllib_spirl.evaluation.runs import RECORD
+from rllib_spirl.locations import joined, location
+from rllib_spirl.locking import sole_if_free
 from rllib_spirl.progress import tell, watch
 from rllib_spirl.yaml_text import did_you_mean, parse
 
@@ -37,14 +41,11 @@ _FIXED = (
     "resources_per_trial",
     "log_to_file",
 )
-_EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
-_NEEDS_EVERY_RESULT = ("hyperband", "hb_bohb")
-_NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 
 
 def directory(experiment: Experiment) -> str:
     """Where the experiment's results are: a path or URI."""
-    return f"{experiment.storage_path.rstrip('/')}/{experiment.name}"
+    return joined(experiment.storage_path, experiment.name)
 
 
 def check_storage(experiment: Experiment) -> None:
@@ -63,6 +64,22 @@ def check_storage(experiment: Experiment) -> None:
         filesystem.delete_file(probe)
     except (OSError, ValueError) as error:
         raise UserError(f"{experiment.where}: storage_path: {path} cannot be written to: {error}") from None
+
+
+@contextmanager
+def in_its_folder(experiment: Experiment, *, resume: bool) -> Iterator[None]:
+    """Around what trains an experiment into a folder of this machine: nobody can resume it there meanwhile.
+
+    Raises:
+        UserError: With ``resume``, where another command trains there: both would go on with the same trials.
+    """
+    folder = location(directory(experiment))
+    with sole_if_free(folder) if isinstance(folder, Path) else nullcontext(True) as alone:
+        if resume and not alone:
+            raise UserError(
+                f"{experiment.where}: --resume: another command trains in {folder}; wait for its end, or stop it"
+            )
+        yield
 
 
 def resumable(experiment: Experiment) -> bool:
@@ -111,6 +128,7 @@ def train(
     progress, interrupt = Progress(experiment.name), CheckpointOnInterrupt(experiment.time_budget_s)
     checkpoints = tune.CheckpointConfig(**experiment.checkpoint_config)
     kind = algorithms.algorithm_class(experiment)
+    trial_scheduler = scheduler(experiment)
     stop = StopAt(experiment.stop, experiment.where, experiment.name, checked=results_known(kind))
     tuner = tune.Tuner(
         _trainable(experiment),
@@ -118,7 +136,7 @@ def train(
         tune_config=tune.TuneConfig(
             num_samples=experiment.num_samples,
             max_concurrent_trials=experiment.max_concurrent_trials,
-            scheduler=scheduler(experiment),
+            scheduler=trial_scheduler,
             # A scheduler made with its own metric refuses a second one.
             metric=None if "metric" in experiment.scheduler_config else experiment.metric,
             mode=None if "mode" in experiment.scheduler_config else experiment.mode,
@@ -135,6 +153,7 @@ def train(
                 interrupt,
                 ConfigOnce(),
                 *([storage.FromNewestCheckpoint(checkpoints, experiment.max_failures)] if resume else []),
+                *([CatchUp(trial_scheduler)] if resume and trial_scheduler is not None else []),
                 *trackers,
             ],
             log_to_file=experiment.log_to_file,
@@ -154,58 +173,11 @@ def train(
 
         for picture in draw_run(directory(experiment)):
             console().print(f"picture  {picture}", soft_wrap=True, highlight=False)
-    metric = _metric(experiment)
+    metric = compared_by(experiment)
     seen = {name for trial in progress.trials for name in trial.metric_analysis}
     if metric and seen and metric not in seen and not interrupt.ending:
         raise UserError(f"{missing(f'{experiment.where}: metric', metric, sorted(seen))}, so trials were not compared")
     return failed, interrupt.interrupted
-
-
-def _metric(experiment: Experiment) -> str | None:
-    """What trials are compared by, where they are."""
-    return experiment.scheduler_config.get("metric") or experiment.metric
-
-
-def scheduler(experiment: Experiment) -> TrialScheduler | None:
-    """Tune's trial scheduler of that name; None for the default, first in first out.
-
-    Raises:
-        UserError: unknown scheduler or argument.
-    """
-    if experiment.scheduler is None:
-        if experiment.scheduler_config:
-            raise UserError(f"{experiment.where}: 'scheduler_config' is given without 'scheduler'")
-        return None
-    name = _NEAREST_SCHEDULER.get(experiment.scheduler.lower(), experiment.scheduler.lower())
-    known = (*_NEAREST_SCHEDULER, *SCHEDULER_IMPORT)
-    if name not in SCHEDULER_IMPORT:
-        raise UserError(f"{experiment.where}: unknown scheduler '{experiment.scheduler}'{did_you_mean(name, known)}")
-    try:
-        found: Any = SCHEDULER_IMPORT[name]
-        kind = found() if inspect.isfunction(found) else found
-        arguments = tuple(k for k in inspect.signature(kind.__init__).parameters if k != "self")
-        for key in experiment.scheduler_config:
-            if key not in arguments:
-                hint = did_you_mean(key, arguments)
-                raise UserError(f"{experiment.where}: scheduler_config: unknown key '{key}'{hint}")
-        for key in ("metric", "mode"):
-            given = experiment.scheduler_config.get(key) or getattr(experiment, key)
-            if key in arguments and not given:
-                raise UserError(f"{experiment.where}: scheduler {name} needs '{key}', e.g. {_EXAMPLES[key]}")
-        for mutated in ("hyperparam_mutations", "hyperparam_bounds"):
-            algorithms.check_names(experiment.scheduler_config.get(mutated) or {}, experiment, mutated)
-        compared = _metric(experiment) or ""
-        sometimes = compared.startswith("evaluation/") and experiment.config.get("evaluation_interval") != 1
-        if name in _NEEDS_EVERY_RESULT and sometimes:
-            raise UserError(
-                f"{experiment.where}: scheduler {name} compares all results: set config.evaluation_interval: 1 for "
-                f"{compared}, or take another scheduler such as asha"
-            )
-        # An evaluation's metric is not in every result; PBT alone insists on it.
-        lenient = {"require_attrs": False} if "require_attrs" in arguments else {}
-        return kind(**{**lenient, **experiment.scheduler_config})
-    except (ValueError, TypeError, AssertionError, ImportError, tune.TuneError) as error:
-        raise UserError(f"{experiment.where}: scheduler {name}: {one_line(error)}") from None
 
 
 def with_skills(experiment: Experiment) -> Experiment:
@@ -233,7 +205,34 @@ def _trainable(experiment: Experiment) -> Any:
     kind = algorithms.algorithm_class(experiment)
     if experiment.resources_per_trial is None:
         return kind
-    return tune.with_resources(kind, experiment.resources_per_trial)
+    return tune.with_resources(kind, _resources(experiment.resources_per_trial))
+
+
+def _resources(given: Mapping[str, float]) -> dict[str, float]:
+    """By Ray's names."""
+    return {name.upper() if name.lower() in ("cpu", "gpu") else name: amount for name, amount in given.items()}
+
+
+def check_bundles(experiment: Experiment) -> None:
+    """Raise a UserError if `resources_per_trial` is given where RLlib asks for those of each of several processes."""
+    if experiment.resources_per_trial is None:
+        return
+    for config, need in _requests(experiment):
+        if len(need.bundles) > 1:
+            raise UserError(
+                f"{experiment.where}: resources_per_trial is of one process, and a trial has {len(need.bundles)} here "
+                f"(config.num_env_runners: {config.num_env_runners}): leave it out, and set "
+                "config.num_cpus_for_main_process and config.num_cpus_per_env_runner"
+            )
+
+
+def _requests(experiment: Experiment) -> Iterator[tuple[AlgorithmConfig, Any]]:
+    """The config of each trial, as far as they can be looked at, and what RLlib asks Ray for in it."""
+    kind = algorithms.algorithm_class(experiment)
+    for config in algorithms.validated(experiment, algorithms.param_space(experiment), without_skills=True):
+        if getattr(config, "skill_checkpoint", "") is None:
+            config.skill_checkpoint = "still to be made"  # it decides no resources, but RLlib validates the config
+        yield config, kind.default_resource_request(config)
 
 
 def check_resources(experiment: Experiment) -> None:
@@ -245,21 +244,20 @@ def check_resources(experiment: Experiment) -> None:
         UserError: One does not.
     """
     if experiment.resources_per_trial is not None:
-        given = {name.upper(): amount for name, amount in experiment.resources_per_trial.items()}
+        given = _resources(experiment.resources_per_trial)
+        have = ray.cluster_resources()
+        for name in given:
+            if name not in ("CPU", "GPU") and name not in have:
+                hint = did_you_mean(name, ["cpu", "gpu"])
+                raise UserError(f"{experiment.where}: resources_per_trial: this Ray has no '{name}'{hint}")
         _check_fits(experiment, given, "lower resources_per_trial", "lower resources_per_trial")
         return
-    kind = algorithms.algorithm_class(experiment)
-    for config in algorithms.validated(experiment, algorithms.param_space(experiment), without_skills=True):
-        if getattr(config, "skill_checkpoint", "") is None:
-            config.skill_checkpoint = "still to be made"  # it decides no resources, but RLlib validates the config
-        need = kind.default_resource_request(config).required_resources
+    for config, need in _requests(experiment):
         fewer = f"lower config.num_env_runners (now {config.num_env_runners})"
-        _check_fits(experiment, need, fewer, "set config.num_gpus_per_learner: 0")
+        _check_fits(experiment, need.required_resources, fewer, "set config.num_gpus_per_learner: 0")
 
 
 def _check_fits(experiment: Experiment, need: Mapping[str, float], fewer_cpus: str, fewer_gpus: str) -> None:
-    import ray
-
     have = ray.cluster_resources()
     for kind in ("CPU", "GPU"):
         if need.get(kind, 0) > have.get(kind, 0):
@@ -293,7 +291,7 @@ def check_record(experiment: Experiment) -> bool:
     Raises:
         UserError: a setting differs that a resumed run cannot change.
     """
-    path = f"{directory(experiment)}/{RECORD}"
+    path = joined(directory(experiment), RECORD)
     filesystem, inner = get_fs_and_path(path)
     if filesystem.get_file_info(inner).type == fs.FileType.NotFound:
         return False
@@ -302,13 +300,15 @@ def check_record(experiment: Experiment) -> bool:
     before = document.get(experiment.name) if isinstance(document, dict) else None
     if not isinstance(before, dict):
         return False
+    check_goes_on(experiment)
+    given = parse(yaml.safe_dump(experiment.given), path)  # as the record was, in which "1e5" is a number
     for key in _FIXED:
-        if difference := _difference(before.get(key), experiment.given.get(key), key):
+        if difference := _difference(before.get(key), given.get(key), key):
             raise UserError(
                 f"{experiment.where}: --resume: {difference} in {Path(path).parent.name}; "
                 "put it back, or train under another experiment name"
             )
-    longer = before.get("stop") != experiment.given.get("stop")
+    longer = before.get("stop") != given.get("stop")
     if longer and experiment.scheduler not in (None, "fifo"):
         tell(f"{experiment.name}: trials that have ended stay as they are, as the scheduler has compared them")
         return False
@@ -321,4 +321,5 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
             if found := _difference(before.get(key), now.get(key), f"{path}.{key}"):
                 return found
         return None
-    return None if before == now else f"'{path}' is {now} but was {before}"
+    same = before == now or (before != before and now != now)  # nan is no number, not even itself
+    return None if same else f"'{path}' is {now} but was {before}"

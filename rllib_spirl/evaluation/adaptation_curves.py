@@ -76,15 +76,15 @@ def remove(directory: Path, method: str, seed: int, tasks: Collection[str]) -> N
     if not tasks:
         return
     with sole_writer(file, "removing curves"), _writing(file):
-        document = load(file)
+        document: Document = load(file) if file.exists() else {}  # another command may have removed them meanwhile
         for task in tasks:
-            del document[method][task][str(seed)]
+            document.get(method, {}).get(task, {}).pop(str(seed), None)
         left = {name: {task: seeds for task, seeds in found.items() if seeds} for name, found in document.items()}
         left = {name: found for name, found in left.items() if found}
         if left:
             write(left, file)
         else:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def add(directory: Path, method: str, seed: int, curves: Mapping[str, Points]) -> Path:
