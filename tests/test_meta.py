@@ -241,9 +241,10 @@ def test_settings_that_make_no_sense_are_refused(config: Maker, training: Any, m
         (1, 8, [3, 3], [0, 1, 2, 3, 4, 5]),
         (1, 8, [3, 3, 4], [0, 1, 2, 5, 6, 7, 8, 9]),  # the newest of the others
         (2, 8, [3, 3, 1], [0, 1, 2, 3, 4, 5, 6]),
-        (2, 8, [3, 4, 4], [0, 2, 4, 6, 7, 8, 9, 10]),  # half of it for the others, and all exploring ones have a part
+        (2, 8, [3, 4, 4], [0, 1, 2, 3, 4, 5, 6, 10]),
+        (2, 4, [4, 6, 4], [0, 3, 6, 9]),  # all exploring ones have a part
         (1, 4, [10], [0, 3, 6, 9]),
-        (1, 4, [10, 10], [0, 9, 18, 19]),
+        (1, 4, [10, 10], [0, 3, 6, 9]),
         (0, 4, [3, 3], [2, 3, 4, 5]),
     ],
 )

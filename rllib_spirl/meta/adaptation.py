@@ -23,8 +23,7 @@ class Acquaintance:
     skills near the policy's mean, drawn anew in each state, those that are valued most. The context is what the
     exploring episodes found, the kind that the encoder has learned from, and then the newest others; in all
     ``context_size`` transitions at most, which is as many as it has learned from. Where the exploring episodes have
-    more than half of these and the others need the room, or more than all, transitions evenly spaced among theirs
-    stand for them.
+    more than that, transitions evenly spaced among theirs stand for them.
     """
 
     env: SkillEnv
@@ -76,7 +75,7 @@ class Acquaintance:
             return None
         total = len(found["rewards"])
         exploring = sum(len(each["rewards"]) for each in self.episodes[: self.exploring_episodes])
-        share = min(exploring, max(self.context_size // 2, self.context_size - (total - exploring)))
+        share = min(exploring, self.context_size)
         evenly = np.linspace(0, exploring - 1, share).round().astype(int)
         newest = range(max(exploring, total - (self.context_size - share)), total)
         kept = [*evenly.tolist(), *newest]
