@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import stat
 from collections.abc import Callable
@@ -233,6 +234,16 @@ def test_other_demonstrations_can_be_named(
     moved.train()
     first = moved.replay._columns["states"][0]
     assert (first - torch.tensor(start)).abs().max() <= 0.02, "its episode begins in the environment as it is now"
+
+
+def test_a_checkpoint_names_its_class(settings: dict[str, Any], tmp_path: Path, built: Any) -> None:
+    """Ray derives one from it for its actors, whose methods would be stored by their names."""
+    derived = type("SPiRL", (SPiRL,), {"__module__": SPiRL.__module__})
+    path = built(derived(config=config(settings))).save_to_path(tmp_path / "checkpoint")
+    stored = pickle.loads((Path(path) / "class_and_ctor_args.pkl").read_bytes())
+    assert stored["class"] is SPiRL
+    assert b"_labelled_for" not in (Path(path) / "class_and_ctor_args.pkl").read_bytes()
+    built(SPiRL.from_checkpoint(path)).train()
 
 
 def test_skills_that_are_nowhere_are_one_clear_line(settings: dict[str, Any], built: Any) -> None:

@@ -1,5 +1,6 @@
 """SPiRL: soft actor-critic over skills whose entropy term is the KL to a learned skill prior (Pertsch et al. 2020)."""
 
+import json
 import tempfile
 from contextlib import closing
 from dataclasses import replace
@@ -31,6 +32,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 
 from rllib_spirl.algorithm.checkpoint_files import DEMONSTRATIONS_FILE, REPLAY_FILE, SKILLS_FOLDER, kept_skills
 from rllib_spirl.algorithm.chunk_windows import chunk_windows
+from rllib_spirl.algorithm.class_by_name import ClassByName
 from rllib_spirl.algorithm.episode_end import log_end
 from rllib_spirl.algorithm.evaluation import evaluated_once
 from rllib_spirl.algorithm.offline import offline_replay
@@ -51,7 +53,7 @@ from rllib_spirl.skills.model import SkillModel
 MAX_UPDATES_AT_ONCE = 16
 
 
-class SPiRL(Algorithm):
+class SPiRL(ClassByName, Algorithm):
     """Skill-prior RL. One training step samples skills and makes `updates_per_step` gradient steps for each.
 
     With remote env runners sampling goes on while the learner learns: requests for the next fragment are out before the
@@ -121,8 +123,12 @@ class SPiRL(Algorithm):
 
     @property
     def _labelled_for(self) -> str:
+        """`_facts_of_labels` as text."""
+        return json.dumps(self._facts_of_labels())
+
+    def _facts_of_labels(self) -> list[Any]:
         """What the rewards and skills of demonstrations depend on beside their data."""
-        return self.config.experienced_in
+        return list(json.loads(self.config.experienced_in))
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1

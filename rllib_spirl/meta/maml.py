@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rllib_spirl.algorithm.any_state import TakesAnyState
 from rllib_spirl.algorithm.checked_config import CheckedConfig
+from rllib_spirl.algorithm.class_by_name import ClassByName
 from rllib_spirl.algorithm.evaluation import dealt_out, evaluated_once
 from rllib_spirl.algorithm.replay_buffer import Batch
 from rllib_spirl.envs.tasks import Task
@@ -201,7 +202,7 @@ class MAMLLearner(TakesAnyState, TorchLearner):
             self.module[module_id].policy.keep_wide()
 
 
-class MAML(KeepsTurns, Algorithm):
+class MAML(KeepsTurns, ClassByName, Algorithm):
     """Model-agnostic meta-learning. One training step meets some tasks, and then learns from all of them.
 
     In each, episodes with the policy as it is are followed by an inner step on them, as often as configured, and by

@@ -1,7 +1,6 @@
 """MetaSPiRL: SPiRL over many tasks at once, conditioned on what transitions say about the task (Nam et al. 2022)."""
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,9 +228,8 @@ class MetaSPiRL(KeepsTurns, SPiRL):
         self._random = np.random.default_rng(seed)
         self._turns = Turns(len(tasks), self._random)
 
-    @property
-    def _labelled_for(self) -> str:
-        return json.dumps([*json.loads(super()._labelled_for), plain(self.config.training_tasks)])
+    def _facts_of_labels(self) -> list[Any]:
+        return [*super()._facts_of_labels(), plain(self.config.training_tasks)]
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> TaskDemonstrations:
         config, seed = self.config, (self.config.seed or 0) + 1
