@@ -325,7 +325,7 @@ def test_empty_or_absent_directory(tmp_path: Path, make: bool) -> None:
 
 def test_every_episode_too_short(data: Path) -> None:
     assert len(opened(data).windows(6)) == 1
-    with pytest.raises(UserError, match=r"every episode is shorter than 7 steps \(the longest has 6\)"):
+    with pytest.raises(UserError, match=r"every episode is shorter than 7 steps \(the longest has 6 steps\)"):
         opened(data).windows(7)
 
 

@@ -26,7 +26,7 @@ def window_starts(episode_starts: np.ndarray, horizon: int) -> np.ndarray:
     if total == 0:
         longest = int(lengths.max()) if len(lengths) else 0
         raise UserError(
-            f"horizon = {horizon}: every episode is shorter than {horizon} steps (the longest has {longest}); "
+            f"horizon = {horizon}: every episode is shorter than {horizon} steps (the longest has {longest} steps); "
             "choose a smaller horizon or longer episodes"
         )
     # Window w of an episode starts w frames after the episode does: a running count, restarted at each
