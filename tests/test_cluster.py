@@ -207,7 +207,7 @@ def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedPr
 def test_a_job_is_submitted_with_a_token(head: dict[str, str], point_settings: dict[str, Any], tmp_path: Path) -> None:
     file = write_experiment(tmp_path, point_settings)
     command = [sys.executable, "-m", "rllib_spirl.cli.rllib", "train", "file", str(file)]
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while "Connection refused" in (probe := submit(head, "true")).stderr + probe.stdout or probe.returncode:
         assert time.monotonic() < deadline, probe.stdout + probe.stderr
         time.sleep(1)
