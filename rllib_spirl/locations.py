@@ -30,8 +30,7 @@ class Remote:
     """A path below it."""
 
     def __str__(self) -> str:
-        folder, mark, query = self.root.partition("?")
-        return f"{joined(folder, self.below)}{mark}{query}"
+        return joined(self.root, self.below)
 
     def __truediv__(self, name: str) -> "Remote":
         return Remote(self.root, joined(self.below, name) if self.below else name)

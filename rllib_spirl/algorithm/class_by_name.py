@@ -21,7 +21,7 @@ class ClassByName(Checkpointable):
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         saved: str = super().save_to_path(path, **kwargs)
         folder, kind = location(saved), _importable(type(self))
-        if isinstance(folder, Path) and kind is not None:
+        if isinstance(folder, Path) and kind not in (None, type(self)):
             made = {"class": kind, "ctor_args_and_kwargs": self.get_ctor_args_and_kwargs()}
             with replacing(folder / self.CLASS_AND_CTOR_ARGS_FILE_NAME) as file:
                 file.write_bytes(pickle.dumps(made))

@@ -128,7 +128,7 @@ class SPiRL(ClassByName, Algorithm):
 
     def _facts_of_labels(self) -> list[Any]:
         """What the rewards and skills of demonstrations depend on beside their data."""
-        return list(json.loads(self.config.experienced_in))
+        return self.config.facts_of_experience
 
     def _read_demonstrations(self, data: DataSet, model: SkillModel, env: gym.Env) -> SkillReplay:
         seed = (self.config.seed or 0) + 1

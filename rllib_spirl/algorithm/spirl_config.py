@@ -370,10 +370,15 @@ class SPiRLConfig(CheckedConfig):
         return self.replay_capacity
 
     @property
-    def experienced_in(self) -> str:
-        """What the rewards and skills of transitions depend on, as text that is the same in every process."""
+    def facts_of_experience(self) -> list[Any]:
+        """What the rewards and skills of transitions depend on, as plain values."""
         env_config = {name: value for name, value in self.env_config.items() if name != "render_mode"}
-        return json.dumps(plain([self.env, env_config, self.skill_bound]))
+        return [plain(fact) for fact in (self.env, env_config, self.skill_bound)]
+
+    @property
+    def experienced_in(self) -> str:
+        """The same as text, which is so in every process."""
+        return json.dumps(self.facts_of_experience)
 
     def check_skills(self) -> None:
         """Check what `validate` cannot tell without the skills, which may be in a checkpoint that is to be restored.

@@ -17,7 +17,7 @@ from rllib_spirl.yaml_text import did_you_mean
 _EXAMPLES = {"metric": "metric: evaluation/completed_subtasks", "mode": "mode: max"}
 _NEEDS_EVERY_RESULT = ("hyperband",)
 _NEEDS_A_SEARCHER = ("hb_bohb",)
-# Those that stop at once what they compare, with whoever else is there, or keep nothing.
+# Those that would wait for trials that had ended before.
 _CANNOT_GO_ON = ("hyperband",)
 _NEAREST_SCHEDULER = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 

@@ -66,8 +66,11 @@ def open_parquet(file: Location) -> pq.ParquetFile:
 
 def holds_pictures(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold pictures as `PICTURE` says; LeRobot's are encoded ones, with a path."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and pa.types.is_integer(kind.value_type)
+    return _is_list(kind) and pa.types.is_integer(kind.value_type)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def read_columns(file: Location, names: list[str], *, use_threads: bool = True) -> pa.Table:
@@ -97,7 +100,7 @@ def matrix(table: pa.Table, name: str, file: Location) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not _is_list(kind):
         return scalars(table, name, file)[:, None]
     if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         raise UserError(f"{file}: column '{name}' holds {kind.value_type}, not numbers; choose another column")

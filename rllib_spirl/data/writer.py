@@ -88,8 +88,7 @@ class TrajectoryWriter:
         self._env, self._source, self._overwrite = env, source, overwrite
         self._file_bytes = file_size_mb * 2**20
         # Its own also beside another writer of the same path in this process.
-        self._token = secrets.token_hex(4)
-        self._own = f"{os.getpid()}.{self._token}"
+        self._own = f"{os.getpid()}.{secrets.token_hex(4)}"
         self._temporary = self.path.parent / f".{self.path.name}.partial-{socket.gethostname()}-{self._own}"
         self._float: Any = None
         self._tasks: dict[str, int] = {}
@@ -105,7 +104,7 @@ class TrajectoryWriter:
     def __enter__(self) -> "TrajectoryWriter":
         with self._writing():
             self._remove_leftovers()
-            _WRITING.add(self._token)
+            _WRITING.add(self._own)
             self._temporary.mkdir(parents=True)
         return self
 
@@ -126,7 +125,7 @@ class TrajectoryWriter:
     def discard(self) -> None:
         """Remove what was written so far; ``path`` stays as it was."""
         shutil.rmtree(self._temporary, ignore_errors=True)
-        _WRITING.discard(self._token)
+        _WRITING.discard(self._own)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(f"{self.path}: cannot write there", "choose another output")
@@ -135,7 +134,7 @@ class TrajectoryWriter:
         """Remove what writers of this data set left that were killed: those of this host whose process has ended."""
         if not self.path.parent.is_dir():
             return
-        name = re.compile(rf"\.{re.escape(self.path.name)}\.partial-(?:(.+)-)?(\d+)(?:\.(\w+))?(-replaced)?")
+        name = re.compile(rf"\.{re.escape(self.path.name)}\.partial-(?:(.+)-)?(\d+)(\.\w+)?(-replaced)?")
         for place in self.path.parent.iterdir():
             match = name.fullmatch(place.name)
             # Without a host, or anything after the process: from a version that did not note it.
@@ -143,7 +142,7 @@ class TrajectoryWriter:
                 continue
             # In a container another process may have had this one's number.
             ours = int(match[2]) == os.getpid() and match[3] is not None
-            if match[3] in _WRITING if ours else _alive(int(match[2])):
+            if match[2] + match[3] in _WRITING if ours else _alive(int(match[2])):
                 continue
             # Killed between its two renames, a writer left the data set that it was to replace in there only.
             if match[4] and not self.path.exists():

@@ -40,17 +40,15 @@ def our_name(name: str) -> str | None:
 
 
 def _make(name: str, config: dict[str, Any]) -> gym.Env:
-    limit = config.get("max_episode_steps")
-    if limit is None:  # the environment's own
-        config = {key: value for key, value in config.items() if key != "max_episode_steps"}
-    elif name == TRIALS:
-        raise UserError(
-            f"{name}: max_episode_steps is one of the episodes that make a trial: set it in the inner env_config."
-        )
-    else:
+    limit = config.get("max_episode_steps")  # None for the environment's own
+    if limit is not None:
+        if name == TRIALS:
+            raise UserError(
+                f"{name}: max_episode_steps is one of the episodes that make a trial: set it in the inner env_config."
+            )
         check_whole(name, max_episode_steps=limit)
-        config = {**config, "max_episode_steps": int(limit)}  # of NumPy, say
-    made = gym.make(name, disable_env_checker=True, **config)
+        limit = int(limit)  # of NumPy, say
+    made = gym.make(name, disable_env_checker=True, **{**config, "max_episode_steps": limit})
     if limit is not None and hasattr(made.unwrapped, "max_episode_steps"):
         # Gymnasium keeps it from the environment for a wrapper, which can make episodes shorter alone.
         made.unwrapped.max_episode_steps = limit

@@ -60,8 +60,7 @@ def advise(data: DataSet, frames: Trajectories) -> Advice:
         advice.settings["state_columns"] = ranges(kept)
         advice.sentences.append(
             f"Without these columns a state would be {ranges(kept)}{' of where the data is from' if chosen else ''} "
-            "(state_columns of an import or a recipe; an "
-            "environment of your own has to observe the same)."
+            "(state_columns of an import or a recipe; an environment of your own has to observe the same)."
         )
     velocities = {j: i for j, i in statistics.velocities.items() if not any(j in places for places in columns)}
     if velocities:
