@@ -194,8 +194,8 @@ class SPiRLConfig(CheckedConfig):
             least_alpha: What α does not fall below. As long as rewards are rare, values differ by noise alone, which an
                 α that falls until the KL is δ lets the policy follow, away from the prior with which it explores. Of
                 the size of the difference between a good skill's value and that of a bad one, or less.
-            kl_in_target: Whether −α KL is part of the Q-target, as in the paper. Leaving it out learned faster: through
-                time-outs the bootstrapped penalties add up to more than any return.
+            kl_in_target: Whether −α KL is part of the Q-target, as in the paper. The kitchen is learned faster with it.
+                Where episodes end by time alone, the bootstrapped penalties may add up to more than any return.
             target_bounds: The least and greatest return there can be; Q-targets are clipped to them.
             conservatism: Weight of the conservative Q-learning penalty, see `losses.conservative_loss`; 0 is off.
             cloning: Weight of behaviour cloning in the policy's loss, see `losses.cloning_loss`; 0 is off.
