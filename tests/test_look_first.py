@@ -130,6 +130,8 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
                             ["59-dimensional observations", "has 30"]),
     "recipe of another environment": ("data", settings("skills.data=@/stacking.yaml"), ["block_stacking's", "has 36"]),
     "recipe of an unknown subtask": ("data", settings("skills.data=@/ketle.yaml"), ["'ketle'", "'kettle'"]),
+    "dropout of states nobody sees": ("data", settings("skills.pretrain={decoder: open_loop, state_dropout: 0.1}"),
+                                      ["state_dropout", "closed_loop"]),
     "no such dimension": ("data", settings("skills.pretrain.blind=[30]"),
                           ["skills.pretrain.blind", "0 to 29"]),
     "set that does not come out": ("data", settings("skills.pretrain.state_set={own: 7, item: 6}"),

@@ -60,6 +60,29 @@ def test_the_loss_is_its_parts_and_the_prior_gives_no_gradient_to_the_encoder() 
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_the_decoder_answers_hidden_states_with_the_recorded_actions() -> None:
+    torch.manual_seed(0)
+    model = SkillModel(SMALL)
+    model.prior.set_scale(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 2.0, 1.0]))
+    states, actions, z = torch.randn(6, 4, 3), torch.randn(6, 4, 2), torch.randn(6, SMALL.latent_dim)
+    hidden = torch.tensor([True, False, True, False, False, False])
+    with torch.no_grad():
+        decoded, blindly = model.decode(z, states, hidden), model.decode(z, model.prior.mean.expand_as(states))
+        torch.testing.assert_close(decoded[hidden], blindly[hidden])
+        assert torch.equal(decoded[~hidden], model.decode(z, states)[~hidden])
+
+        def reconstruction(hidden: torch.Tensor | None, corrected: torch.Tensor) -> torch.Tensor:
+            torch.manual_seed(1)
+            _, parts = skill_loss(
+                model, states, actions, beta=1.0, perturbed_states=states, corrected_actions=corrected, hidden=hidden
+            )
+            return parts["reconstruction"]
+
+        everywhere = torch.ones(6, dtype=torch.bool)
+        assert reconstruction(everywhere, actions + 1) == reconstruction(everywhere, actions)
+        assert reconstruction(None, actions + 1) != reconstruction(None, actions)
+
+
 def test_the_encoder_never_sees_the_perturbed_states() -> None:
     model = SkillModel(SMALL)
     states, actions = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
@@ -289,8 +312,9 @@ def test_the_running_decoder_equals_the_model(decoder: str) -> None:
         np.testing.assert_allclose(actions, model.decode(z, states)[0].detach().numpy(), atol=1e-5)
 
 
-def test_skills_do_not_depend_on_what_they_are_blind_to() -> None:
-    model = SkillModel(SMALL.model_copy(update={"blind": (1,)}))
+@pytest.mark.parametrize("prior_sees_all", [False, True])
+def test_skills_do_not_depend_on_what_they_are_blind_to(prior_sees_all: bool) -> None:
+    model = SkillModel(SMALL.model_copy(update={"blind": (1,), "prior_sees_all": prior_sees_all}))
     model.prior.set_scale(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 2.0, 1.0]))
     states = torch.randn(6, 4, 3)
     others = states.clone()
@@ -298,7 +322,7 @@ def test_skills_do_not_depend_on_what_they_are_blind_to() -> None:
     actions, z = torch.randn(6, 4, 2), torch.randn(6, 2)
     with torch.no_grad():
         assert torch.equal(model.posterior(states, actions).mean, model.posterior(others, actions).mean)
-        assert torch.equal(model.prior(states[:, 0]).mean, model.prior(others[:, 0]).mean)
+        assert torch.equal(model.prior(states[:, 0]).mean, model.prior(others[:, 0]).mean) != prior_sees_all
         assert torch.equal(model.decode(z, states), model.decode(z, others))
         assert not torch.equal(model.prior.normalize(states), model.prior.normalize(others))  # what a policy sees
         decoder = SkillDecoder(model)

@@ -78,7 +78,9 @@ class SkillModelConfig(BaseModel):
     state_set: StateSet | None = None
     """Where there is one, the model works with states of any number of items."""
     blind: tuple[int, ...] = ()
-    """Dimensions of flat states that skills and their prior do not see; policy and critics do."""
+    """Dimensions of flat states that skills do not see; policy and critics do."""
+    prior_sees_all: bool = False
+    """Whether the prior sees these dimensions all the same."""
     prior_images: bool = False
     """Whether the prior sees pictures instead of states."""
     picture_encoder: PictureEncoding = "conv"
@@ -173,6 +175,7 @@ class SkillPrior(nn.Module):
         super().__init__()
         self.state_set = config.state_set
         self.blind = list(config.blind)
+        self.sees_all = config.prior_sees_all
         self.images = config.prior_images
         self.said = 2 * config.latent_dim if self.images else 0  # numbers in an observation after the state
         width = config.state_dim if self.state_set is None else self.state_set.own + self.state_set.item
@@ -235,7 +238,9 @@ class SkillPrior(nn.Module):
 
     def forward(self, observed: Tensor) -> Normal:
         """States (B, S) in which skills start, or pictures (B, 2, 32, 32, 3) uint8, to a Gaussian over (B, Z)."""
-        return gaussian(self.net(self.features(observed if self.images else self.seen(observed))))
+        if not self.images:
+            observed = self.normalize(observed) if self.sees_all else self.seen(observed)
+        return gaussian(self.net(self.features(observed)))
 
     @torch.no_grad()
     def observe(self, states: Tensor, images: Tensor) -> Tensor:
@@ -286,13 +291,19 @@ class SkillModel(nn.Module):
         window = torch.cat([self._seen(states), actions], -1) if self.closed_loop else actions
         return gaussian(self.encoder(window.flatten(1)))
 
-    def decode(self, z: Tensor, states: Tensor) -> Tensor:
-        """Mean actions (B, H, A) of skills z (B, Z); only the closed-loop decoder sees the states (B, H, S)."""
+    def decode(self, z: Tensor, states: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Mean actions (B, H, A) of skills z (B, Z); only the closed-loop decoder sees the states (B, H, S).
+
+        It does not see those of windows that are ``hidden`` (B,): features of zero, the mean state, take their place.
+        """
         if not self.closed_loop:
             plan = z if self.config.decoder == "identity" else self.decoder(z)
             return plan.unflatten(-1, (self.config.horizon, self.config.action_dim))
         repeated = z.unsqueeze(1).expand(-1, states.shape[1], -1)
-        return self.decoder(torch.cat([self._seen(states), repeated], -1))
+        seen = self._seen(states)
+        if hidden is not None:
+            seen = seen.masked_fill(hidden[:, None, None], 0.0)
+        return self.decoder(torch.cat([seen, repeated], -1))
 
     def _seen(self, states: Tensor) -> Tensor:
         return self.features(self.prior.seen(states))
@@ -306,6 +317,7 @@ def skill_loss(
     beta: float,
     perturbed_states: Tensor | None = None,
     corrected_actions: Tensor | None = None,
+    hidden: Tensor | None = None,
     images: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The negative of equation (3) of the paper for a batch of windows, in means over elements, with its error doubled.
@@ -319,6 +331,7 @@ def skill_loss(
             the squared error, so that this is twice the paper's β.
         perturbed_states, corrected_actions: What the decoder sees and has to answer instead, see
             `rllib_spirl.skills.correction`. The prior sees the perturbed first state.
+        hidden: (B,) bool, the windows whose states the decoder does not see: z alone tells their recorded actions.
         images: (B, 2, 32, 32, 3) uint8, what a prior over pictures sees: as recorded, nothing perturbs them.
 
     Returns:
@@ -327,7 +340,9 @@ def skill_loss(
     seen = states if perturbed_states is None else perturbed_states
     wanted = actions if corrected_actions is None else corrected_actions
     q = model.posterior(states, actions)
-    reconstruction = (model.decode(q.rsample(), seen) - wanted).square().mean()
+    if hidden is not None:  # nothing is corrected for what is not seen
+        wanted = torch.where(hidden[:, None, None], actions, wanted)
+    reconstruction = (model.decode(q.rsample(), seen, hidden) - wanted).square().mean()
     unit = Normal(torch.zeros_like(q.mean), torch.ones_like(q.stddev), validate_args=False)
     regularisation = kl_divergence(q, unit).mean()
     q_fixed = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)

@@ -46,7 +46,8 @@ class PretrainConfig(BaseModel):
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
     blind: Literal["motion"] | tuple[int, ...] = Field(
         default="motion",
-        description="Dimensions of flat states that skills do not see; by default velocities that tell the actions.",
+        description="Dimensions of flat states that skills and their prior do not see; by default skills alone do not "
+        "see velocities that tell the actions.",
     )
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
     picture_encoder: PictureEncoding = Field(
@@ -66,6 +67,12 @@ class PretrainConfig(BaseModel):
         default="states", description="Independent in every dimension, as wide as states; or as what a step changes."
     )
     correction_gain: float = Field(default=1.0, ge=0, description="Share of a displacement undone within one step.")
+    state_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of windows whose states the decoder does not see: z tells the actions.",
+    )
     std_floor: float = Field(default=0.05, gt=0, description="Least standard deviation used to normalise a state.")
     validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
     report_every: int = Field(default=1000, gt=0, description="Updates between validations and checkpoints.")
@@ -82,6 +89,12 @@ class PretrainConfig(BaseModel):
     def _chunk(self) -> Self:
         if self.decoder == "identity" and self.action_std > 0:
             raise ValueError("action_std: with the identity decoder z is the actions, and the policy has their noise")
+        return self
+
+    @model_validator(mode="after")
+    def _sees(self) -> Self:
+        if self.decoder != "closed_loop" and self.state_dropout > 0:
+            raise ValueError("state_dropout: only the closed_loop decoder sees states")
         return self
 
     @model_validator(mode="after")
@@ -132,7 +145,14 @@ class PretrainConfig(BaseModel):
         if self.decoder == "identity":
             shape["latent_dim"] = self.horizon * action_dim
         images = self.prior == "images"
-        return SkillModelConfig(state_dim=state_dim, action_dim=action_dim, blind=blind, prior_images=images, **shape)
+        return SkillModelConfig(
+            state_dim=state_dim,
+            action_dim=action_dim,
+            blind=blind,
+            prior_sees_all=bool(blind) and self.blind == "motion",
+            prior_images=images,
+            **shape,
+        )
 
 
 class SkillTrainer:
@@ -215,11 +235,15 @@ class SkillTrainer:
 
     def _perturbed(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Arguments of `skill_loss`."""
-        if self.config.state_noise == 0:
-            return {}
-        noise = torch.randn(states.shape, generator=self._noise, device=states.device) @ self._noise_scale
-        corrected = (actions + noise @ self._correction).clamp(-1, 1)
-        return {"perturbed_states": states + noise, "corrected_actions": corrected}
+        given: dict[str, Tensor] = {}
+        if self.config.state_noise > 0:
+            noise = torch.randn(states.shape, generator=self._noise, device=states.device) @ self._noise_scale
+            corrected = (actions + noise @ self._correction).clamp(-1, 1)
+            given |= {"perturbed_states": states + noise, "corrected_actions": corrected}
+        if self.config.state_dropout > 0:
+            drawn = torch.rand(len(states), generator=self._noise, device=states.device)
+            given["hidden"] = drawn < self.config.state_dropout
+        return given
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
