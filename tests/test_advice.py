@@ -170,14 +170,14 @@ def test_skills_do_not_see_velocities_unless_they_are_asked_to(tmp_path: Path) -
     shown = TINY.model_copy(update={"blind": ()})
     scanned = SkillData.scan(data, TINY.horizon, TINY.validation_fraction, TINY.seed)
     trainer = SkillTrainer(scanned, TINY)
-    assert (trainer.model.config.blind, trainer.model.config.prior_sees_all) == ((3, 4, 6, 7), True)
+    assert (trainer.model.config.blind, trainer.model.config.prior_sees_all) == ((3, 4, 6, 7), False)
     states, actions = torch.zeros(500, TINY.horizon, 8), torch.zeros(500, TINY.horizon, 2)
     perturbed, corrected = trainer._perturbed(states, actions).values()
     assert not perturbed[..., [3, 4, 6, 7]].any()
     assert (perturbed[..., [0, 1, 5]].std((0, 1)) > 0).all()
     assert corrected.any()
-    chosen = TINY.model_copy(update={"blind": (3, 4)})
-    for config, blind in ((shown, ()), (chosen, (3, 4))):
-        model = SkillTrainer(scanned, config).model.config
-        assert (model.blind, model.prior_sees_all) == (blind, False)
-    assert len({skills_key(data, config) for config in (TINY, shown, chosen)}) == 3
+    assert SkillTrainer(scanned, shown).model.config.blind == ()
+    to_prior = TINY.model_copy(update={"prior_sees_all": True})
+    model = SkillTrainer(scanned, to_prior).model.config
+    assert (model.blind, model.prior_sees_all) == ((3, 4, 6, 7), True)
+    assert len({skills_key(data, config) for config in (TINY, shown, to_prior)}) == 3

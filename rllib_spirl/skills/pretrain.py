@@ -49,10 +49,18 @@ _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0"}
 def skills_key(data: DataSet, config: PretrainConfig) -> str:
     """What tells two trained skill models apart: the data's content and every setting that changes the result."""
     settings = config.model_dump(exclude={"num_workers", "use_gpu", "threads_per_worker", "memory_gib", "report_every"})
-    for name in ("state_dropout", "blind", "prior", "noise_like", "picture_encoder", "picture_weights", "action_std"):
+    for name in (
+        "state_dropout",
+        "prior_sees_all",
+        "blind",
+        "prior",
+        "noise_like",
+        "picture_encoder",
+        "picture_weights",
+        "action_std",
+    ):
         if settings[name] == PretrainConfig.model_fields[name].default:
             del settings[name]  # as it was before there was a choice: skills trained then are still found
-    settings["prior_sees_all"] = config.blind == "motion"
     settings["correction_gain"] = config.corrects
     if config.picture_weights is not None:
         settings["picture_weights"] = hashlib.sha256(Path(config.picture_weights).read_bytes()).hexdigest()
@@ -169,8 +177,7 @@ def _train(scanned: SkillData, config: PretrainConfig, folder: Path, key: str) -
     check_workers(config)
     shape = config.model_of(scanned)
     if shape.blind and config.blind == "motion":
-        hidden = ranges(shape.blind)
-        tell(f"skills will not see what tells of motion, {hidden}; their prior will. blind: [] shows it to both")
+        tell(f"skills will not see what tells of motion in a state, {ranges(shape.blind)}; blind: [] shows it")
     tell(f"training skills, into {folder}")
     with watch("starting the workers"):
         settings = {"data": scanned, "config": config.model_dump(), "folder": str(folder)}

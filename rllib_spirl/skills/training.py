@@ -46,9 +46,9 @@ class PretrainConfig(BaseModel):
     state_set: StateSet | None = Field(default=None, description="States are sets: skills for any number of items.")
     blind: Literal["motion"] | tuple[int, ...] = Field(
         default="motion",
-        description="Dimensions of flat states that skills and their prior do not see; by default skills alone do not "
-        "see velocities that tell the actions.",
+        description="Dimensions of flat states that skills do not see; by default velocities that tell the actions.",
     )
+    prior_sees_all: bool = Field(default=False, description="Whether the prior sees these dimensions all the same.")
     prior: Literal["state", "images"] = Field(default="state", description="What the prior sees.")
     picture_encoder: PictureEncoding = Field(
         default="conv", description="How it sees pictures: trained with it, or frozen, with picture_weights."
@@ -140,7 +140,17 @@ class PretrainConfig(BaseModel):
     def model(self, state_dim: int, action_dim: int, motion: tuple[int, ...] = ()) -> SkillModelConfig:
         """The shape of skills of states and actions of so many numbers, of which these of a state tell of motion."""
         blind = motion if self.blind == "motion" else self.blind
-        names = {"decoder", "action_std", "horizon", "latent_dim", "hidden", "layers", "prior_layers", "state_set"}
+        names = {
+            "prior_sees_all",
+            "decoder",
+            "action_std",
+            "horizon",
+            "latent_dim",
+            "hidden",
+            "layers",
+            "prior_layers",
+            "state_set",
+        }
         shape = self.model_dump(include=names | {"picture_encoder"})
         if self.decoder == "identity":
             shape["latent_dim"] = self.horizon * action_dim
@@ -149,7 +159,6 @@ class PretrainConfig(BaseModel):
             state_dim=state_dim,
             action_dim=action_dim,
             blind=blind,
-            prior_sees_all=bool(blind) and self.blind == "motion",
             prior_images=images,
             **shape,
         )
