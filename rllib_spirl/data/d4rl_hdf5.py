@@ -7,7 +7,16 @@ from typing import Any, Literal
 import numpy as np
 
 from rllib_spirl.data.episode import Trajectories, following_states
-from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
+from rllib_spirl.data.importing import (
+    ImportRecipe,
+    Source,
+    check_arrays,
+    choose_columns,
+    column,
+    file_state,
+    flags,
+    floats,
+)
 from rllib_spirl.errors import UserError
 from rllib_spirl.progress import tell
 
@@ -36,11 +45,11 @@ class D4RLRecipe(ImportRecipe):
         """Open the file. Raises UserError when it is missing or damaged, an array is missing, or lengths differ."""
         arrays = _arrays(self.path)
         observations, actions = floats(arrays["observations"]), floats(arrays["actions"])
-        terminals = _flags(self.path, arrays, "terminals")
+        terminals = flags(self.path, arrays, "terminals")
         columns = choose_columns(self.state_columns, observations.shape[1], "'observations'")
         ends = terminals.copy()
         if "timeouts" in arrays:
-            ends |= _flags(self.path, arrays, "timeouts")
+            ends |= flags(self.path, arrays, "timeouts")
         if "next_observations" in arrays:
             following = floats(arrays["next_observations"])
             ends[:-1] |= _others(following[:-1], observations[1:])
@@ -63,7 +72,7 @@ class D4RLRecipe(ImportRecipe):
         recorded = Trajectories(
             states=observations[:, columns],
             actions=actions,
-            rewards=floats(_column(self.path, arrays, "rewards")),
+            rewards=floats(column(self.path, arrays, "rewards")),
             next_states=following[:, columns],
             terminated=terminals,
             episode_starts=starts,
@@ -75,21 +84,6 @@ class D4RLRecipe(ImportRecipe):
             for index, start in enumerate(starts[:-1])
         ]
         return Source(readers, count=len(readers), fps=self.fps, facts=facts, env=self.env)
-
-
-def _column(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
-    """An array with one number for each step, (N,) or (N, 1), as (N,)."""
-    array = arrays[key]
-    if array.shape not in ((len(array),), (len(array), 1)):
-        raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps,)")
-    return array.reshape(-1)
-
-
-def _flags(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
-    array = _column(path, arrays, key)
-    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
-        raise UserError(f"{path}: '{key}' is nan at row {int(np.isnan(array).argmax())}, neither true nor false")
-    return array.astype(bool)
 
 
 def _others(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -112,20 +106,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if missing:
                 raise UserError(f"{path}: no array '{missing[0]}' (there are: {', '.join(file)}); is it D4RL?")
             keys = [key for key in (*needed, "timeouts", "next_observations") if key in file]
-            arrays = {key: file[key][()] for key in keys}
+            arrays = {key: np.asarray(file[key][()]) for key in keys}
     except (OSError, TypeError) as error:
         raise UserError(f"{path}: not readable as HDF5 (truncated or another format); download it again") from error
-    for key, array in arrays.items():
-        if np.ndim(array) == 0 or array.dtype.kind not in "fiub":
-            raise UserError(f"{path}: '{key}' holds no numbers, one for each step; download it again")
-    rows = len(arrays["observations"])
-    if rows == 0:
-        raise UserError(f"{path}: no steps; download it again")
-    for key, array in arrays.items():
-        if len(array) != rows:
-            raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
-        if key in ("observations", "actions", "next_observations") and array.ndim != 2:
-            raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps, width); import vectors only")
+    check_arrays(path, arrays, ("observations", "actions", "next_observations"))
     width = arrays["observations"].shape[1]
     following = arrays.get("next_observations", arrays["observations"]).shape[1]
     if following != width:

@@ -1,7 +1,7 @@
 """What all importers share: an opened source, choice of columns, scaling of actions, writing."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,41 @@ class ImportRecipe(Recipe):
             source = self.read()
         source.facts.update(facts)
         return write(source, output, overwrite=overwrite, skip_damaged=self.skip_damaged)
+
+
+def check_arrays(path: Path, arrays: Mapping[str, np.ndarray], vectors: Collection[str]) -> None:
+    """Refuse a file's arrays that are not numbers with a row for each step, (N, width) for the ``vectors``.
+
+    Raises:
+        UserError: On another form, on another length than that of 'observations', and when there are no steps.
+    """
+    for key, array in arrays.items():
+        if array.ndim == 0 or array.dtype.kind not in "fiub":
+            raise UserError(f"{path}: '{key}' holds no numbers, one for each step; download it again")
+    rows = len(arrays["observations"])
+    if rows == 0:
+        raise UserError(f"{path}: no steps; download it again")
+    for key, array in arrays.items():
+        if len(array) != rows:
+            raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
+        if key in vectors and array.ndim != 2:
+            raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps, width); import vectors only")
+
+
+def column(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    """A file's array with one number for each step, (N,) or (N, 1), as (N,). Raises UserError on another shape."""
+    array = arrays[key]
+    if array.shape not in ((len(array),), (len(array), 1)):
+        raise UserError(f"{path}: '{key}' is of shape {array.shape}, not (steps,)")
+    return array.reshape(-1)
+
+
+def flags(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    """A file's array of flags, (N,) bool. Raises UserError on another shape, and on nan."""
+    array = column(path, arrays, key)
+    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+        raise UserError(f"{path}: '{key}' is nan at row {int(np.isnan(array).argmax())}, neither true nor false")
+    return array.astype(bool)
 
 
 def write(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rllib_spirl.data.episode import Episode
-from rllib_spirl.data.importing import ImportRecipe, Source, choose_columns, file_state, floats
+from rllib_spirl.data.importing import ImportRecipe, Source, check_arrays, choose_columns, file_state, flags, floats
 from rllib_spirl.envs.outside import FAMILIES, OGBENCH
 from rllib_spirl.errors import UserError
 from rllib_spirl.yaml_text import did_you_mean
@@ -50,7 +50,7 @@ class OGBenchFile(ImportRecipe):
         observations = observations[:, choose_columns(self.state_columns, observations.shape[1], "'observations'")]
         facts: dict[str, Any] = {"source": "ogbench", "file": self.path.name, "state_columns": self.state_columns}
         actions = self.rescaled(actions, facts)
-        ends = np.flatnonzero(np.append(arrays["terminals"][:-1].reshape(-1) > 0, True)) + 1
+        ends = np.flatnonzero(np.append(flags(self.path, arrays, "terminals")[:-1], True)) + 1
         starts = np.concatenate([[0], ends[:-1]])
 
         def read(start: int, end: int) -> Episode:
@@ -92,15 +92,5 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         # A single array, which is no archive, and arrays of Python objects end here too.
         raise UserError(f"{path}: not readable as .npz (truncated or another format); download it again") from error
-    rows = arrays["observations"].shape[0] if arrays["observations"].ndim else 0
-    for key, array in arrays.items():
-        if array.dtype.kind not in "fiub" or array.ndim == 0 or (key != "terminals" and array.ndim != 2):
-            raise UserError(
-                f"{path}: '{key}' is {array.dtype} of shape {array.shape}, not numbers of shape (steps, width); "
-                "import vectors only"
-            )
-        if len(array) != rows:
-            raise UserError(f"{path}: '{key}' has {len(array)} rows, 'observations' {rows}; download it again")
-    if rows == 0:
-        raise UserError(f"{path}: no steps; download it again")
+    check_arrays(path, arrays, ("observations", "actions"))
     return arrays
