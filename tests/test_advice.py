@@ -153,6 +153,8 @@ def test_skills_that_get_stuck_are_warned_of(pace: float, action_std: float, tol
     assert told is None or told in str(warning)
     for metrics in ({}, {"validation_reconstruction": 0.4}):  # nothing held out; actions that are not learned
         assert "more data" in str(stuck_warning(0.6, metrics, 0.0))
+        assert "state_dropout: 0.2" in str(stuck_warning(0.6, metrics, 0.0, 0.0))
+    assert "more data" in str(stuck_warning(0.6, {}, 0.2, 0.2))
 
 
 def test_inspect_tells_it(spirl: Callable[..., CommandResult], tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ REFUSED: dict[str, tuple[str | list[str], list[str], list[str]]] = {
     "recipe of an unknown subtask": ("data", settings("skills.data=@/ketle.yaml"), ["'ketle'", "'kettle'"]),
     "dropout of states nobody sees": ("data", settings("skills.pretrain={decoder: open_loop, state_dropout: 0.1}"),
                                       ["state_dropout", "closed_loop"]),
+    "all states to a prior over pictures": ("data", settings("skills.pretrain={prior: images, prior_sees_all: true}"),
+                                            ["prior_sees_all", "pictures"]),
     "no such dimension": ("data", settings("skills.pretrain.blind=[30]"),
                           ["skills.pretrain.blind", "0 to 29"]),
     "set that does not come out": ("data", settings("skills.pretrain.state_set={own: 7, item: 6}"),

@@ -118,7 +118,9 @@ def report_prior(
     mean, sampled = scores["prior_mean"], scores["prior_sampled"]
     moving = "" if relative is None else f"; states change {relative:.2f} times as fast as in the data"
     print(f"skills from the prior alone: {mean:.2f} (its mean), {sampled:.2f} (sampled){moving}")
-    stuck = None if relative is None else stuck_warning(relative, metrics, content["model"].get("action_std", 0))
-    if stuck:
-        tell(f"warning: {stuck}")
+    if relative is not None:
+        model, training = content["model"], content.get("training", {})
+        dropout = training.get("state_dropout", 0) if model["decoder"] == "closed_loop" else None
+        if stuck := stuck_warning(relative, metrics, model.get("action_std", 0), dropout):
+            tell(f"warning: {stuck}")
     return scores

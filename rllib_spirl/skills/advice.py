@@ -28,6 +28,8 @@ OVERFIT = 1.1
 """Times its least value: from there on a validation loss is worth a warning."""
 STUCK = 0.7
 """Of the recorded pace; below it, skills are often stuck. Those of the kitchen come to 0.9."""
+SOME_DROPOUT = 0.2
+"""Of training windows; in OGBench's scene with half of them grasps failed more often."""
 MOST_NOISE = 0.4
 """On actions within [-1, 1]; skills whose actions are further from the recorded ones want something else first."""
 _EPISODES = 200
@@ -154,21 +156,30 @@ def overfit_warning(metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def stuck_warning(pace: float, metrics: Mapping[str, float], action_std: float) -> str | None:
+def stuck_warning(
+    pace: float, metrics: Mapping[str, float], action_std: float, state_dropout: float | None = None
+) -> str | None:
     """What to say of skills that get stuck, None of others.
 
     Args:
         pace: How fast states change with skills of the prior, as a share of what they do in the data.
         metrics: Of the skills' training.
         action_std: The deviation of their actions.
+        state_dropout: Of their training, None where their decoder sees no states.
     """
     if pace >= STUCK:
         return None
     error = math.sqrt(metrics.get("validation_reconstruction", 0.0))
-    remedy = "more data, or more or fewer updates, may change that"
+    remedies = []
+    if state_dropout == 0:
+        remedies.append(f"state_dropout: {SOME_DROPOUT:g}, with which z tells more of the actions,")
     if action_std == 0 and 0 < error <= MOST_NOISE:
-        remedy = f"action_std: {error:.1g}, the error of their actions, may free them"
-    return f"skills from the prior move far less than the recorded ones, as they do where they get stuck: {remedy}."
+        remedies.append(f"action_std: {error:.1g}, the error of their actions,")
+    remedy = " or ".join(remedies) or "more data, or more or fewer updates,"
+    return (
+        f"skills from the prior move far less than the recorded ones, as they do where they get stuck: {remedy} may "
+        "free them."
+    )
 
 
 def _constant(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -95,6 +95,8 @@ class PretrainConfig(BaseModel):
     def _sees(self) -> Self:
         if self.decoder != "closed_loop" and self.state_dropout > 0:
             raise ValueError("state_dropout: only the closed_loop decoder sees states")
+        if self.prior == "images" and self.prior_sees_all:
+            raise ValueError("prior_sees_all: a prior over pictures sees no states")
         return self
 
     @model_validator(mode="after")
